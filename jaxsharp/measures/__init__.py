@@ -1,0 +1,81 @@
+"""Sharpness measures, one file a family, and the registry that commands choose from."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from jaxsharp.measures.minimum import minimum_sharpness
+from jaxsharp.measures.neighbourhood import random_perturbation
+from jaxsharp.measures.spectrum import top_eigenvalue
+
+
+class Options(NamedTuple):
+    """Settings of the measures, one field a thing that a user may want to change."""
+
+    eigenvalue_tol: float = 1e-3
+    radius: float = 5.0
+    num_perturbations: int = 49
+
+
+class Measure(NamedTuple):
+    """One line of ``jaxsharp list``, what its error is, the options it reads, and the function.
+
+    ``function(network, params, stats, batch, key, options)`` returns a result with ``value``
+    and ``error``, among others.
+    """
+
+    description: str
+    error: str
+    options: tuple[str, ...]
+    function: Callable
+
+    def settings(self, options: Options) -> str:
+        """The options that decide the value, as text for a table."""
+        return " ".join(f"{name}={getattr(options, name)}" for name in self.options)
+
+
+def _minimum(network, params, stats, batch, key, options):
+    return minimum_sharpness(network, params, stats, batch)
+
+
+def _top(network, params, stats, batch, key, options):
+    return top_eigenvalue(network, params, stats, batch, key, tol=options.eigenvalue_tol)
+
+
+def _random(network, params, stats, batch, key, options, recompute=False):
+    radius, num = options.radius, options.num_perturbations
+    return random_perturbation(
+        *(network, params, stats, batch, key),
+        radius=radius,
+        num_perturbations=num,
+        recompute=recompute,
+    )
+
+
+def _random_recomputed(network, params, stats, batch, key, options):
+    return _random(network, params, stats, batch, key, options, recompute=True)
+
+
+MEASURES: dict[str, Measure] = {
+    "minimum_sharpness": Measure(
+        "Hessian trace minimized over all rescalings (Ibayashi et al. 2021)",
+        "duality gap",
+        (),
+        _minimum,
+    ),
+    "top_eigenvalue": Measure(
+        "largest eigenvalue of the Hessian, by Lanczos", "residual", ("eigenvalue_tol",), _top
+    ),
+    "random_perturbation": Measure(
+        "mean rise of the loss at random points of a sphere, BatchNorm frozen",
+        "standard error",
+        ("radius", "num_perturbations"),
+        _random,
+    ),
+    "random_perturbation_bn": Measure(
+        "the same, BatchNorm statistics recomputed at every point (study B)",
+        "standard error",
+        ("radius", "num_perturbations"),
+        _random_recomputed,
+    ),
+}
+DEFAULT_MEASURES = ("minimum_sharpness", "top_eigenvalue", "random_perturbation")

@@ -1,0 +1,71 @@
+"""Sharpness as the largest eigenvalue of the Hessian of the training loss."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+from jaxtyping import Array, PyTree
+
+from jaxsharp.lanczos import EigenPairs, top_eigenpairs
+from jaxsharp.losses import frozen_loss
+from jaxsharp.memory import affordable_chunk
+from jaxsharp.network import Network
+from jaxsharp.products import hessian
+
+
+class TopEigenvalue(NamedTuple):
+    """Largest eigenvalue; ``error`` is its residual ||H v - lambda v||.
+
+    Some eigenvalue of H lies within ``error`` of ``value``. ``converged``: the residual met the tolerance.
+    """
+
+    value: float
+    error: float
+    converged: bool
+    num_products: int
+
+
+def top_eigenvalue(
+    network: Network,
+    params: PyTree,
+    stats: PyTree,
+    batch: PyTree,
+    key: Array,
+    *,
+    tol: float = 1e-3,
+    max_products: int = 200,
+    chunk_size: int | None = None,
+) -> TopEigenvalue:
+    """Largest *algebraic* eigenvalue of the Hessian of the loss over ``batch``, by Lanczos.
+
+    ``batch`` is (images, labels), the loss the mean cross-entropy, data loss alone, with BatchNorm
+    at its running statistics. Stops when ||H v - lambda v|| <= tol |lambda|. Cost: one Hessian product a step,
+    on the linearized gradient if its intermediate values fit 1 GiB, else streamed in
+    chunks with recomputation; ``chunk_size`` decides it by hand. Changes under layer rescaling.
+    """
+    if chunk_size is None:
+        chunk_size = affordable_chunk(jax.grad(frozen_loss(network.apply, stats)), params, batch)
+    pairs = eigenpairs(network, tol, max_products, chunk_size, params, stats, batch, key)
+    return TopEigenvalue(
+        float(pairs.values[0]),
+        float(pairs.residuals[0]),
+        bool(pairs.converged[0]),
+        int(pairs.num_products),
+    )
+
+
+@partial(jax.jit, static_argnums=range(4))
+def eigenpairs(
+    network: Network,
+    tol: float,
+    max_products: int,
+    chunk_size: int | None,
+    params: PyTree,
+    stats: PyTree,
+    batch: PyTree,
+    key: Array,
+) -> EigenPairs:
+    """Top eigenpair, compiled once for all models of one network."""
+    loss = frozen_loss(network.apply, stats)
+    matvec = hessian(loss, params, batch, chunk_size=chunk_size)
+    return top_eigenpairs(matvec, params, key=key, k=1, tol=tol, max_products=max_products)

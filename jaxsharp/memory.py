@@ -1,0 +1,46 @@
+"""How many examples fit: the memory of a program's intermediate values, read off its equations."""
+
+import math
+from collections.abc import Callable
+
+import jax
+from jax.extend import core
+from jaxtyping import PyTree
+
+from jaxsharp.chunks import num_examples
+
+
+def affordable_chunk(
+    fn: Callable,
+    params: PyTree,
+    batch: PyTree,
+    *,
+    keep_bytes: int = 2**30,
+    chunk_bytes: int = 2**28,
+) -> int | None:
+    """Chunk size for ``fn(params, batch)``, or None if all examples can be kept in memory.
+
+    The intermediate values of all examples may take ``keep_bytes``, those of one chunk ``chunk_bytes``.
+    They are counted as if none were freed or fused, an upper bound.
+    """
+    n = num_examples(batch)
+
+    def count(size):
+        few = jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), batch)
+        return intermediate_bytes(jax.make_jaxpr(fn)(params, few).jaxpr)
+
+    per_example = max(1, count(2) - count(1))
+    if n * per_example <= keep_bytes:
+        return None
+    return max(1, min(n, chunk_bytes // per_example))
+
+
+def intermediate_bytes(jaxpr: core.Jaxpr) -> int:
+    """Bytes of everything that the equations of a program write, calls included."""
+    total = 0
+    for eqn in jaxpr.eqns:
+        total += sum(math.prod(v.aval.shape) * v.aval.dtype.itemsize for v in eqn.outvars)
+        for value in eqn.params.values():
+            if isinstance(value, core.ClosedJaxpr):
+                total += intermediate_bytes(value.jaxpr)
+    return total

@@ -1,0 +1,42 @@
+"""Checks of hyper-parameters before anything is traced.
+
+Traced values are not looked at: their numbers are unknown until the program runs.
+"""
+
+import math
+import numbers
+
+import jax
+import numpy as np
+
+
+def check_non_negative(**arguments):
+    """Raise unless every argument is a finite number >= 0."""
+    _check(arguments, lambda x: 0 <= x < math.inf, "a finite number >= 0")
+
+
+def check_positive(**arguments):
+    """Raise unless every argument is a finite number > 0."""
+    _check(arguments, lambda x: 0 < x < math.inf, "a finite number > 0")
+
+
+def check_decay(**arguments):
+    """Raise unless every argument is a number in [0, 1)."""
+    _check(arguments, lambda x: 0 <= x < 1, "a number in [0, 1)")
+
+
+def check_rate(**arguments):
+    """Raise unless every argument is a finite number >= 0 or a schedule (step -> number)."""
+    numeric = {name: value for name, value in arguments.items() if not callable(value)}
+    _check(numeric, lambda x: 0 <= x < math.inf, "a finite number >= 0 or a schedule")
+
+
+def _check(arguments, is_valid, valid):
+    for name, value in arguments.items():
+        if isinstance(value, jax.core.Tracer):
+            continue
+        number = isinstance(value, numbers.Real | np.ndarray | jax.Array) and np.ndim(value) == 0
+        if not number or isinstance(value, bool):
+            raise TypeError(f"{name} must be {valid}, got {value!r}")
+        if not is_valid(float(value)):
+            raise ValueError(f"{name} must be {valid}, got {value}")

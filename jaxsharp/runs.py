@@ -1,0 +1,194 @@
+"""Run directories: what is on disk of a run or a study, every file written completely or not at all.
+
+    RUN/config.json              the run's configuration
+    RUN/history.csv              loss and accuracy on both splits after every epoch
+    RUN/checkpoints/epoch_0050   training state after 50 epochs (``checkpoint``)
+    RUN/checkpoints/converged    training state at the end of a run that converged (or: diverged)
+    RUN/sharpness.csv            measure, settings, value, error
+"""
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from jaxsharp import checkpoint
+from jaxsharp.train import TrainState
+
+HISTORY = ("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
+
+
+class RunError(ValueError):
+    """A run directory that cannot be used as asked; the message is one line."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides the numbers of one training run."""
+
+    dataset: str
+    model: str
+    optimizer: str
+    sam: bool
+    seed: int
+    epochs: int = 200
+    batch_size: int = 128
+    learning_rate: float | None = None
+    rho: float = 0.05
+    loss_below: float | None = 0.01
+    change_below: float | None = None
+    patience: int = 5
+    train_size: int | None = None
+    holdout: int = 0
+    label_noise: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """Directory name of the run among others of its study."""
+        return f"{self.optimizer}{'-sam' if self.sam else ''}-seed{self.seed}"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a reader finds the old content or the new one, and nothing between."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as CSV; floats are the shortest decimals that read back exactly."""
+    write_text(path, table.to_csv(index=False))
+
+
+def claim(path: Path, config: dict[str, Any], *, fresh: bool = False) -> None:
+    """Make ``path`` the directory of ``config``, or check that it already is.
+
+    With ``fresh``, a directory that holds a run or study is emptied first. Raises RunError, and
+    leaves everything as it is, for a directory of another configuration (naming the fields that
+    differ) and for one that is not empty and holds neither run nor study.
+    """
+    file = path / "config.json"
+    config = json.loads(json.dumps(config))
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{path} is a file; the output must be a directory")
+    if path.exists() and not file.exists() and any(path.iterdir()):
+        raise RunError(f"{path} holds files but no config.json; choose an empty directory")
+    if file.exists():
+        found = read_config(path)
+        differing = [k for k in {**found, **config} if found.get(k) != config.get(k)]
+        if not differing:
+            if not fresh:
+                return
+        elif not fresh:
+            changes = ", ".join(f"{k} {found.get(k)!r} -> {config.get(k)!r}" for k in differing)
+            raise RunError(
+                f"{path} holds another configuration ({changes}); "
+                "choose another directory, or start over with --fresh"
+            )
+        shutil.rmtree(path)
+    path.mkdir(parents=True, exist_ok=True)
+    write_text(file, json.dumps(config, indent=2) + "\n")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Configuration of a run or study directory; RunError if it is none."""
+    file = path / "config.json"
+    if not file.is_file():
+        raise RunError(f"{path} is no run directory: it has no config.json")
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise RunError(f"{file} is not valid JSON: {error}") from error
+
+
+def read_run_config(path: Path) -> RunConfig:
+    """Configuration of a single run; RunError if the directory holds something else."""
+    found = read_config(path)
+    names = {field.name for field in fields(RunConfig)}
+    if set(found) != names:
+        raise RunError(f"{path} is not the directory of a single run (see its config.json)")
+    return RunConfig(**found)
+
+
+def claim_run(path: Path, config: RunConfig, *, fresh: bool = False) -> None:
+    """``claim`` for a single run."""
+    claim(path, asdict(config), fresh=fresh)
+
+
+def read_history(path: Path, last_epoch: int) -> pd.DataFrame:
+    """Metrics of the first ``last_epoch`` epochs of a run; RunError if there are fewer."""
+    if last_epoch == 0:
+        return pd.DataFrame(columns=list(HISTORY))
+    file = path / "history.csv"
+    if not file.is_file():
+        raise RunError(f"{file} is missing although a checkpoint exists; start over with --fresh")
+    table = pd.read_csv(file, dtype=dict.fromkeys(HISTORY[1:], "float32"))
+    table = table[table["epoch"] <= last_epoch]
+    if list(table["epoch"]) != list(range(1, last_epoch + 1)):
+        raise RunError(f"{file} does not hold epochs 1 to {last_epoch}; start over with --fresh")
+    return table
+
+
+def save_state(path: Path, state: TrainState, history: pd.DataFrame) -> None:
+    """Save the training state of a run, the history first, so that it is never behind."""
+    write_table(path / "history.csv", history)
+    name = f"epoch_{int(state.epoch):04d}"
+    if state.converged or state.diverged:
+        name = "converged" if state.converged else "diverged"
+    target = path / "checkpoints" / name
+    if not target.exists():
+        checkpoint.save(target, state)
+
+
+def latest_checkpoint(path: Path) -> Path | None:
+    """The checkpoint to continue a run from: its end, or else the one of the latest epoch."""
+    folder = path / "checkpoints"
+    for name in ("converged", "diverged"):
+        if (folder / name).is_dir():
+            return folder / name
+    return max(folder.glob("epoch_[0-9]*"), default=None, key=lambda p: int(p.name[6:]))
+
+
+def load_state(path: Path, like: TrainState) -> TrainState | None:
+    """Latest training state of a run, None before its first checkpoint."""
+    latest = latest_checkpoint(path)
+    return None if latest is None else checkpoint.load(latest, like)
+
+
+def read_sharpness(path: Path) -> pd.DataFrame:
+    """Measurements of a run so far: measure, settings, value, error."""
+    kinds = {"measure": str, "settings": str, "value": float, "error": float}
+    file = path / "sharpness.csv"
+    if not file.is_file():
+        return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in kinds.items()})
+    table = pd.read_csv(file, dtype=kinds)
+    return table.assign(settings=table["settings"].fillna(""))
+
+
+def row(path: Path) -> dict[str, Any]:
+    """One row of runs.csv: configuration, end of training, and each measure with its error."""
+    config = read_run_config(path)
+    history = pd.read_csv(path / "history.csv", dtype=dict.fromkeys(HISTORY[1:], "float32"))
+    last, end = history.iloc[-1], latest_checkpoint(path)
+    metrics = {name: last[name] for name in HISTORY[1:]}
+    table = {
+        **{k: getattr(config, k) for k in ("dataset", "model", "optimizer", "sam", "seed")},
+        "epochs": int(last["epoch"]),
+        "converged": end is not None and end.name == "converged",
+        "diverged": end is not None and end.name == "diverged",
+        **metrics,
+        "gap": 100 * (float(last["train_accuracy"]) - float(last["test_accuracy"])),
+        "loss_gap": float(last["train_loss"]) - float(last["test_loss"]),
+    }
+    for record in read_sharpness(path).itertuples():
+        table[record.measure] = record.value
+        table[f"{record.measure}_error"] = record.error
+    return table
+

@@ -1,0 +1,248 @@
+"""What a network's program says about its parameters: linearity, and the rescalings it admits.
+
+A network is traced for a single example, and each equation of the program is read once.
+
+*Linearity.* Every value carries the set of parameters it depends on. If sums, maxima and
+selections join these sets, products join only disjoint ones, and no other operation meets a
+parameter, the network is piecewise linear in each parameter with the others held fixed. Then
+every diagonal block of the Hessian of a convex output loss is that of the Gauss-Newton matrix.
+
+*Rescalings.* Give parameter j the factor exp(z_j). Every value then has a factor exp(<s, z>),
+provided that the terms of each sum, and the operands of each maximum, have the same one, and
+that whatever enters a nonlinear operation has none. These are linear equations in z; together
+with <s, z> = 0 for the logits, their solutions are the rescalings that leave the network's
+function unchanged. BatchNorm statistics are scaled along: a running mean like a bias, while a
+running variance passes through a square root of (var + eps) and so must keep its scale.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import scipy.linalg
+from jax.extend import core
+from jaxtyping import Array, Float, PyTree
+
+RESHAPES = {"reshape", "transpose", "squeeze", "expand_dims", "convert_element_type", "copy"}
+UNARY = RESHAPES | {
+    *("broadcast_in_dim", "slice", "dynamic_slice", "gather", "rev", "neg", "abs", "split"),
+    *("reduce_sum", "reduce_max", "reduce_min", "cumsum", "reduce_window_sum"),
+    *("reduce_window_max", "reduce_precision", "copy_p", "sharding_constraint"),
+}
+ADDITIVE = {"add", "sub", "add_any", "max", "min", "concatenate", "pad", "clamp"}
+COMPARISONS = {"eq", "ne", "lt", "le", "gt", "ge"}
+PRODUCTS = {"mul", "dot_general", "conv_general_dilated"}
+
+
+class StructureError(ValueError):
+    """The network does not have the structure that an exact method needs."""
+
+
+class Dense(NamedTuple):
+    """A parameter that meets the data in one product with a single vector of activations."""
+
+    leaf: int
+    activation: int  # position of the activations among the operands
+    output: jax.ShapeDtypeStruct
+
+
+Place = tuple[int, ...]  # index of an equation, after those of the calls it stands in
+
+
+class Structure(NamedTuple):
+    """The program of one example, its dense products by place, and the exponents.
+
+    ``exponents`` (J, K), one row a parameter leaf: for every v in R^K, multiplying leaf j by
+    exp(<exponents[j], v>) leaves the function unchanged (statistics scaled along).
+    """
+
+    program: core.ClosedJaxpr
+    dense: dict[Place, Dense]
+    exponents: Float[np.ndarray, "J K"]
+
+
+class Value(NamedTuple):
+    """Abstract value: parameters it depends on, log scale, and the leaf it is a reshaping of.
+
+    ``scale`` is a vector over all leaves, or None where any scale fits (zeros, infinities).
+    """
+
+    leaves: frozenset[int]
+    scale: np.ndarray | None
+    source: int | None = None
+
+
+class Reader:
+    """Reads a program equation by equation and gathers what ``analyze`` returns."""
+
+    def __init__(self, num_leaves: int, names: list[str]):
+        self.num_leaves = num_leaves
+        self.names = names
+        self.constraints: list[np.ndarray] = []
+        self.uses = [0] * len(names)
+        self.dense: dict[Place, Dense] = {}
+
+    def constant(self, value: Any) -> Value:
+        """A literal or constant array; zeros and infinities fit any scale."""
+        array = np.asarray(value)
+        anything = array.dtype != bool and not np.any(np.isfinite(array) & (array != 0))
+        return Value(frozenset(), None if anything else np.zeros(self.num_leaves))
+
+    def read(self, closed: core.ClosedJaxpr, inputs: list[Value], at: Place = ()) -> list[Value]:
+        """Abstract outputs of a program."""
+        jaxpr = closed.jaxpr
+        env = dict(zip(jaxpr.constvars, map(self.constant, closed.consts), strict=True))
+        env.update(zip(jaxpr.invars, inputs, strict=True))
+
+        def lookup(atom):
+            return self.constant(atom.val) if isinstance(atom, core.Literal) else env[atom]
+
+        for i, eqn in enumerate(jaxpr.eqns):
+            operands, place = [lookup(atom) for atom in eqn.invars], (*at, i)
+            if inner := subprogram(eqn):
+                outputs = self.read(inner, operands, place)
+            else:
+                outputs = self.equation(eqn, operands, place)
+            env.update(zip(eqn.outvars, outputs, strict=True))
+        return [lookup(atom) for atom in jaxpr.outvars]
+
+    def equation(self, eqn, operands: list[Value], place: Place) -> list[Value]:
+        """Abstract outputs of a single operation."""
+        name = eqn.primitive.name
+        leaves = frozenset().union(*(v.leaves for v in operands))
+        if name not in RESHAPES:
+            for position, value in enumerate(operands):
+                if value.source is not None:
+                    self.uses[value.source] += 1
+                    if name == "dot_general" and is_dense(eqn, position):
+                        out = eqn.outvars[0].aval
+                        out = jax.ShapeDtypeStruct(out.shape, out.dtype)
+                        self.dense[place] = Dense(value.source, 1 - position, out)
+        if name in UNARY:
+            source = operands[0].source if name in RESHAPES else None
+            out = Value(operands[0].leaves, operands[0].scale, source)
+        elif name in ADDITIVE:
+            out = Value(leaves, self.equal([v.scale for v in operands]))
+        elif name == "select_n":
+            out = Value(leaves, self.equal([v.scale for v in operands[1:]]))
+        elif name in COMPARISONS:
+            self.equal([v.scale for v in operands])
+            out = Value(frozenset(), np.zeros(self.num_leaves))
+        elif name in PRODUCTS:
+            self.check_disjoint(name, operands)
+            scales = [v.scale for v in operands]
+            out = Value(leaves, None if any(s is None for s in scales) else sum(scales))
+        elif name == "div" and not operands[1].leaves and operands[1].scale is not None:
+            above, below = (v.scale for v in operands)
+            out = Value(leaves, None if above is None else above - below)
+        else:
+            out = self.unscaled(name, operands)
+        return [out] * len(eqn.outvars)
+
+    def equal(self, scales: list[np.ndarray | None]) -> np.ndarray | None:
+        """Require equal scales; return theirs."""
+        known = [s for s in scales if s is not None]
+        self.constraints += [s - known[0] for s in known[1:]]
+        return known[0] if known else None
+
+    def check_disjoint(self, name: str, operands: list[Value]) -> None:
+        """Refuse a product of two values that depend on one parameter."""
+        shared = operands[0].leaves & operands[1].leaves
+        if shared:
+            raise StructureError(
+                f"{name} multiplies two values that both depend on parameter "
+                f"{self.names[min(shared)]}: the network is not piecewise linear in it"
+            )
+
+    def unscaled(self, name: str, operands: list[Value]) -> Value:
+        """Any other operation: no parameter may reach it, and its operands keep their scale."""
+        for value in operands:
+            if value.leaves:
+                raise StructureError(
+                    f"{name} is applied to a value that depends on parameter "
+                    f"{self.names[min(value.leaves)]}: the network is not piecewise linear in it"
+                )
+            if value.scale is not None:
+                self.constraints.append(value.scale)
+        return Value(frozenset(), np.zeros(self.num_leaves))
+
+
+def subprogram(eqn) -> core.ClosedJaxpr | None:
+    """The program that a call (jit, custom derivative, checkpoint) runs on the same operands."""
+    if eqn.primitive.name in ("scan", "while", "cond"):
+        return None
+    for value in eqn.params.values():
+        if isinstance(value, core.ClosedJaxpr):
+            return value
+        if isinstance(value, core.Jaxpr):
+            return core.ClosedJaxpr(value, ())
+    return None
+
+
+def is_dense(eqn, position: int) -> bool:
+    """Whether the operand at ``position`` multiplies one vector, without batch dimensions."""
+    contracting, batch = eqn.params["dimension_numbers"]
+    other = eqn.invars[1 - position].aval.shape
+    free = [size for axis, size in enumerate(other) if axis not in contracting[1 - position]]
+    return not batch[0] and math.prod(free) == 1
+
+
+def analyze(fn: Callable, params: PyTree, stats: PyTree, image: Array) -> Structure:
+    """Read ``fn(params, stats, image) -> logits`` of a single example; StructureError if unfit."""
+    struct = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype)  # noqa: E731
+    params, stats, image = jax.tree.map(struct, (params, stats, image))
+    program = jax.make_jaxpr(fn)(params, stats, image)
+    paths = [jax.tree_util.keystr(p) for p, _ in jax.tree.leaves_with_path(params)]
+    num_params, num_stats = len(paths), len(jax.tree.leaves(stats))
+    reader = Reader(num_params + num_stats, paths)
+    unit = np.eye(num_params + num_stats)
+    inputs = [Value(frozenset({j}), unit[j], j) for j in range(num_params)]
+    inputs += [Value(frozenset(), unit[num_params + j]) for j in range(num_stats)]
+    inputs.append(Value(frozenset(), np.zeros(num_params + num_stats)))
+    (logits,) = reader.read(program, inputs)
+    constraints = reader.constraints + ([] if logits.scale is None else [logits.scale])
+    dense = {key: entry for key, entry in reader.dense.items() if reader.uses[entry.leaf] == 1}
+    return Structure(program, dense, solutions(constraints, num_params, num_params + num_stats))
+
+
+def solutions(constraints: list[np.ndarray], num_params: int, num_leaves: int) -> np.ndarray:
+    """Orthonormal basis (J, K), restricted to the parameters, of {z: <c, z> = 0 for all c}."""
+    matrix = np.stack([np.zeros(num_leaves), *constraints])
+    null = scipy.linalg.null_space(matrix)[:num_params]
+    return scipy.linalg.orth(null, rcond=1e-10) if null.size else np.zeros((num_params, 0))
+
+
+def evaluate_tapped(
+    closed: core.ClosedJaxpr,
+    inputs: list[Array],
+    taps: dict[int, Array],
+    dense: dict[Place, Dense],
+    at: Place = (),
+) -> tuple[list[Array], dict[int, Array]]:
+    """Run a program with ``taps[leaf]`` added to the output of each dense product.
+
+    Returns the outputs and, by leaf, the activations that entered the products.
+    """
+    jaxpr, activations = closed.jaxpr, {}
+    env = dict(zip(jaxpr.constvars, closed.consts, strict=True))
+    env.update(zip(jaxpr.invars, inputs, strict=True))
+
+    def lookup(atom):
+        return atom.val if isinstance(atom, core.Literal) else env[atom]
+
+    for i, eqn in enumerate(jaxpr.eqns):
+        operands, place = [lookup(atom) for atom in eqn.invars], (*at, i)
+        inner = subprogram(eqn)
+        if inner and any(key[: len(place)] == place for key in dense):
+            outputs, more = evaluate_tapped(inner, operands, taps, dense, place)
+            activations |= more
+        else:
+            outputs = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
+            outputs = outputs if eqn.primitive.multiple_results else [outputs]
+        if entry := dense.get(place):
+            activations[entry.leaf] = operands[entry.activation]
+            outputs = [outputs[0] + taps[entry.leaf]]
+        env.update(zip(eqn.outvars, outputs, strict=True))
+    return [lookup(atom) for atom in jaxpr.outvars], activations

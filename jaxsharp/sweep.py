@@ -1,0 +1,205 @@
+"""Many runs as few programs: the members of a group share everything but what is numeric.
+
+A group has one optimizer, with or without SAM, and one member a seed. Its epochs are steps of one
+compiled program; each member has a directory of its own, is saved there, and continues from
+there. Nothing that a member computes depends on its neighbours or on interruptions.
+"""
+
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+from jaxsharp import models, runs
+from jaxsharp.data import Dataset, redraw_labels
+from jaxsharp.measures import MEASURES, Options
+from jaxsharp.network import Network
+from jaxsharp.optimizers import OPTIMIZERS
+from jaxsharp.runs import RunConfig
+from jaxsharp.train import (
+    Data,
+    Recipe,
+    Stopping,
+    TrainState,
+    epoch_program,
+    init_program,
+    init_state,
+    is_active,
+    streams,
+)
+
+
+class Workbench(NamedTuple):
+    """A data set, on the device too, and a network: made once, used by every run."""
+
+    dataset: Dataset
+    network: Network
+    images: jax.Array
+    test_images: jax.Array
+    test_labels: jax.Array
+
+
+class GroupProgress(NamedTuple):
+    """What is known of a group after an epoch."""
+
+    epoch: int
+    active: int
+    converged: int
+    diverged: int
+
+
+def workbench(dataset: Dataset, model: str) -> Workbench:
+    """Build the network for a data set and place the data on the default device."""
+    arrays = (dataset.train.images, dataset.test.images, dataset.test.labels)
+    return Workbench(dataset, models.network(model, dataset), *map(jnp.asarray, arrays))
+
+
+def make_recipe(config: RunConfig, bench: Workbench) -> Recipe:
+    """What the members of the group of ``config`` share; ValueError for a batch larger than the data."""
+    num_examples = len(bench.dataset.train.labels)
+    if not 1 <= config.batch_size <= num_examples:
+        raise ValueError(
+            f"batch_size is {config.batch_size}; "
+            f"it must be from 1 to {num_examples} (the number of training examples)"
+        )
+    stopping = Stopping(config.epochs, config.loss_below, config.change_below, config.patience)
+    optimizer = OPTIMIZERS[config.optimizer]
+    return Recipe(bench.network, optimizer, config.sam, config.batch_size, stopping)
+
+
+def hyper_parameters(config: RunConfig) -> dict[str, float]:
+    """The numeric hyper-parameters that are traced: those given, others are the optimizer's own."""
+    hyper = {} if config.learning_rate is None else {"learning_rate": config.learning_rate}
+    return {**hyper, "rho": config.rho} if config.sam else hyper
+
+
+def labels_of(config: RunConfig, bench: Workbench) -> jax.Array:
+    """Training labels of a run, a fraction of them redrawn."""
+    labels = jnp.asarray(bench.dataset.train.labels)
+    if config.label_noise == 0:
+        return labels
+    noise_key = streams(config.seed).noise
+    return redraw_labels(noise_key, labels, config.label_noise, bench.dataset.num_classes)
+
+
+def train(
+    configs: list[RunConfig],
+    paths: list[Path],
+    bench: Workbench,
+    *,
+    save_every: int,
+    report: Callable[[GroupProgress], Any] = lambda progress: None,
+) -> None:
+    """Train the members of a group to their ends, from wherever their directories stand.
+
+    A member is saved every ``save_every`` epochs, at its end, and when the user interrupts.
+    """
+    recipe = make_recipe(configs[0], bench)
+    hyper = stack([jax.tree.map(jnp.float32, hyper_parameters(c)) for c in configs])
+    keys = [streams(c.seed) for c in configs]
+    states, histories = resume(recipe, hyper, keys, paths)
+    if not np.any(is_active(states, recipe.stopping)):
+        return
+    labels = jnp.stack([labels_of(c, bench) for c in configs])
+    data = Data(bench.images, labels, bench.test_images, bench.test_labels)
+    order_keys = jnp.stack([k.order for k in keys])
+    program = epoch_program(recipe)
+    try:
+        while np.any(active := is_active(states, recipe.stopping)):
+            states, metrics = program(states, hyper, order_keys, data)
+            rows = np.stack(jax.device_get(metrics), axis=-1)
+            ends = jax.device_get((states.epoch, is_active(states, recipe.stopping)))
+            for i in np.flatnonzero(active):
+                histories[i].append((int(ends[0][i]), *rows[i]))
+            due = active & (~ends[1] | (ends[0] % save_every == 0))
+            save(states, histories, paths, np.flatnonzero(due))
+            report(
+                GroupProgress(
+                    int(ends[0].max()),
+                    int(ends[1].sum()),
+                    int(states.converged.sum()),
+                    int(states.diverged.sum()),
+                )
+            )
+    except KeyboardInterrupt:
+        save(states, histories, paths, range(len(paths)))
+        raise
+
+
+def stack(trees: list) -> Any:
+    """Stack the leaves of equal trees along a new leading axis."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def resume(recipe: Recipe, hyper: dict, keys: list, paths: list[Path]) -> tuple[TrainState, list]:
+    """States and histories of the members where their directories left them."""
+    states = init_program(recipe)(hyper, jnp.stack([k.init for k in keys]))
+    members, histories = [], []
+    for i, path in enumerate(paths):
+        fresh = jax.tree.map(lambda leaf, i=i: leaf[i], states)
+        member = runs.load_state(path, fresh)
+        members.append(fresh if member is None else jax.tree.map(jnp.asarray, member))
+        table = runs.read_history(path, int(members[-1].epoch))
+        histories.append(list(table.itertuples(index=False, name=None)))
+    return stack(members), histories
+
+
+def save(states: TrainState, histories: list, paths: list[Path], which: Iterable[int]) -> None:
+    """Save the members ``which`` of a stack in their directories."""
+    which = list(which)
+    if not which:
+        return
+    host = jax.device_get(states)
+    for i in which:
+        table = pd.DataFrame(histories[i], columns=list(runs.HISTORY))
+        table = table.astype(dict.fromkeys(runs.HISTORY[1:], "float32"))
+        runs.save_state(paths[i], jax.tree.map(lambda leaf, i=i: leaf[i], host), table)
+
+
+def final_state(config: RunConfig, path: Path, bench: Workbench) -> TrainState:
+    """Latest saved state of a run; RunError if it has none."""
+    hyper = hyper_parameters(config)
+    recipe = make_recipe(config, bench)
+    like = jax.eval_shape(lambda key: init_state(recipe, hyper, key), jax.random.key(0))
+    state = runs.load_state(path, like)
+    if state is None:
+        raise runs.RunError(f"{path} has no checkpoint yet; train the run first")
+    return state
+
+
+def measure(
+    config: RunConfig,
+    path: Path,
+    bench: Workbench,
+    measures: Iterable[str],
+    options: Options,
+    report: Callable[[str], Any] = lambda name: None,
+) -> None:
+    """Measure the end of a run on its full training set; what its directory has is not repeated.
+
+    A diverged run gets NaN for value and error. Each measure has its own random key.
+    """
+    table = runs.read_sharpness(path)
+    done = set(zip(table["measure"], table["settings"], strict=True))
+    wanted = {name: MEASURES[name].settings(options) for name in measures}
+    missing = {name: text for name, text in wanted.items() if (name, text) not in done}
+    if not missing:
+        return
+    state = final_state(config, path, bench)
+    batch = (bench.images, labels_of(config, bench))
+    for name, settings in missing.items():
+        key = jax.random.fold_in(streams(config.seed).measure, zlib.crc32(name.encode()))
+        value = error = float("nan")
+        if not state.diverged:
+            function = MEASURES[name].function
+            result = function(bench.network, state.params, state.stats, batch, key, options)
+            value, error = result.value, result.error
+        table = table[table["measure"] != name].reset_index(drop=True)
+        table.loc[len(table)] = [name, settings, value, error]
+        runs.write_table(path / "sharpness.csv", table)
+        report(name)

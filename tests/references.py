@@ -1,0 +1,40 @@
+"""Slow, obvious references: dense matrices in float64, loops over single examples."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+
+def dense_hessian(loss, params, batch):
+    """Return the (P, P) Hessian in the order of `ravel_pytree(params)`, by reverse mode twice."""
+    flat, unflatten = ravel_pytree(params)
+    assert flat.dtype == jnp.float64, "references are computed in float64"
+    return jax.jacrev(jax.grad(lambda vector: loss(unflatten(vector), batch)))(flat)
+
+
+def dense_matrix(matvec, like):
+    """Return the matrix of a linear map between pytrees, one product per column."""
+    zeros, unflatten = ravel_pytree(like)
+    columns = [ravel_pytree(matvec(unflatten(zeros.at[i].set(1))))[0] for i in range(zeros.size)]
+    return jnp.stack(columns, axis=1)
+
+
+def example(batch, index):
+    """Return the batch that holds only one of the examples."""
+    return jax.tree.map(lambda leaf: leaf[index : index + 1], batch)
+
+
+def mean_over_examples(fn, batch):
+    """Return the mean of fn over single examples, by a Python loop."""
+    n = len(jax.tree.leaves(batch)[0])
+    values = [fn(example(batch, i)) for i in range(n)]
+    return jax.tree.map(lambda *leaves: sum(leaves) / n, *values)
+
+
+def symmetric_matrix(eigenvalues, seed=0):
+    """Return a dense symmetric matrix with these eigenvalues and random eigenvectors."""
+    size = len(eigenvalues)
+    rotation = np.linalg.qr(np.random.default_rng(seed).standard_normal((size, size)))[0]
+    matrix = (rotation * np.asarray(eigenvalues)) @ rotation.T
+    return (matrix + matrix.T) / 2
