@@ -26,7 +26,9 @@ def load(path: Path, like: PyTree) -> PyTree:
     target = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in wanted.items()}
     try:
         found = ocp.load(path.resolve(), target)
-    except Exception as error:  # orbax raises many kinds for what is missing, cut off or of another shape
+    except (
+        Exception
+    ) as error:  # orbax raises many kinds for what is missing, cut off or of another shape
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"checkpoint {path} cannot be read: {reason}") from error
     leaves = [found[name] for name in wanted]

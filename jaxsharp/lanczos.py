@@ -18,7 +18,7 @@ STEPS_PER_CHECK = 5
 # The estimate has to undercut the tolerance by this factor, as the true residual is rounded.
 SAFETY = 0.5
 # Norm of the random part of a warm start, relative to the given part.
-START_NOISE = 0.1
+START_NOISE = 0.01
 
 
 class EigenPairs(NamedTuple):

@@ -20,8 +20,8 @@ def affordable_chunk(
 ) -> int | None:
     """Chunk size for ``fn(params, batch)``, or None if all examples can be kept in memory.
 
-    The intermediate values of all examples may take ``keep_bytes``, those of one chunk ``chunk_bytes``.
-    They are counted as if none were freed or fused, an upper bound.
+    The intermediate values of all examples may take ``keep_bytes``, those of one chunk
+    ``chunk_bytes``. They are counted as if none were freed or fused, an upper bound.
     """
     n = num_examples(batch)
 

@@ -13,6 +13,7 @@ Deviation from study A: the logits are returned as they are; the original put a 
 the *batch* axis in front of the cross-entropy.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -42,6 +43,7 @@ def functional(build: Callable[[nnx.Rngs], nnx.Module]) -> Network:
         model.set_attributes(**attributes, raise_if_not_found=False)
         graphs[mode] = nnx.split(model, nnx.Param, nnx.BatchStat)[0]
 
+    @jax.jit  # eagerly, every array would be drawn by a program of its own
     def init(key):
         _, params, stats = nnx.split(build(nnx.Rngs(key)), nnx.Param, nnx.BatchStat)
         return nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
@@ -108,7 +110,7 @@ def _mlp(hidden, batch_norm=False):
     def body(shape, num_classes, lowering, rngs):
         widths = (int(np.prod(shape)), *hidden)
         steps = [_flatten]
-        for features_in, features in zip(widths, widths[1:], strict=False):
+        for features_in, features in itertools.pairwise(widths):
             steps += [layers.dense(features_in, features, rngs), jax.nn.relu]
         steps.append(layers.dense(widths[-1], num_classes, rngs))
         if batch_norm:

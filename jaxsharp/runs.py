@@ -1,16 +1,17 @@
-"""Run directories: what is on disk of a run or a study, every file written completely or not at all.
+"""Run directories: what is on disk of a run or a study, files written completely or not at all.
 
-    RUN/config.json              the run's configuration
-    RUN/history.csv              loss and accuracy on both splits after every epoch
-    RUN/checkpoints/epoch_0050   training state after 50 epochs (``checkpoint``)
-    RUN/checkpoints/converged    training state at the end of a run that converged (or: diverged)
-    RUN/sharpness.csv            measure, settings, value, error
+RUN/config.json              the run's configuration
+RUN/history.csv              loss and accuracy on both splits after every epoch
+RUN/checkpoints/epoch_0050   training state after 50 epochs (``checkpoint``)
+RUN/checkpoints/converged    training state at the end of a run that converged (or: diverged)
+RUN/sharpness.csv            measure, settings, value, error
 """
 
 import json
+import math
 import os
 import shutil
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,53 @@ class RunError(ValueError):
 
 
 @dataclass(frozen=True)
+class Settings:
+    """How a run is trained."""
+
+    epochs: int = 200
+    """Epoch limit."""
+    batch_size: int = 128
+    """Examples a step."""
+    learning_rate: float | None = None
+    """Learning rate instead of the optimizer's own."""
+    rho: float = 0.05
+    """Radius of the ascent step of SAM."""
+    loss_below: float | None = 0.01
+    """Converged once the training loss is below this (study A); None: never."""
+    change_below: float | None = None
+    """Converged once the training loss changes by less in `patience` epochs (study B)."""
+    patience: int = 5
+    """Consecutive epochs for change-below."""
+    train_size: int | None = None
+    """Train on a stratified subset of this many examples."""
+    holdout: int = 0
+    """Evaluate on the last N training examples instead of the test set."""
+    label_noise: float = 0.0
+    """Fraction of the training labels that is redrawn at random."""
+
+    def check(self) -> None:
+        """Raise ValueError for a value that no run can have; the data set's limits come later."""
+        rules = {
+            "epochs": (self.epochs >= 1, "at least 1"),
+            "batch_size": (self.batch_size >= 1, "at least 1"),
+            "learning_rate": (is_finite(self.learning_rate, above=0), "a finite number above 0"),
+            "rho": (is_finite(self.rho, above=-1) and self.rho >= 0, "a finite number, at least 0"),
+            "loss_below": (is_finite(self.loss_below, above=0), "a finite number above 0, or None"),
+            "change_below": (is_finite(self.change_below, above=0), "a finite number above 0"),
+            "patience": (self.patience >= 1, "at least 1"),
+            "label_noise": (0 <= self.label_noise <= 1, "from 0 to 1"),
+        }
+        for name, (valid, what) in rules.items():
+            if not valid:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be {what}")
+
+
+def is_finite(value: float | None, *, above: float) -> bool:
+    """Whether an optional number is absent, or finite and above a bound."""
+    return value is None or (math.isfinite(value) and value > above)
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Everything that decides the numbers of one training run."""
 
@@ -35,16 +83,7 @@ class RunConfig:
     optimizer: str
     sam: bool
     seed: int
-    epochs: int = 200
-    batch_size: int = 128
-    learning_rate: float | None = None
-    rho: float = 0.05
-    loss_below: float | None = 0.01
-    change_below: float | None = None
-    patience: int = 5
-    train_size: int | None = None
-    holdout: int = 0
-    label_noise: float = 0.0
+    settings: Settings = Settings()
 
     @property
     def name(self) -> str:
@@ -81,13 +120,13 @@ def claim(path: Path, config: dict[str, Any], *, fresh: bool = False) -> None:
     if path.exists() and not file.exists() and any(path.iterdir()):
         raise RunError(f"{path} holds files but no config.json; choose an empty directory")
     if file.exists():
-        found = read_config(path)
-        differing = [k for k in {**found, **config} if found.get(k) != config.get(k)]
+        found, wanted = flat(read_config(path)), flat(config)
+        differing = [k for k in {**found, **wanted} if found.get(k) != wanted.get(k)]
         if not differing:
             if not fresh:
                 return
         elif not fresh:
-            changes = ", ".join(f"{k} {found.get(k)!r} -> {config.get(k)!r}" for k in differing)
+            changes = ", ".join(f"{k} {found.get(k)!r} -> {wanted.get(k)!r}" for k in differing)
             raise RunError(
                 f"{path} holds another configuration ({changes}); "
                 "choose another directory, or start over with --fresh"
@@ -95,6 +134,12 @@ def claim(path: Path, config: dict[str, Any], *, fresh: bool = False) -> None:
         shutil.rmtree(path)
     path.mkdir(parents=True, exist_ok=True)
     write_text(file, json.dumps(config, indent=2) + "\n")
+
+
+def flat(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with the fields of nested ones beside its own."""
+    parts = ({k: v} if not isinstance(v, dict) else flat(v) for k, v in config.items())
+    return {k: v for part in parts for k, v in part.items()}
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -111,10 +156,12 @@ def read_config(path: Path) -> dict[str, Any]:
 def read_run_config(path: Path) -> RunConfig:
     """Configuration of a single run; RunError if the directory holds something else."""
     found = read_config(path)
-    names = {field.name for field in fields(RunConfig)}
-    if set(found) != names:
-        raise RunError(f"{path} is not the directory of a single run (see its config.json)")
-    return RunConfig(**found)
+    try:
+        return RunConfig(**{**found, "settings": Settings(**found["settings"])})
+    except (KeyError, TypeError):
+        raise RunError(
+            f"{path} is not the directory of a single run (those of a study are in its runs folder)"
+        ) from None
 
 
 def claim_run(path: Path, config: RunConfig, *, fresh: bool = False) -> None:
@@ -122,14 +169,16 @@ def claim_run(path: Path, config: RunConfig, *, fresh: bool = False) -> None:
     claim(path, asdict(config), fresh=fresh)
 
 
-def read_history(path: Path, last_epoch: int) -> pd.DataFrame:
-    """Metrics of the first ``last_epoch`` epochs of a run; RunError if there are fewer."""
+def read_history(path: Path, last_epoch: int | None = None) -> pd.DataFrame:
+    """Metrics of the first ``last_epoch`` epochs of a run, or all; RunError if there are fewer."""
     if last_epoch == 0:
         return pd.DataFrame(columns=list(HISTORY))
     file = path / "history.csv"
     if not file.is_file():
         raise RunError(f"{file} is missing although a checkpoint exists; start over with --fresh")
     table = pd.read_csv(file, dtype=dict.fromkeys(HISTORY[1:], "float32"))
+    if last_epoch is None:
+        return table
     table = table[table["epoch"] <= last_epoch]
     if list(table["epoch"]) != list(range(1, last_epoch + 1)):
         raise RunError(f"{file} does not hold epochs 1 to {last_epoch}; start over with --fresh")
@@ -175,8 +224,7 @@ def read_sharpness(path: Path) -> pd.DataFrame:
 def row(path: Path) -> dict[str, Any]:
     """One row of runs.csv: configuration, end of training, and each measure with its error."""
     config = read_run_config(path)
-    history = pd.read_csv(path / "history.csv", dtype=dict.fromkeys(HISTORY[1:], "float32"))
-    last, end = history.iloc[-1], latest_checkpoint(path)
+    last, end = read_history(path).iloc[-1], latest_checkpoint(path)
     metrics = {name: last[name] for name in HISTORY[1:]}
     table = {
         **{k: getattr(config, k) for k in ("dataset", "model", "optimizer", "sam", "seed")},
@@ -191,4 +239,3 @@ def row(path: Path) -> dict[str, Any]:
         table[record.measure] = record.value
         table[f"{record.measure}_error"] = record.error
     return table
-

@@ -189,7 +189,7 @@ def is_dense(eqn, position: int) -> bool:
     return not batch[0] and math.prod(free) == 1
 
 
-def analyze(fn: Callable, params: PyTree, stats: PyTree, image: Array) -> Structure:
+def analyze(fn: Callable, params: PyTree, stats: PyTree, image: Array | np.ndarray) -> Structure:
     """Read ``fn(params, stats, image) -> logits`` of a single example; StructureError if unfit."""
     struct = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype)  # noqa: E731
     params, stats, image = jax.tree.map(struct, (params, stats, image))

@@ -27,7 +27,6 @@ from jaxsharp.train import (
     Stopping,
     TrainState,
     epoch_program,
-    init_program,
     init_state,
     is_active,
     streams,
@@ -55,36 +54,40 @@ class GroupProgress(NamedTuple):
 
 def workbench(dataset: Dataset, model: str) -> Workbench:
     """Build the network for a data set and place the data on the default device."""
+    network = models.network(model, dataset)
     arrays = (dataset.train.images, dataset.test.images, dataset.test.labels)
-    return Workbench(dataset, models.network(model, dataset), *map(jnp.asarray, arrays))
+    return Workbench(dataset, network, *map(jnp.asarray, arrays))
 
 
 def make_recipe(config: RunConfig, bench: Workbench) -> Recipe:
-    """What the members of the group of ``config`` share; ValueError for a batch larger than the data."""
-    num_examples = len(bench.dataset.train.labels)
-    if not 1 <= config.batch_size <= num_examples:
+    """What the members of a group share; ValueError for a batch larger than the data."""
+    settings, num_examples = config.settings, len(bench.dataset.train.labels)
+    if settings.batch_size > num_examples:
         raise ValueError(
-            f"batch_size is {config.batch_size}; "
+            f"batch_size is {settings.batch_size}; "
             f"it must be from 1 to {num_examples} (the number of training examples)"
         )
-    stopping = Stopping(config.epochs, config.loss_below, config.change_below, config.patience)
+    stopping = Stopping(
+        settings.epochs, settings.loss_below, settings.change_below, settings.patience
+    )
     optimizer = OPTIMIZERS[config.optimizer]
-    return Recipe(bench.network, optimizer, config.sam, config.batch_size, stopping)
+    return Recipe(bench.network, optimizer, config.sam, settings.batch_size, stopping)
 
 
 def hyper_parameters(config: RunConfig) -> dict[str, float]:
     """The numeric hyper-parameters that are traced: those given, others are the optimizer's own."""
-    hyper = {} if config.learning_rate is None else {"learning_rate": config.learning_rate}
-    return {**hyper, "rho": config.rho} if config.sam else hyper
+    rate = config.settings.learning_rate
+    hyper = {} if rate is None else {"learning_rate": rate}
+    return {**hyper, "rho": config.settings.rho} if config.sam else hyper
 
 
 def labels_of(config: RunConfig, bench: Workbench) -> jax.Array:
     """Training labels of a run, a fraction of them redrawn."""
     labels = jnp.asarray(bench.dataset.train.labels)
-    if config.label_noise == 0:
+    fraction = config.settings.label_noise
+    if fraction == 0:
         return labels
-    noise_key = streams(config.seed).noise
-    return redraw_labels(noise_key, labels, config.label_noise, bench.dataset.num_classes)
+    return redraw_labels(streams(config.seed).noise, labels, fraction, bench.dataset.num_classes)
 
 
 def train(
@@ -101,13 +104,15 @@ def train(
     """
     recipe = make_recipe(configs[0], bench)
     hyper = stack([jax.tree.map(jnp.float32, hyper_parameters(c)) for c in configs])
-    keys = [streams(c.seed) for c in configs]
-    states, histories = resume(recipe, hyper, keys, paths)
+    members = [
+        resume(recipe, config, path, bench) for config, path in zip(configs, paths, strict=True)
+    ]
+    states, histories = stack([state for state, _ in members]), [rows for _, rows in members]
     if not np.any(is_active(states, recipe.stopping)):
         return
     labels = jnp.stack([labels_of(c, bench) for c in configs])
     data = Data(bench.images, labels, bench.test_images, bench.test_labels)
-    order_keys = jnp.stack([k.order for k in keys])
+    order_keys = jnp.stack([streams(c.seed).order for c in configs])
     program = epoch_program(recipe)
     try:
         while np.any(active := is_active(states, recipe.stopping)):
@@ -136,17 +141,16 @@ def stack(trees: list) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
-def resume(recipe: Recipe, hyper: dict, keys: list, paths: list[Path]) -> tuple[TrainState, list]:
-    """States and histories of the members where their directories left them."""
-    states = init_program(recipe)(hyper, jnp.stack([k.init for k in keys]))
-    members, histories = [], []
-    for i, path in enumerate(paths):
-        fresh = jax.tree.map(lambda leaf, i=i: leaf[i], states)
-        member = runs.load_state(path, fresh)
-        members.append(fresh if member is None else jax.tree.map(jnp.asarray, member))
-        table = runs.read_history(path, int(members[-1].epoch))
-        histories.append(list(table.itertuples(index=False, name=None)))
-    return stack(members), histories
+def resume(
+    recipe: Recipe, config: RunConfig, path: Path, bench: Workbench
+) -> tuple[TrainState, list[tuple]]:
+    """State of a member and the rows of its history, where its directory left them."""
+    hyper = jax.tree.map(jnp.float32, hyper_parameters(config))
+    fresh = init_state(recipe, hyper, *bench.network.init(streams(config.seed).init))
+    saved = runs.load_state(path, fresh)
+    state = fresh if saved is None else jax.tree.map(jnp.asarray, saved)
+    history = runs.read_history(path, int(state.epoch))
+    return state, list(history.itertuples(index=False, name=None))
 
 
 def save(states: TrainState, histories: list, paths: list[Path], which: Iterable[int]) -> None:
@@ -163,12 +167,9 @@ def save(states: TrainState, histories: list, paths: list[Path], which: Iterable
 
 def final_state(config: RunConfig, path: Path, bench: Workbench) -> TrainState:
     """Latest saved state of a run; RunError if it has none."""
-    hyper = hyper_parameters(config)
-    recipe = make_recipe(config, bench)
-    like = jax.eval_shape(lambda key: init_state(recipe, hyper, key), jax.random.key(0))
-    state = runs.load_state(path, like)
-    if state is None:
+    if runs.latest_checkpoint(path) is None:
         raise runs.RunError(f"{path} has no checkpoint yet; train the run first")
+    state, _ = resume(make_recipe(config, bench), config, path, bench)
     return state
 
 

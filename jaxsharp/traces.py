@@ -33,9 +33,10 @@ def softmax_group_traces(
 ) -> PyTree:
     """Trace of the Hessian's diagonal block of every parameter array, exact up to rounding.
 
-    ``fn(params, stats, image) -> logits`` maps a single example, in evaluation mode. The loss is the mean softmax cross-entropy; its Hessian's diagonal blocks do not depend on the
-    labels. Cost: one forward and ``classes`` backward passes; memory is independent of the number
-    of examples, ``chunk_size`` examples at a time (None: as many as 128 MiB of gradients hold).
+    ``fn(params, stats, image) -> logits`` maps a single example, in evaluation mode. The loss is
+    the mean softmax cross-entropy; its Hessian's diagonal blocks do not depend on the labels.
+    Cost: one forward and ``classes`` backward passes; memory is independent of the number of
+    examples, ``chunk_size`` examples at a time (None: as many as 128 MiB of gradients hold).
     Raises StructureError, before anything compiles, for a network that does not qualify.
 
     Invariant to the order of the examples; *not* invariant to layer rescaling: a factor alpha on
@@ -45,12 +46,16 @@ def softmax_group_traces(
     if chunk_size is None:
         chunk_size = default_chunk(structure, params)
 
-    def chunk_mean(chunk):
-        traces = jax.vmap(lambda image: example_traces(structure, params, stats, image))(chunk)
-        return jax.tree.map(lambda t: t.mean(0), traces)
+    @jax.jit
+    def mean_traces(params, stats, images):
+        def chunk_mean(chunk):
+            traces = jax.vmap(lambda image: example_traces(structure, params, stats, image))(chunk)
+            return jax.tree.map(lambda t: t.mean(0), traces)
+
+        return mean_over_chunks(chunk_mean, images, chunk_size)
 
     with jax.default_matmul_precision("highest"):
-        return mean_over_chunks(chunk_mean, images, chunk_size)
+        return mean_traces(params, stats, images)
 
 
 def default_chunk(structure: Structure, params: PyTree) -> int:

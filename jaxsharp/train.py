@@ -91,12 +91,12 @@ class Recipe(NamedTuple):
     stopping: Stopping
 
 
-def init_state(recipe: Recipe, hyper: dict, key: Array) -> TrainState:
-    """State before the first epoch of one member."""
-    params, stats = recipe.network.init(key)
+def init_state(recipe: Recipe, hyper: dict, params: PyTree, stats: PyTree) -> TrainState:
+    """State of one member before its first epoch."""
     optimizer = recipe.optimizer(**{k: v for k, v in hyper.items() if k != "rho"})
     zero, no = jnp.int32(0), jnp.array(False)
-    return TrainState(params, stats, optimizer.init(params), zero, jnp.inf * 1.0, zero, no, no)
+    loss = jnp.float32(math.inf)
+    return TrainState(params, stats, optimizer.init(params), zero, loss, zero, no, no)
 
 
 def is_active(state: TrainState, stopping: Stopping) -> Bool[Array, "*members"]:
@@ -176,13 +176,6 @@ def map_members(fn: Callable, *stacked: PyTree) -> PyTree:
     if jax.default_backend() == "cpu":
         return jax.lax.map(lambda args: fn(*args), stacked)
     return jax.vmap(fn)(*stacked)
-
-
-def init_program(recipe: Recipe) -> Callable:
-    """Compiled ``(hyper, init_keys) -> states`` of a stack of members."""
-    return jax.jit(
-        lambda hyper, keys: map_members(lambda h, k: init_state(recipe, h, k), hyper, keys)
-    )
 
 
 def epoch_program(recipe: Recipe) -> Callable:

@@ -22,16 +22,16 @@ def scaled_to_norm(tree: Vector, norm: ScalarLike) -> Vector:
     are divided by the largest one first, so that squares neither overflow nor vanish. Derivatives
     are finite everywhere and zero where the tree has no direction.
     """
-    wide = widen(tree)
+    # At least float32, and so is all that is divided by it.
     largest = jax.tree.reduce(
-        jnp.maximum, jax.tree.map(lambda x: jnp.max(jnp.abs(x), initial=0.0), wide), jnp.zeros(())
+        jnp.maximum, jax.tree.map(lambda x: jnp.max(jnp.abs(x), initial=0.0), tree), jnp.float32(0)
     )
     has_direction = (largest > 0) & (largest < jnp.inf)
     # The result does not depend on this divisor, so neither does its derivative. XLA multiplies
     # by the reciprocal, which is flushed to zero for the very largest numbers.
     divisor = jnp.minimum(largest, jnp.finfo(largest.dtype).max / 16)
     divisor = jax.lax.stop_gradient(jnp.where(has_direction, divisor, 1.0))
-    moderate = jax.tree.map(lambda x: jnp.where(has_direction, x / divisor, 0.0), wide)
+    moderate = jax.tree.map(lambda x: jnp.where(has_direction, x / divisor, 0.0), tree)
     length = jnp.sqrt(jnp.where(has_direction, optax.tree.norm(moderate, squared=True), 1.0))
     scaled = jax.tree.map(lambda x: norm * (x / length), moderate)
     return optax.tree.cast_like(scaled, tree)

@@ -1,10 +1,12 @@
 """Tiny networks as pure functions, each with its loss, parameters and a batch of 11 examples."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 NUM_EXAMPLES = 11
 NUM_CLASSES = 3
@@ -80,56 +82,50 @@ def _guarded_exp_forward(x):
 guarded_exp.defvjp(_guarded_exp_forward, lambda y, cotangent: (cotangent * y,))
 
 
-def poisson(exp):
-    def build(apply):
-        def loss(params, batch):
-            rates = apply(params, batch["x"])
-            counts = jax.nn.one_hot(batch["y"], NUM_CLASSES)
-            return jnp.mean(jnp.sum(exp(rates) - counts * rates, axis=-1))
+def poisson(apply, exp=jnp.exp):
+    def loss(params, batch):
+        log_rates = apply(params, batch["x"])
+        counts = jax.nn.one_hot(batch["y"], NUM_CLASSES)
+        return jnp.mean(jnp.sum(exp(log_rates) - counts * log_rates, axis=-1))
 
-        return loss
-
-    return build
+    return loss
 
 
-def normal(key, *shape):
-    return jax.random.normal(key, shape) * 0.7
+def guarded_poisson(apply):
+    return poisson(apply, guarded_exp)
 
 
-def init_dense(key, fan_in, fan_out):
-    weights, bias = jax.random.split(key)
-    return {"w": normal(weights, fan_in, fan_out), "b": normal(bias, fan_out)}
+def normal(rng, *shape):
+    return jnp.asarray(rng.standard_normal(shape) * 0.7)
 
 
-def init_mlp(key):
+def init_dense(rng, fan_in, fan_out):
+    return {"w": normal(rng, fan_in, fan_out), "b": normal(rng, fan_out)}
+
+
+def init_mlp(rng):
     sizes = (4, 5, 4, NUM_CLASSES)
-    keys = jax.random.split(key, len(sizes) - 1)
-    return [init_dense(*args) for args in zip(keys, sizes[:-1], sizes[1:], strict=True)]
+    return [init_dense(rng, *fans) for fans in pairwise(sizes)]
 
 
-def init_tied(key):
-    weights, bias = jax.random.split(key)
-    return {"w": normal(weights, 4, 5), "b": normal(bias, NUM_CLASSES)}
+def init_tied(rng):
+    return {"w": normal(rng, 4, 5), "b": normal(rng, NUM_CLASSES)}
 
 
-def init_cnn(key):
-    filters, bias, head = jax.random.split(key, 3)
-    return {
-        "filters": normal(filters, 3, 3, 1, 2),
-        "bias": normal(bias, 2),
-        "head": init_dense(head, 8, NUM_CLASSES),
-    }
+def init_cnn(rng):
+    head = init_dense(rng, 8, NUM_CLASSES)
+    return {"filters": normal(rng, 3, 3, 1, 2), "bias": normal(rng, 2), "head": head}
 
 
 def make_case(name: str) -> Case:
     """Return a case in the default float type, so float64 where x64 is enabled."""
     apply, init, make_loss, make_plain_loss, shape = _RECIPES[name]
-    inputs, labels, weights = jax.random.split(jax.random.key(7), 3)
+    rng = np.random.default_rng(7)
     batch = {
-        "x": jax.random.normal(inputs, (NUM_EXAMPLES, *shape)),
-        "y": jax.random.randint(labels, (NUM_EXAMPLES,), 0, NUM_CLASSES),
+        "x": normal(rng, NUM_EXAMPLES, *shape),
+        "y": jnp.asarray(rng.integers(0, NUM_CLASSES, NUM_EXAMPLES)),
     }
-    return Case(name, apply, make_loss(apply), make_plain_loss(apply), init(weights), batch)
+    return Case(name, apply, make_loss(apply), make_plain_loss(apply), init(rng), batch)
 
 
 _RECIPES = {
@@ -137,6 +133,6 @@ _RECIPES = {
     "tanh_mlp": (mlp(jnp.tanh), init_mlp, squared_error, squared_error, (4,)),
     "cnn": (cnn, init_cnn, cross_entropy, cross_entropy, (4, 4, 1)),
     "tied": (tied, init_tied, cross_entropy, cross_entropy, (4,)),
-    "custom_vjp": (mlp(jnp.tanh), init_mlp, poisson(guarded_exp), poisson(jnp.exp), (4,)),
+    "custom_vjp": (mlp(jnp.tanh), init_mlp, guarded_poisson, poisson, (4,)),
 }
 CASES = tuple(_RECIPES)

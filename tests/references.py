@@ -10,13 +10,14 @@ def dense_hessian(loss, params, batch):
     """Return the (P, P) Hessian in the order of `ravel_pytree(params)`, by reverse mode twice."""
     flat, unflatten = ravel_pytree(params)
     assert flat.dtype == jnp.float64, "references are computed in float64"
-    return jax.jacrev(jax.grad(lambda vector: loss(unflatten(vector), batch)))(flat)
+    return jax.jit(jax.jacrev(jax.grad(lambda vector: loss(unflatten(vector), batch))))(flat)
 
 
 def dense_matrix(matvec, like):
     """Return the matrix of a linear map between pytrees, one product per column."""
-    zeros, unflatten = ravel_pytree(like)
-    columns = [ravel_pytree(matvec(unflatten(zeros.at[i].set(1))))[0] for i in range(zeros.size)]
+    vector, unflatten = ravel_pytree(like)
+    basis = jnp.eye(vector.size, dtype=vector.dtype)
+    columns = [ravel_pytree(matvec(unflatten(direction)))[0] for direction in basis]
     return jnp.stack(columns, axis=1)
 
 

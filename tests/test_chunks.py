@@ -30,7 +30,7 @@ def assert_close(a, b, rtol=1e-13):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol), a, b)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(n=st.integers(1, 9), data=st.data())
 def test_equals_the_mean_over_single_examples(n, data):
     size = data.draw(st.integers(1, n + 1))
@@ -60,9 +60,7 @@ def test_chunks_are_never_larger_than_asked():
 
 
 def loss(params, batch, size):
-    return mean_over_chunks(
-        lambda chunk: jnp.mean(jnp.tanh(chunk["x"] @ params) ** 2), batch, size
-    )
+    return mean_over_chunks(lambda chunk: jnp.mean(jnp.tanh(chunk["x"] @ params) ** 2), batch, size)
 
 
 def test_jit_grad_jvp_and_vmap_agree_with_one_pass():

@@ -1,5 +1,7 @@
 """Hessian products against dense Hessians in float64, on every case."""
 
+from functools import cache, partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,8 +25,8 @@ def x64():
 
 
 def random_like(tree, seed=0):
-    flat, unflatten = ravel_pytree(tree)
-    return unflatten(jax.random.normal(jax.random.key(seed), flat.shape))
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape)), tree)
 
 
 def flat(tree):
@@ -35,40 +37,49 @@ def assert_close(a, b, tol=TOL):
     np.testing.assert_allclose(flat(a), flat(b), rtol=tol, atol=tol)
 
 
+case_of = cache(make_case)
+
+
+@cache
+def dense_of(name):
+    case = case_of(name)
+    return dense_hessian(case.plain_loss, case.params, case.batch)
+
+
+@partial(jax.jit, static_argnames=("loss", "chunk_size"))
+def compiled(loss, params, batch, vector, chunk_size):
+    """The product as a user would write it, with everything as an argument."""
+    return hessian(loss, params, batch, chunk_size=chunk_size)(vector)
+
+
 def product(case, vector, chunk_size=None, batch=None):
-    """Compiled, with everything as an argument, as a user would write it."""
-
-    @jax.jit
-    def apply(params, batch, vector):
-        return hessian(case.loss, params, batch, chunk_size=chunk_size)(vector)
-
-    return apply(case.params, case.batch if batch is None else batch, vector)
+    return compiled(
+        case.loss, case.params, case.batch if batch is None else batch, vector, chunk_size
+    )
 
 
 @pytest.mark.parametrize("chunk_size", [None, 4])
 @pytest.mark.parametrize("name", CASES)
 def test_equals_the_dense_hessian(name, chunk_size):
-    case = make_case(name)
-    dense = dense_hessian(case.plain_loss, case.params, case.batch)
+    case = case_of(name)
+    dense = dense_of(name)
     assert np.abs(dense).max() > 0.1
 
     @jax.jit
-    def matrix(params, batch):
+    def rows(params, batch):
         matvec = hessian(case.loss, params, batch, chunk_size=chunk_size)
         vector, unflatten = ravel_pytree(params)
-        rows = jax.vmap(lambda v: ravel_pytree(matvec(unflatten(v)))[0])(jnp.eye(vector.size))
-        return rows.T
+        return jax.vmap(lambda v: ravel_pytree(matvec(unflatten(v)))[0])(jnp.eye(vector.size))
 
-    result = matrix(case.params, case.batch)
+    result = rows(case.params, case.batch).T
     np.testing.assert_allclose(result, dense, rtol=TOL, atol=TOL)
     np.testing.assert_allclose(result, result.T, rtol=TOL, atol=TOL)
 
 
-@pytest.mark.parametrize("chunk_size", [None, 4])
-@pytest.mark.parametrize("name", ["tied", "custom_vjp"])
+@pytest.mark.parametrize(("name", "chunk_size"), [("tied", None), ("custom_vjp", 4)])
 def test_outside_jit_and_inside_a_loop(name, chunk_size):
-    case = make_case(name)
-    dense = dense_hessian(case.plain_loss, case.params, case.batch)
+    case = case_of(name)
+    dense = dense_of(name)
     matvec = hessian(case.loss, case.params, case.batch, chunk_size=chunk_size)
     vector = random_like(case.params)
     assert_close(matvec(vector), dense @ flat(vector))
@@ -77,7 +88,7 @@ def test_outside_jit_and_inside_a_loop(name, chunk_size):
 
 
 def test_is_linear():
-    case = make_case("tanh_mlp")
+    case = case_of("tanh_mlp")
     matvec = jax.jit(hessian(case.loss, case.params, case.batch))
     u, v = random_like(case.params, 1), random_like(case.params, 2)
     combined = jax.tree.map(lambda a, b: 2 * a - 3 * b, u, v)
@@ -86,27 +97,28 @@ def test_is_linear():
 
 def test_matches_differences_of_gradients():
     """Independent of second derivatives; accurate to the square of the step."""
-    case = make_case("tanh_mlp")
+    case = case_of("tanh_mlp")
     vector, step = random_like(case.params), 1e-4
 
+    @jax.jit
     def gradient(scale):
         params = jax.tree.map(lambda p, v: p + scale * v, case.params, vector)
-        return flat(jax.grad(case.loss)(params, case.batch))
+        return ravel_pytree(jax.grad(case.loss)(params, case.batch))[0]
 
     difference = (gradient(step) - gradient(-step)) / (2 * step)
     assert_close(product(case, vector), difference, tol=1e-6)
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(chunk_size=st.integers(1, NUM_EXAMPLES))
 def test_chunks_do_not_matter(chunk_size):
-    case = make_case("relu_mlp")
+    case = case_of("tied")
     vector = random_like(case.params)
     assert_close(product(case, vector, chunk_size), product(case, vector))
 
 
 def test_order_of_examples_does_not_matter():
-    case = make_case("relu_mlp")
+    case = case_of("tied")
     vector = random_like(case.params)
     order = np.random.default_rng(0).permutation(NUM_EXAMPLES)
     shuffled = jax.tree.map(lambda leaf: leaf[order], case.batch)
@@ -114,16 +126,15 @@ def test_order_of_examples_does_not_matter():
 
 
 def test_every_example_has_the_same_weight():
-    case = make_case("tied")
+    case = case_of("tied")
     vector = random_like(case.params)
     single = [flat(product(case, vector, 1, example(case.batch, i))) for i in range(NUM_EXAMPLES)]
     assert_close(product(case, vector, 4), np.mean(single, axis=0))
 
 
-@pytest.mark.parametrize("chunk_size", [None, 4])
-@pytest.mark.parametrize("name", ["relu_mlp", "custom_vjp"])
+@pytest.mark.parametrize(("name", "chunk_size"), [("tied", 4), ("custom_vjp", None)])
 def test_vmap_over_models_equals_one_by_one(name, chunk_size):
-    case = make_case(name)
+    case = case_of(name)
     models = [random_like(case.params, seed) for seed in range(3)]
     vectors = [random_like(case.params, 10 + seed) for seed in range(3)]
     stack = lambda trees: jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)  # noqa: E731
@@ -163,10 +174,10 @@ def dot_precisions(jaxpr):
 
 
 @pytest.mark.parametrize("chunk_size", [None, 4])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ["tied", "cnn", "custom_vjp"])
 def test_every_matrix_product_runs_at_highest_precision(name, chunk_size):
     """Also where the product is first traced inside a loop, long after `hessian` returned."""
-    case = make_case(name)
+    case = case_of(name)
 
     def loop(params, batch):
         matvec = hessian(case.loss, params, batch, chunk_size=chunk_size)
@@ -183,20 +194,19 @@ def test_every_matrix_product_runs_at_highest_precision(name, chunk_size):
 
 
 def test_linearized_product_does_not_repeat_the_forward_pass():
-    case = make_case("tanh_mlp")
+    case = case_of("tanh_mlp")
     matvec = hessian(case.loss, case.params, case.batch)
     assert "tanh" not in str(jax.make_jaxpr(matvec)(case.params))
 
 
 @pytest.mark.parametrize("chunk_size", [None, 4])
-def test_large_data_are_arguments_of_the_program(chunk_size):
-    """A data set that became a constant of the program would cost minutes of compilation."""
-    case = make_case("tanh_mlp")
-    jitted = jax.jit(lambda p, b: hessian(case.loss, p, b, chunk_size=chunk_size)(p))
-    lowered = jitted.lower(case.params, case.batch).as_text()
-    assert f"dense<{NUM_EXAMPLES}" not in lowered
-    constants = [c for c in jitted.trace(case.params, case.batch).jaxpr.consts if jnp.size(c) > 9]
-    assert not constants
+def test_compiled_parts_hold_no_data(chunk_size):
+    """A data set that became a constant of a program would cost minutes of compilation."""
+    case = case_of("tanh_mlp")
+    matvec = hessian(case.loss, case.params, case.batch, chunk_size=chunk_size)
+    parts = [eqn.params["jaxpr"] for eqn in jax.make_jaxpr(matvec)(case.params).jaxpr.eqns]
+    assert parts
+    assert all(jnp.size(constant) == 1 for part in parts for constant in part.consts)
 
 
 def quadratic(params, batch):

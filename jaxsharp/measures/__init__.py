@@ -1,6 +1,8 @@
 """Sharpness measures, one file a family, and the registry that commands choose from."""
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from jaxsharp.measures.minimum import minimum_sharpness
@@ -8,12 +10,27 @@ from jaxsharp.measures.neighbourhood import random_perturbation
 from jaxsharp.measures.spectrum import top_eigenvalue
 
 
-class Options(NamedTuple):
-    """Settings of the measures, one field a thing that a user may want to change."""
+@dataclass(frozen=True)
+class Options:
+    """How the measures are taken."""
 
     eigenvalue_tol: float = 1e-3
+    """Relative residual at which the top eigenvalue has converged."""
     radius: float = 5.0
+    """Norm of a random perturbation."""
     num_perturbations: int = 49
+    """Random perturbations of each model."""
+
+    def check(self) -> None:
+        """Raise ValueError for a value that no measure can take."""
+        if not 1e-5 <= self.eigenvalue_tol < 1:
+            raise ValueError(f"eigenvalue_tol is {self.eigenvalue_tol}; it must be from 1e-5 to 1")
+        if not 0 < self.radius < math.inf:
+            raise ValueError(f"radius is {self.radius}; it must be a finite number above 0")
+        if self.num_perturbations < 2:
+            raise ValueError(
+                f"num_perturbations is {self.num_perturbations}; it must be at least 2"
+            )
 
 
 class Measure(NamedTuple):

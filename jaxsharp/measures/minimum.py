@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import scipy.optimize
 import scipy.special
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from jaxsharp.network import Network
 from jaxsharp.structure import analyze
@@ -63,10 +63,10 @@ def chain_exponents(num_layers: int, biases: bool = True) -> Float[np.ndarray, "
     return np.stack([weights, np.cumsum(weights, axis=0)], axis=1).reshape(2 * num_layers, -1)
 
 
-def minimize_over_scales(
-    traces: Float[np.ndarray, " J"], exponents: Float[np.ndarray, "J K"]
-) -> ScaleMinimum:
+def minimize_over_scales(traces: ArrayLike, exponents: ArrayLike) -> ScaleMinimum:
     """Minimize sum_j t_j exp(-2 <a_j, v>) over v in R^K, in float64.
+
+    ``traces`` t has shape (J,), ``exponents`` a shape (J, K).
 
     The infimum is attained exactly if 0 lies in the relative interior of the hull of the a_j with
     t_j > 0. Otherwise a direction exists in which some terms vanish and none grows; what is left
@@ -195,8 +195,8 @@ def minimum_sharpness(
 
     Exact group traces over all examples, BatchNorm at its running statistics and part of the
     chain: scale and shift are groups of their own, the running mean scales like a bias. The
-    rescalings are read off the network's program (``structure.analyze``), so that any piecewise-linear
-    network has its own exponents. The labels do not enter.
+    rescalings are read off the network's program (``structure.analyze``), so that any
+    piecewise-linear network has its own exponents. The labels do not enter.
 
     Invariant to every rescaling of the parameters that leaves the function unchanged. Raises
     StructureError for a network that is not piecewise linear in each parameter.

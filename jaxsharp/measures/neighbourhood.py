@@ -46,8 +46,8 @@ def random_perturbation(
 
     Cost: num_perturbations + 1 forward passes over the data (as many more for each BatchNorm
     layer with ``recompute``), ``chunk_size`` examples and ``vmapped`` perturbations at a time
-    (None: 1 on the CPU, 8 elsewhere), which holds ``vmapped`` copies of the parameters. The value does
-    not depend on either beyond rounding. Changes under layer rescaling.
+    (None: 1 on the CPU, 8 elsewhere), which holds ``vmapped`` copies of the parameters. The value
+    does not depend on either beyond rounding. Changes under layer rescaling.
 
     Raises ValueError for radius <= 0 and fewer than 2 perturbations.
     """

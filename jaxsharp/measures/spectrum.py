@@ -16,7 +16,8 @@ from jaxsharp.products import hessian
 class TopEigenvalue(NamedTuple):
     """Largest eigenvalue; ``error`` is its residual ||H v - lambda v||.
 
-    Some eigenvalue of H lies within ``error`` of ``value``. ``converged``: the residual met the tolerance.
+    Some eigenvalue of H lies within ``error`` of ``value``. ``converged``: the residual met the
+    tolerance.
     """
 
     value: float
@@ -39,9 +40,9 @@ def top_eigenvalue(
     """Largest *algebraic* eigenvalue of the Hessian of the loss over ``batch``, by Lanczos.
 
     ``batch`` is (images, labels), the loss the mean cross-entropy, data loss alone, with BatchNorm
-    at its running statistics. Stops when ||H v - lambda v|| <= tol |lambda|. Cost: one Hessian product a step,
-    on the linearized gradient if its intermediate values fit 1 GiB, else streamed in
-    chunks with recomputation; ``chunk_size`` decides it by hand. Changes under layer rescaling.
+    at its running statistics. Stops when ||H v - lambda v|| <= tol |lambda|. Cost: one Hessian
+    product a step, on the linearized gradient if its intermediate values fit 1 GiB, else streamed
+    in chunks with recomputation; ``chunk_size`` decides it by hand. Changes under layer rescaling.
     """
     if chunk_size is None:
         chunk_size = affordable_chunk(jax.grad(frozen_loss(network.apply, stats)), params, batch)

@@ -6,7 +6,7 @@ step, the initial ones first.
 
 import numpy as np
 
-SHAPES = {"weight": (3, 2), "bias": (4,), "scale": (), "kernel": (2, 1, 2)}
+SHAPES = {"weight": (3, 2), "bias": (4,), "scale": ()}
 
 
 def initial_params():

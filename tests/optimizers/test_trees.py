@@ -79,6 +79,14 @@ def test_dtypes_are_kept_and_low_precision_is_rounded_once():
         np.testing.assert_allclose(found["b"], 2 * 0.3 / length, rtol=1e-14)
 
 
+def test_low_precision_is_computed_in_float32():
+    vector = {"a": jnp.linspace(-1.0, 0.9, 301, dtype=jnp.bfloat16)}
+    exact = 3 * np.asarray(vector["a"], np.float64) / norm64(vector)
+    found = np.asarray(scaled_to_norm(vector, 3.0)["a"], np.float64)
+    # Rounded once: half a unit in the last place, and float32's own errors.
+    np.testing.assert_allclose(found, exact, rtol=0.501 * float(jnp.finfo(jnp.bfloat16).eps))
+
+
 def test_trees_without_entries():
     key = jax.random.key(0)
     for vector in ({}, None, {"a": jnp.zeros((0, 3)), "b": None}):

@@ -1,0 +1,70 @@
+"""Progress of long work: a bar on a terminal, plain lines elsewhere."""
+
+import time
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+LINE_SECONDS = 10.0
+
+
+class RateColumn(ProgressColumn):
+    """Steps per second."""
+
+    def render(self, task):
+        """Text of the column."""
+        return f"{task.finished_speed or task.speed or 0:.1f}/s"
+
+
+class Tracker:
+    """Reports steps of a known total under a changing description.
+
+    On a terminal a bar; elsewhere one line when a description begins and every ten seconds; with
+    ``quiet`` nothing. Use as a context manager.
+    """
+
+    def __init__(self, console: Console, title: str, total: int, *, quiet: bool = False):
+        self.console, self.title, self.total, self.done = console, title, total, 0
+        self.quiet = quiet
+        self.start = self.last_line = time.monotonic()
+        self.last_text = ""
+        self.bar = None
+        if console.is_terminal and not quiet:
+            columns = (BarColumn(), MofNCompleteColumn(), RateColumn(), TimeRemainingColumn())
+            text = TextColumn("{task.description}")
+            self.bar = Progress(text, *columns, console=console, transient=True)
+            self.task = self.bar.add_task(title, total=total)
+
+    def __enter__(self):
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_):
+        if self.bar:
+            self.bar.stop()
+
+    def update(self, done: int, text: str, detail: str = "") -> None:
+        """Say that ``done`` of the total are done, and what is being worked on."""
+        self.done = done
+        if self.quiet:
+            return
+        if self.bar:
+            self.bar.update(self.task, completed=done, description=f"{text} {detail}")
+            return
+        now = time.monotonic()
+        if text == self.last_text and now - self.last_line < LINE_SECONDS:
+            return
+        self.last_text, self.last_line = text, now
+        elapsed = now - self.start
+        rate = done / elapsed if elapsed > 0 else 0.0
+        remaining = f", about {(self.total - done) / rate:.0f} s left" if rate > 0 else ""
+        line = f"{self.title} {done}/{self.total}: {text} {detail}".rstrip()
+        self.console.print(f"{line} ({rate:.1f}/s{remaining})", highlight=False, soft_wrap=True)
