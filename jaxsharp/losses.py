@@ -7,13 +7,15 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+Labels = Int[Array | np.ndarray, " n"]
 
-def cross_entropy(logits: Float[Array, "n classes"], labels: Int[Array | np.ndarray, " n"]) -> Float[Array, ""]:
+
+def cross_entropy(logits: Float[Array, "n classes"], labels: Labels) -> Float[Array, ""]:
     """Mean over the examples of -log softmax(logits)[label], in nats."""
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
-def accuracy(logits: Float[Array, "n classes"], labels: Int[Array | np.ndarray, " n"]) -> Float[Array, ""]:
+def accuracy(logits: Float[Array, "n classes"], labels: Labels) -> Float[Array, ""]:
     """Fraction of examples whose largest logit is the label's."""
     return jnp.mean(jnp.argmax(logits, axis=-1) == labels, dtype=logits.dtype)
 

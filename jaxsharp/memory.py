@@ -11,26 +11,24 @@ from jaxsharp.chunks import num_examples
 
 
 def affordable_chunk(
-    fn: Callable,
-    params: PyTree,
-    batch: PyTree,
-    *,
-    keep_bytes: int = 2**30,
-    chunk_bytes: int = 2**28,
+    fn: Callable[[PyTree], PyTree], batch: PyTree, *, keep_bytes: int | None = None
 ) -> int | None:
-    """Chunk size for ``fn(params, batch)``, or None if all examples can be kept in memory.
+    """Chunk size with which to stream ``fn(batch)``, or None to take all examples at once.
 
-    The intermediate values of all examples may take ``keep_bytes``, those of one chunk
-    ``chunk_bytes``. They are counted as if none were freed or fused, an upper bound.
+    The intermediate values of one chunk fill about 64 MiB on the CPU, where smaller chunks that
+    stay near the caches are faster, and 1 GiB on an accelerator. None if those of all examples fit
+    ``keep_bytes`` (default: what a chunk may fill). They are counted as if none were freed or
+    fused, an upper bound.
     """
+    chunk_bytes = 2**26 if jax.default_backend() == "cpu" else 2**30
     n = num_examples(batch)
 
     def count(size):
         few = jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), batch)
-        return intermediate_bytes(jax.make_jaxpr(fn)(params, few).jaxpr)
+        return intermediate_bytes(jax.make_jaxpr(fn)(few).jaxpr)
 
     per_example = max(1, count(2) - count(1))
-    if n * per_example <= keep_bytes:
+    if n * per_example <= (keep_bytes or chunk_bytes):
         return None
     return max(1, min(n, chunk_bytes // per_example))
 

@@ -42,7 +42,8 @@ def print_study(
         console.print(
             f"{name} against gap, {found.num_runs} runs"
             f"{f' ({left_out} left out)' if left_out else ''}: "
-            f"Kendall's tau {coefficient(found.raw)}, among equal hyper-parameters {coefficient(found.within)}",
+            f"Kendall's tau {coefficient(found.raw)}, "
+            f"among equal hyper-parameters {coefficient(found.within)}",
             highlight=False,
         )
     names = "runs.csv, history.csv, summary.csv, correlations.csv, training.png, sharpness.png"

@@ -17,9 +17,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from jaxsharp.chunks import mean_over_chunks
+from jaxsharp.memory import affordable_chunk
 from jaxsharp.structure import Structure, analyze, evaluate_tapped
-
-CHUNK_FLOATS = 2**25
 
 
 def class_factors(logits: Float[Array, " classes"]) -> Float[Array, "classes classes"]:
@@ -36,15 +35,13 @@ def softmax_group_traces(
     ``fn(params, stats, image) -> logits`` maps a single example, in evaluation mode. The loss is
     the mean softmax cross-entropy; its Hessian's diagonal blocks do not depend on the labels.
     Cost: one forward and ``classes`` backward passes; memory is independent of the number of
-    examples, ``chunk_size`` examples at a time (None: as many as 128 MiB of gradients hold).
+    examples, ``chunk_size`` examples at a time (None: as memory allows).
     Raises StructureError, before anything compiles, for a network that does not qualify.
 
     Invariant to the order of the examples; *not* invariant to layer rescaling: a factor alpha on
     parameter j divides its trace by alpha^2.
     """
     structure = analyze(fn, params, stats, images[0])
-    if chunk_size is None:
-        chunk_size = default_chunk(structure, params)
 
     @jax.jit
     def mean_traces(params, stats, images):
@@ -52,19 +49,12 @@ def softmax_group_traces(
             traces = jax.vmap(lambda image: example_traces(structure, params, stats, image))(chunk)
             return jax.tree.map(lambda t: t.mean(0), traces)
 
-        return mean_over_chunks(chunk_mean, images, chunk_size)
+        return mean_over_chunks(
+            chunk_mean, images, chunk_size or affordable_chunk(chunk_mean, images)
+        )
 
     with jax.default_matmul_precision("highest"):
         return mean_traces(params, stats, images)
-
-
-def default_chunk(structure: Structure, params: PyTree) -> int:
-    """Examples whose per-class gradients and intermediate values fill ``CHUNK_FLOATS``."""
-    dense = {entry.leaf for entry in structure.dense.values()}
-    gradients = [p.size for j, p in enumerate(jax.tree.leaves(params)) if j not in dense]
-    widest = max(v.aval.size for eqn in structure.program.jaxpr.eqns for v in eqn.outvars)
-    classes = structure.program.out_avals[0].size
-    return max(1, min(1024, CHUNK_FLOATS // (classes * (sum(gradients) + widest))))
 
 
 def example_traces(structure: Structure, params: PyTree, stats: PyTree, image: Array) -> PyTree:

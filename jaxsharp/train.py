@@ -16,10 +16,9 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, UInt8
 
 from jaxsharp.chunks import mean_over_chunks
 from jaxsharp.losses import accuracy, cross_entropy
+from jaxsharp.memory import affordable_chunk
 from jaxsharp.network import Network
 from jaxsharp.optimizers.sam import sam_gradient
-
-EVALUATION_CHUNK = 1000
 
 
 class Streams(NamedTuple):
@@ -123,7 +122,8 @@ def evaluate(network: Network, params, stats, images, labels) -> tuple[Array, Ar
         logits, _ = network.apply(params, stats, chunk[0], False)
         return cross_entropy(logits, chunk[1]), accuracy(logits, chunk[1])
 
-    return mean_over_chunks(chunk_means, (images, labels), EVALUATION_CHUNK)
+    chunk_size = affordable_chunk(chunk_means, (images, labels))
+    return mean_over_chunks(chunk_means, (images, labels), chunk_size)
 
 
 def train_epoch(

@@ -156,7 +156,7 @@ def test_panels_fill_a_grid(num, shape):
     assert figure.axes[0].get_gridspec().get_geometry() == shape
 
 
-def test_the_lowest_panel_of_each_column_has_the_epochs():
+def test_the_outer_panels_have_the_labels():
     names = [f"method{i}" for i in range(5)]
     figure = drawn(figures.training_curves(study_history(names, seeds=1)))
     assert [panel.get_xlabel() for panel in figure.axes] == ["", "", "epoch", "epoch", "epoch"]
@@ -164,6 +164,8 @@ def test_the_lowest_panel_of_each_column_has_the_epochs():
     assert shown == [False, False, True, True, True]
     labels = [panel.get_ylabel() for panel in figure.axes]
     assert labels == ["loss (nats)", "", "", "loss (nats)", ""]
+    shown = [any(t.get_visible() for t in panel.get_yticklabels()) for panel in figure.axes]
+    assert shown == [True, False, False, True, False]
 
 
 def test_a_panel_without_finite_losses_says_so_and_leaves_the_others_their_ticks():
@@ -273,7 +275,8 @@ def test_points_without_an_error_are_drawn_without_a_bar(error):
 
 
 def test_one_run_is_drawn_with_room_around_it():
-    panel = drawn(against_gap(study_runs(("sgd",), seeds=1)[:1])).axes[0]
+    runs = study_runs(("sgd",), seeds=1)[:1].assign(minimum_sharpness_error=0.0)
+    panel = drawn(against_gap(runs)).axes[0]
     low, high = panel.get_xlim()
     assert low < 10 / 1.04 and high > 10 * 1.04
     assert "raw: undefined\nwithin groups: undefined\n1 of 1 runs" in panel.get_title()

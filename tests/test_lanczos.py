@@ -93,6 +93,14 @@ def test_full_depth_reproduces_the_spectrum():
     assert pairs.num_products == 2 * SIZE
 
 
+def test_basis_of_the_whole_space_finds_all_copies():
+    """Twenty double eigenvalues: one vector's Krylov space holds each of them once."""
+    matrix = symmetric_matrix(np.repeat(np.arange(1.0, 21), 2))
+    pairs = solve(matrix, tol=1e-4, basis_size=SIZE)
+    np.testing.assert_allclose(pairs.values, [20, 20, 19, 19, 18], rtol=1e-12)
+    assert pairs.num_products == SIZE + K
+
+
 def test_hessian_of_a_network():
     case = make_case("tanh_mlp")
     dense = dense_hessian(case.loss, case.params, case.batch)

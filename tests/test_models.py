@@ -1,5 +1,7 @@
 """Layers against loops, parameter counts against formulas, the contract of a network."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +26,9 @@ def conv_loops(x, kernel):
 def test_convolution_is_the_sum_over_the_window(x64, convolve):
     rng = np.random.default_rng(0)
     x, kernel = rng.normal(size=(2, 6, 5, 3)), rng.normal(size=(3, 2, 3, 4))
-    np.testing.assert_allclose(convolve(jnp.asarray(x), jnp.asarray(kernel)), conv_loops(x, kernel), rtol=1e-12)
+    np.testing.assert_allclose(
+        convolve(jnp.asarray(x), jnp.asarray(kernel)), conv_loops(x, kernel), rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -32,10 +36,15 @@ def test_pooling_is_the_maximum_of_the_window(stride):
     x = np.random.default_rng(0).normal(size=(2, 7, 6, 3)).astype(np.float32)
     size = ((7 - 2) // stride + 1, (6 - 2) // stride + 1)
     want = [
-        [x[:, i * stride : i * stride + 2, j * stride : j * stride + 2].max((1, 2)) for j in range(size[1])]
+        [
+            x[:, i * stride : i * stride + 2, j * stride : j * stride + 2].max((1, 2))
+            for j in range(size[1])
+        ]
         for i in range(size[0])
     ]
-    np.testing.assert_array_equal(layers.max_pool(jnp.asarray(x), stride), np.array(want).transpose(2, 0, 1, 3))
+    np.testing.assert_array_equal(
+        layers.max_pool(jnp.asarray(x), stride), np.array(want).transpose(2, 0, 1, 3)
+    )
 
 
 def test_both_lowerings_agree_in_value_and_gradient(x64):
@@ -51,7 +60,9 @@ def test_both_lowerings_agree_in_value_and_gradient(x64):
         if lowering == "patches":
             first = value, grads
     np.testing.assert_allclose(value, first[0], rtol=1e-12)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), *(grads, first[1]))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), *(grads, first[1])
+    )
 
 
 def affine(inputs, outputs):
@@ -63,7 +74,7 @@ def conv(inputs, outputs, size=3, batch_norm=True):
 
 
 def chain(count, widths):
-    return sum(count(a, b) for a, b in zip(widths, widths[1:], strict=False))
+    return sum(count(a, b) for a, b in itertools.pairwise(widths))
 
 
 def plain_conv(a, b):
@@ -75,8 +86,10 @@ COUNTS = {
     ("mlp_1", CIFAR): chain(affine, [3072, 512, 256, 128, 10]),
     ("mlp", FASHION): chain(affine, [784, 512, 128, 512, 10]),
     ("lenet", FASHION): chain(plain_conv, [1, 6, 16, 120]) + chain(affine, [7 * 7 * 120, 84, 10]),
-    ("simple_batch", FASHION): chain(conv, [1, 16, 32, 64, 128]) + chain(affine, [4 * 4 * 128, 128, 10]),
-    ("simple_batch", CIFAR): chain(conv, [3, 16, 32, 64, 128]) + chain(affine, [5 * 5 * 128, 128, 10]),
+    ("simple_batch", FASHION): chain(conv, [1, 16, 32, 64, 128])
+    + chain(affine, [4 * 4 * 128, 128, 10]),
+    ("simple_batch", CIFAR): chain(conv, [3, 16, 32, 64, 128])
+    + chain(affine, [5 * 5 * 128, 128, 10]),
     ("middle_batch", FASHION): chain(conv, [1, 16, 32, 64, 128, 256, 512])
     + chain(affine, [3 * 3 * 512, 512, 10]),
     ("middle_batch", CIFAR): chain(conv, [3, 16, 32, 64, 128, 256, 512])

@@ -26,7 +26,9 @@ def assert_close(got, want, rtol=1e-11):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol), got, want)
 
 
-@pytest.mark.parametrize("network", [mlp(), cnn("patches"), cnn("conv")], ids=["mlp", "cnn", "conv"])
+@pytest.mark.parametrize(
+    "network", [mlp(), cnn("patches"), cnn("conv")], ids=["mlp", "cnn", "conv"]
+)
 @pytest.mark.parametrize("chunk_size", [None, 5])
 def test_traces_are_those_of_the_dense_hessian(x64, network, chunk_size):
     batch = tiny_dataset(num=12).train

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxsharp.chunks import mean_over_chunks
 from jaxsharp.losses import frozen_loss
+from jaxsharp.memory import affordable_chunk
 from jaxsharp.network import Network, recompute_statistics
 from jaxsharp.trees import random_direction
 
@@ -33,7 +34,7 @@ def random_perturbation(
     radius: float = 5.0,
     num_perturbations: int = 49,
     recompute: bool = False,
-    chunk_size: int = 500,
+    chunk_size: int | None = None,
     vmapped: int | None = None,
 ) -> RandomSharpness:
     """Mean of L(theta + r u) - L(theta) over unit vectors u, uniform on the sphere in R^P.
@@ -45,9 +46,9 @@ def random_perturbation(
     the perturbations: it speaks of this model, not of the spread between seeds.
 
     Cost: num_perturbations + 1 forward passes over the data (as many more for each BatchNorm
-    layer with ``recompute``), ``chunk_size`` examples and ``vmapped`` perturbations at a time
-    (None: 1 on the CPU, 8 elsewhere), which holds ``vmapped`` copies of the parameters. The value
-    does not depend on either beyond rounding. Changes under layer rescaling.
+    layer with ``recompute``), ``chunk_size`` examples (None: as memory allows) and ``vmapped``
+    perturbations at a time (None: 1 on the CPU, 8 elsewhere), each of which is a copy of the
+    parameters. The value does not depend on either beyond rounding. Changes under layer rescaling.
 
     Raises ValueError for radius <= 0 and fewer than 2 perturbations.
     """
@@ -59,6 +60,10 @@ def random_perturbation(
         )
     if vmapped is None:
         vmapped = 1 if jax.default_backend() == "cpu" else 8
+    if chunk_size is None:
+        loss = partial(frozen_loss(network.apply, stats), params)
+        fitting = affordable_chunk(loss, batch) or len(batch[1])
+        chunk_size = max(1, fitting // vmapped)
     increases = np.asarray(
         loss_increases(
             network,
@@ -83,7 +88,7 @@ def loss_increases(
     network: Network,
     num: int,
     recompute: bool,
-    chunk_size: int,
+    chunk_size: int | None,
     vmapped: int,
     params: PyTree,
     stats: PyTree,

@@ -45,7 +45,8 @@ def top_eigenvalue(
     in chunks with recomputation; ``chunk_size`` decides it by hand. Changes under layer rescaling.
     """
     if chunk_size is None:
-        chunk_size = affordable_chunk(jax.grad(frozen_loss(network.apply, stats)), params, batch)
+        gradient = jax.grad(frozen_loss(network.apply, stats))
+        chunk_size = affordable_chunk(partial(gradient, params), batch, keep_bytes=2**30)
     pairs = eigenpairs(network, tol, max_products, chunk_size, params, stats, batch, key)
     return TopEigenvalue(
         float(pairs.values[0]),

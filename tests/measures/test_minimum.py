@@ -46,7 +46,9 @@ def test_the_value_does_not_depend_on_where_the_scales_start():
     moved = traces * np.exp(-2 * exponents @ rng.normal(size=5))
     want = minimize_over_scales(traces, exponents).value
     np.testing.assert_allclose(minimize_over_scales(moved, exponents).value, want, rtol=1e-13)
-    doubled = minimize_over_scales(traces, np.hstack([exponents, exponents @ rng.normal(size=(5, 3))]))
+    doubled = minimize_over_scales(
+        traces, np.hstack([exponents, exponents @ rng.normal(size=(5, 3))])
+    )
     np.testing.assert_allclose(doubled.value, want, rtol=1e-13)
 
 
@@ -128,7 +130,7 @@ def test_minimum_sharpness_is_the_least_trace_of_the_dense_hessian(x64):
     batch = tiny_dataset(num=15, shape=(2, 3, 2)).train
     network = mlp(widths=(4, 4), features=12)
     params, stats = generic_point(network)
-    flat, unflatten = ravel_pytree(params)
+    _flat, unflatten = ravel_pytree(params)
     loss = frozen_loss(network.apply, stats)
     hessian = jax.jit(jax.hessian(lambda flat: loss(unflatten(flat), batch)))
 
