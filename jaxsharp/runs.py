@@ -57,10 +57,10 @@ class Settings:
         rules = {
             "epochs": (self.epochs >= 1, "at least 1"),
             "batch_size": (self.batch_size >= 1, "at least 1"),
-            "learning_rate": (is_finite(self.learning_rate, above=0), "a finite number above 0"),
-            "rho": (is_finite(self.rho, above=-1) and self.rho >= 0, "a finite number, at least 0"),
-            "loss_below": (is_finite(self.loss_below, above=0), "a finite number above 0, or None"),
-            "change_below": (is_finite(self.change_below, above=0), "a finite number above 0"),
+            "learning_rate": (is_positive(self.learning_rate), "a finite number above 0"),
+            "rho": (0 <= self.rho < math.inf, "a finite number, at least 0"),
+            "loss_below": (is_positive(self.loss_below), "a finite number above 0, or None"),
+            "change_below": (is_positive(self.change_below), "a finite number above 0, or None"),
             "patience": (self.patience >= 1, "at least 1"),
             "label_noise": (0 <= self.label_noise <= 1, "from 0 to 1"),
         }
@@ -69,9 +69,9 @@ class Settings:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be {what}")
 
 
-def is_finite(value: float | None, *, above: float) -> bool:
-    """Whether an optional number is absent, or finite and above a bound."""
-    return value is None or (math.isfinite(value) and value > above)
+def is_positive(value: float | None) -> bool:
+    """Whether an optional number is absent, or finite and above zero."""
+    return value is None or 0 < value < math.inf
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,8 @@ def claim(path: Path, config: dict[str, Any], *, fresh: bool = False) -> None:
     if path.exists() and not file.exists() and any(path.iterdir()):
         raise RunError(f"{path} holds files but no config.json; choose an empty directory")
     if file.exists():
+        if not {"dataset", "model", "settings"} <= set(read_config(path)):
+            raise RunError(f"{file} is not that of a run or study; choose another directory")
         found, wanted = flat(read_config(path)), flat(config)
         differing = [k for k in {**found, **wanted} if found.get(k) != wanted.get(k)]
         if not differing:

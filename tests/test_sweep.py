@@ -1,0 +1,192 @@
+"""Groups of runs in their directories: interruption, independence, label noise, measures."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jaxsharp import checkpoint, runs, sweep
+from jaxsharp.measures import Options
+from jaxsharp.runs import RunConfig, Settings
+from tests.networks import mlp, tiny_dataset
+
+SETTINGS = Settings(epochs=6, batch_size=5, loss_below=None)
+MEASURES = ("minimum_sharpness", "top_eigenvalue", "random_perturbation")
+OPTIONS = Options(num_perturbations=4, radius=0.5)
+
+
+@pytest.fixture(scope="module")
+def bench():
+    dataset = tiny_dataset(num=40)
+    fields = sweep.workbench(dataset._replace(train=dataset.train), "small_mlp")
+    return fields._replace(network=mlp())
+
+
+def members(root, seeds=(0, 1), **changes):
+    settings = replace(SETTINGS, **changes)
+    configs = [RunConfig("tiny", "small_mlp", "adam", True, seed, settings) for seed in seeds]
+    paths = [root / config.name for config in configs]
+    for config, path in zip(configs, paths, strict=True):
+        runs.claim_run(path, config)
+    return configs, paths
+
+
+def train(root, bench, *, save_every=50, report=lambda progress: None, **changes):
+    configs, paths = members(root, **changes)
+    sweep.train(configs, paths, bench, save_every=save_every, report=report)
+    return configs, paths
+
+
+def assert_same_end(a, b):
+    assert (a / "history.csv").read_bytes() == (b / "history.csv").read_bytes()
+    ends = [runs.latest_checkpoint(path) for path in (a, b)]
+    assert ends[0].name == ends[1].name
+    for file in ("params", "opt_state"):
+        del file
+    leaves = [raw_leaves(end) for end in ends]
+    assert leaves[0].keys() == leaves[1].keys()
+    for name, leaf in leaves[0].items():
+        np.testing.assert_array_equal(leaf, leaves[1][name])
+
+
+def raw_leaves(path):
+    from orbax.checkpoint import v1 as ocp
+
+    return {name: np.asarray(leaf) for name, leaf in ocp.load(path.resolve()).items()}
+
+
+class Stop:
+    """A report that interrupts after some epochs."""
+
+    def __init__(self, after):
+        self.left = after
+
+    def __call__(self, progress):
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("after", [1, 4])
+def test_an_interrupted_group_continues_bit_for_bit(tmp_path, bench, after):
+    _, whole = train(tmp_path / "whole", bench)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "parts", bench, save_every=2, report=Stop(after))
+    _, parts = train(tmp_path / "parts", bench, save_every=2)
+    for a, b in zip(whole, parts, strict=True):
+        assert_same_end(a, b)
+
+
+def test_members_that_stand_at_different_epochs_continue(tmp_path, bench):
+    """A crash between the writes of two members."""
+    _, whole = train(tmp_path / "whole", bench)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "parts", bench, save_every=2, report=Stop(4))
+    latest = runs.latest_checkpoint(tmp_path / "parts" / "adam-sam-seed1")
+    assert latest.name == "epoch_0004"
+    latest.rename(tmp_path / "elsewhere")
+    _, parts = train(tmp_path / "parts", bench, save_every=2)
+    for a, b in zip(whole, parts, strict=True):
+        assert_same_end(a, b)
+
+
+def test_a_member_does_not_depend_on_its_neighbours(tmp_path, bench):
+    _, group = train(tmp_path / "group", bench, seeds=(0, 1, 2))
+    _, alone = train(tmp_path / "alone", bench, seeds=(1,))
+    assert_same_end(group[1], alone[0])
+
+
+def test_checkpoints_are_written_every_few_epochs_and_at_the_end(tmp_path, bench):
+    _, (path,) = train(tmp_path, bench, seeds=(0,), save_every=4)
+    assert sorted(p.name for p in (path / "checkpoints").iterdir()) == ["epoch_0004", "epoch_0006"]
+    _, (path,) = train(tmp_path / "easy", bench, seeds=(0,), loss_below=1e9)
+    assert [p.name for p in (path / "checkpoints").iterdir()] == ["converged"]
+    row = runs.row(path)
+    assert (row["converged"], row["diverged"], row["epochs"]) == (True, False, 1)
+
+
+def test_a_finished_group_is_not_trained_again(tmp_path, bench):
+    train(tmp_path, bench)
+    calls = []
+    train(tmp_path, bench, report=calls.append)
+    assert calls == []
+
+
+def test_label_noise_is_drawn_for_each_seed(tmp_path, bench):
+    configs, _ = members(tmp_path, label_noise=0.5)
+    clean, (first, second) = bench.dataset.train.labels, (
+        np.asarray(sweep.labels_of(c, bench)) for c in configs
+    )
+    assert 5 <= np.sum(first != clean) <= 20
+    assert np.any(first != second)
+    np.testing.assert_array_equal(first, sweep.labels_of(configs[0], bench))
+
+
+def test_measures_are_taken_once_and_again_when_their_settings_change(tmp_path, bench):
+    (config,), (path,) = train(tmp_path, bench, seeds=(0,))
+    taken = []
+    sweep.measure(config, path, bench, MEASURES, OPTIONS, taken.append)
+    table = runs.read_sharpness(path)
+    assert list(table["measure"]) == list(MEASURES) == taken
+    assert np.all(table["value"] > 0)
+    again = []
+    sweep.measure(config, path, bench, MEASURES, OPTIONS, again.append)
+    assert again == []
+    sweep.measure(config, path, bench, MEASURES, replace(OPTIONS, radius=0.1), again.append)
+    assert again == ["random_perturbation"]
+    changed = runs.read_sharpness(path).set_index("measure")["value"]
+    assert changed["random_perturbation"] < table["value"][2]
+    assert changed["top_eigenvalue"] == table["value"][1]
+
+
+def test_a_measure_does_not_depend_on_which_others_are_taken(tmp_path, bench):
+    (config,), (path,) = train(tmp_path / "a", bench, seeds=(0,))
+    sweep.measure(config, path, bench, MEASURES, OPTIONS)
+    (_,), (other,) = train(tmp_path / "b", bench, seeds=(0,))
+    sweep.measure(config, other, bench, MEASURES[::-1][:2], OPTIONS)
+    one, two = (runs.read_sharpness(p).set_index("measure")["value"] for p in (path, other))
+    for name in MEASURES[1:]:
+        assert one[name] == two[name]
+
+
+def test_a_diverged_run_has_rows_without_numbers(tmp_path, bench):
+    (config,), (path,) = train(tmp_path, bench, seeds=(0,), learning_rate=1e38)
+    sweep.measure(config, path, bench, MEASURES, OPTIONS)
+    row = runs.row(path)
+    assert row["diverged"] and not row["converged"]
+    assert row["epochs"] == 1
+    assert all(pd.isna(row[name]) and pd.isna(row[f"{name}_error"]) for name in MEASURES)
+
+
+def test_a_batch_larger_than_the_data_is_refused(bench):
+    config = RunConfig("tiny", "small_mlp", "sgd", False, 0, replace(SETTINGS, batch_size=41))
+    with pytest.raises(ValueError, match="batch_size is 41; it must be from 1 to 40"):
+        sweep.make_recipe(config, bench)
+
+
+def test_measuring_needs_a_checkpoint(tmp_path, bench):
+    (config,), (path,) = members(tmp_path, seeds=(0,))
+    with pytest.raises(runs.RunError, match="no checkpoint yet"):
+        sweep.measure(config, path, bench, MEASURES, OPTIONS)
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path, bench):
+    (config,), (path,) = train(tmp_path, bench, seeds=(0,))
+    other = bench._replace(network=mlp(widths=(5, 3)))
+    with pytest.raises(ValueError, match=r"checkpoint .*epoch_0006"):
+        sweep.measure(config, path, other, MEASURES, OPTIONS)
+
+
+def test_a_truncated_checkpoint_is_named(tmp_path):
+    checkpoint.save(tmp_path / "state", {"a": np.arange(5000.0), "b": np.int32(3)})
+    like = {"a": np.zeros(5000), "b": np.int32(0)}
+    loaded = checkpoint.load(tmp_path / "state", like)
+    np.testing.assert_array_equal(loaded["a"], np.arange(5000.0))
+    files = [p for p in (tmp_path / "state").rglob("*") if p.is_file() and p.stat().st_size > 1000]
+    for file in files:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(ValueError, match=f"checkpoint {tmp_path / 'state'} cannot be read"):
+        checkpoint.load(tmp_path / "state", like)
+    with pytest.raises(ValueError, match="checkpoint .*absent cannot be read"):
+        checkpoint.load(tmp_path / "absent", like)
