@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 ROUNDING = 10.0
 BREAKDOWN = 0.75
 # A check costs a small eigendecomposition, a step costs a product; few products are wasted.
-STEPS_PER_CHECK = 5
+STEPS_PER_CHECK = 2
 # The estimate has to undercut the tolerance by this factor, as the true residual is rounded.
 SAFETY = 0.5
 # Norm of the random part of a warm start, relative to the given part.

@@ -204,7 +204,8 @@ def latest_checkpoint(path: Path) -> Path | None:
     for name in ("converged", "diverged"):
         if (folder / name).is_dir():
             return folder / name
-    return max(folder.glob("epoch_[0-9]*"), default=None, key=lambda p: int(p.name[6:]))
+    epochs = [p for p in folder.glob("epoch_*") if p.name[6:].isdecimal()]  # no unfinished ones
+    return max(epochs, default=None, key=lambda p: int(p.name[6:]))
 
 
 def load_state(path: Path, like: TrainState) -> TrainState | None:

@@ -23,6 +23,7 @@ from jaxsharp.optimizers import OPTIMIZERS
 from jaxsharp.runs import RunConfig
 from jaxsharp.train import (
     Data,
+    Metrics,
     Recipe,
     Stopping,
     TrainState,
@@ -41,6 +42,13 @@ class Workbench(NamedTuple):
     images: jax.Array
     test_images: jax.Array
     test_labels: jax.Array
+
+
+class Group(NamedTuple):
+    """Training states of all members, stacked, and the rows of their histories."""
+
+    states: TrainState
+    histories: list[list[tuple]]
 
 
 class GroupProgress(NamedTuple):
@@ -104,36 +112,43 @@ def train(
     """
     recipe = make_recipe(configs[0], bench)
     hyper = stack([jax.tree.map(jnp.float32, hyper_parameters(c)) for c in configs])
-    members = [
-        resume(recipe, config, path, bench) for config, path in zip(configs, paths, strict=True)
-    ]
-    states, histories = stack([state for state, _ in members]), [rows for _, rows in members]
-    if not np.any(is_active(states, recipe.stopping)):
+    members = [resume(recipe, c, path, bench) for c, path in zip(configs, paths, strict=True)]
+    group = Group(stack([state for state, _ in members]), [rows for _, rows in members])
+    active = np.asarray(is_active(group.states, recipe.stopping))
+    if not np.any(active):
         return
     labels = jnp.stack([labels_of(c, bench) for c in configs])
     data = Data(bench.images, labels, bench.test_images, bench.test_labels)
     order_keys = jnp.stack([streams(c.seed).order for c in configs])
     program = epoch_program(recipe)
     try:
-        while np.any(active := is_active(states, recipe.stopping)):
-            states, metrics = program(states, hyper, order_keys, data)
-            rows = np.stack(jax.device_get(metrics), axis=-1)
-            ends = jax.device_get((states.epoch, is_active(states, recipe.stopping)))
-            for i in np.flatnonzero(active):
-                histories[i].append((int(ends[0][i]), *rows[i]))
-            due = active & (~ends[1] | (ends[0] % save_every == 0))
-            save(states, histories, paths, np.flatnonzero(due))
+        while np.any(active):
+            states, metrics = program(group.states, hyper, order_keys, data)
+            # One assignment, so that an interruption finds states and histories that fit.
+            group = Group(states, extended(group.histories, active, states.epoch, metrics))
+            trained, active = active, np.asarray(is_active(states, recipe.stopping))
+            due = trained & (~active | (np.asarray(states.epoch) % save_every == 0))
+            save(group, paths, np.flatnonzero(due))
             report(
                 GroupProgress(
-                    int(ends[0].max()),
-                    int(ends[1].sum()),
+                    int(states.epoch.max()),
+                    int(active.sum()),
                     int(states.converged.sum()),
                     int(states.diverged.sum()),
                 )
             )
     except KeyboardInterrupt:
-        save(states, histories, paths, range(len(paths)))
+        save(group, paths, np.arange(len(paths)))
         raise
+
+
+def extended(histories: list, trained: np.ndarray, epochs: jax.Array, metrics: Metrics) -> list:
+    """Histories with a row more for each member that was trained."""
+    rows = np.stack(jax.device_get(metrics), axis=-1)
+    return [
+        [*history, (int(epoch), *row)] if was_trained else history
+        for history, was_trained, epoch, row in zip(histories, trained, epochs, rows, strict=True)
+    ]
 
 
 def stack(trees: list) -> Any:
@@ -153,16 +168,15 @@ def resume(
     return state, list(history.itertuples(index=False, name=None))
 
 
-def save(states: TrainState, histories: list, paths: list[Path], which: Iterable[int]) -> None:
-    """Save the members ``which`` of a stack in their directories."""
-    which = list(which)
-    if not which:
+def save(group: Group, paths: list[Path], which: np.ndarray) -> None:
+    """Save the members ``which`` of a group in their directories."""
+    if len(which) == 0:
         return
-    host = jax.device_get(states)
+    states = jax.device_get(group.states)
     for i in which:
-        table = pd.DataFrame(histories[i], columns=list(runs.HISTORY))
+        table = pd.DataFrame(group.histories[i], columns=list(runs.HISTORY))
         table = table.astype(dict.fromkeys(runs.HISTORY[1:], "float32"))
-        runs.save_state(paths[i], jax.tree.map(lambda leaf, i=i: leaf[i], host), table)
+        runs.save_state(paths[i], jax.tree.map(lambda leaf, i=i: leaf[i], states), table)
 
 
 def final_state(config: RunConfig, path: Path, bench: Workbench) -> TrainState:

@@ -37,7 +37,7 @@ def test_another_configuration_is_refused_by_field_and_nothing_changes(tmp_path)
 def test_folders_that_are_no_runs_are_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     for fresh in (False, True):
-        with pytest.raises(RunError, match="holds files but no config.json"):
+        with pytest.raises(RunError, match=r"holds files but no config\.json"):
             runs.claim_run(tmp_path, CONFIG, fresh=fresh)
         with pytest.raises(RunError, match="is a file"):
             runs.claim_run(tmp_path / "thesis.tex", CONFIG, fresh=fresh)
@@ -52,7 +52,7 @@ def test_a_config_file_of_another_program_is_left_alone(tmp_path):
 
 
 def test_directories_that_hold_no_single_run_are_named(tmp_path):
-    with pytest.raises(RunError, match="has no config.json"):
+    with pytest.raises(RunError, match=r"has no config\.json"):
         runs.read_run_config(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"dataset": "digits", "seeds": 3}))
     with pytest.raises(RunError, match="not the directory of a single run"):

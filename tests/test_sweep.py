@@ -42,8 +42,6 @@ def assert_same_end(a, b):
     assert (a / "history.csv").read_bytes() == (b / "history.csv").read_bytes()
     ends = [runs.latest_checkpoint(path) for path in (a, b)]
     assert ends[0].name == ends[1].name
-    for file in ("params", "opt_state"):
-        del file
     leaves = [raw_leaves(end) for end in ends]
     assert leaves[0].keys() == leaves[1].keys()
     for name, leaf in leaves[0].items():
@@ -85,7 +83,7 @@ def test_members_that_stand_at_different_epochs_continue(tmp_path, bench):
         train(tmp_path / "parts", bench, save_every=2, report=Stop(4))
     latest = runs.latest_checkpoint(tmp_path / "parts" / "adam-sam-seed1")
     assert latest.name == "epoch_0004"
-    latest.rename(tmp_path / "elsewhere")
+    latest.rename(latest.with_name("epoch_0004.orbax-checkpoint-tmp"))  # as a crash leaves it
     _, parts = train(tmp_path / "parts", bench, save_every=2)
     for a, b in zip(whole, parts, strict=True):
         assert_same_end(a, b)
@@ -115,8 +113,9 @@ def test_a_finished_group_is_not_trained_again(tmp_path, bench):
 
 def test_label_noise_is_drawn_for_each_seed(tmp_path, bench):
     configs, _ = members(tmp_path, label_noise=0.5)
-    clean, (first, second) = bench.dataset.train.labels, (
-        np.asarray(sweep.labels_of(c, bench)) for c in configs
+    clean, (first, second) = (
+        bench.dataset.train.labels,
+        (np.asarray(sweep.labels_of(c, bench)) for c in configs),
     )
     assert 5 <= np.sum(first != clean) <= 20
     assert np.any(first != second)
@@ -188,5 +187,5 @@ def test_a_truncated_checkpoint_is_named(tmp_path):
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(ValueError, match=f"checkpoint {tmp_path / 'state'} cannot be read"):
         checkpoint.load(tmp_path / "state", like)
-    with pytest.raises(ValueError, match="checkpoint .*absent cannot be read"):
+    with pytest.raises(ValueError, match=r"checkpoint .*absent cannot be read"):
         checkpoint.load(tmp_path / "absent", like)

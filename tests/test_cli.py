@@ -1,0 +1,204 @@
+"""Commands as a user gives them: what they write, what they print, how they refuse."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from jaxsharp import cli
+from jaxsharp.measures import MEASURES
+from jaxsharp.optimizers import OPTIMIZERS
+from jaxsharp.progress import Tracker
+
+SMALL = ["--train-size", "200", "--epochs", "3", "--num-perturbations", "4"]
+STUDY = ["study", "--optimizers", "sgd,adam", "--seeds", "2", *SMALL]
+FILES = [
+    "runs.csv",
+    "history.csv",
+    "summary.csv",
+    "correlations.csv",
+    "training.png",
+    "sharpness.png",
+]
+
+
+@pytest.fixture(autouse=True)
+def jax_config_unchanged(monkeypatch):
+    monkeypatch.setattr(cli, "use_compilation_cache", lambda: None)
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    out = tmp_path_factory.mktemp("study") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "use_compilation_cache", lambda: None)
+        patch.setattr(cli.signal, "signal", lambda *_: None)
+        cli.main([*STUDY, "--out", str(out), "--quiet"])
+    return out
+
+
+def refusal(capsys, *arguments):
+    """The single line on stderr of a command that is refused."""
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(list(arguments))
+    out, err = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert out == ""
+    assert err.startswith("jaxsharp: error: ") and err.count("\n") == 1
+    return err
+
+
+def test_a_study_writes_its_tables(study):
+    runs = pd.read_csv(study / "runs.csv")
+    assert len(runs) == 8
+    assert list(runs.groupby(["optimizer", "sam"], sort=False).size()) == [2] * 4
+    named = ["dataset", "model", "optimizer", "sam", "seed", "epochs", "converged", "diverged"]
+    named += ["train_loss", "train_accuracy", "test_loss", "test_accuracy", "gap", "loss_gap"]
+    measures = ["minimum_sharpness", "top_eigenvalue", "random_perturbation"]
+    assert list(runs.columns) == named + [c for m in measures for c in (m, f"{m}_error")]
+    assert np.isfinite(runs[measures]).all(axis=None)
+    np.testing.assert_allclose(
+        runs["gap"], 100 * (runs["train_accuracy"] - runs["test_accuracy"]), atol=1e-5
+    )
+    history = pd.read_csv(study / "history.csv")
+    assert len(history) == 8 * 3
+    last = history[history["epoch"] == 3].reset_index(drop=True)
+    np.testing.assert_array_equal(last["test_loss"], runs["test_loss"])
+    config = json.loads((study / "config.json").read_text())
+    assert config["seeds"] == 2 and config["settings"]["train_size"] == 200
+    for name in ("training.png", "sharpness.png"):
+        assert (study / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_the_same_study_again_gives_the_same_bytes(study, tmp_path):
+    cli.main([*STUDY, "--out", str(tmp_path / "again"), "--quiet"])
+    for name in (*FILES, "config.json"):
+        assert (study / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_a_finished_study_is_read_and_not_repeated(study, monkeypatch, capsys):
+    def fail(*_):
+        raise AssertionError("nothing is left to train")
+
+    monkeypatch.setattr("jaxsharp.sweep.epoch_program", fail)
+    monkeypatch.setattr(
+        "jaxsharp.sweep.MEASURES", {m: v._replace(function=fail) for m, v in MEASURES.items()}
+    )
+    before = (study / "runs.csv").read_bytes()
+    cli.main([*STUDY, "--out", str(study), "--quiet"])
+    assert (study / "runs.csv").read_bytes() == before
+    out = capsys.readouterr().out
+    assert "minimum sharpness" in out and str(study) in out
+    assert "8 unconverged left out" in out
+
+
+def test_another_study_in_the_same_folder_is_refused(study, capsys):
+    err = refusal(capsys, *STUDY, "--rho", "0.1", "--out", str(study))
+    assert "rho 0.05 -> 0.1" in err
+
+
+def test_train_sharpness_and_plot_work_on_run_directories(tmp_path, capsys, study):
+    shared = ["--optimizer", "adam", "--seed", "1", "--quiet", *SMALL[:4]]
+    for sam in ([], ["--sam"]):
+        out = tmp_path / f"run{len(sam)}"
+        cli.main(["train", *shared, *sam, "--out", str(out)])
+        cli.main(["sharpness", str(out), "--num-perturbations", "4", "--quiet"])
+    in_study = pd.read_csv(study / "runs" / "adam-sam-seed1" / "sharpness.csv")
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "run1" / "sharpness.csv"), in_study)
+    cli.main(
+        ["plot", str(tmp_path / "run0"), str(tmp_path / "run1"), "--out", str(tmp_path / "c.svg")]
+    )
+    drawn = (tmp_path / "c.svg").read_text()
+    assert "<svg" in drawn
+    assert str(tmp_path / "c.svg") in capsys.readouterr().out
+
+
+def test_list_names_everything(capsys):
+    cli.main(["list"])
+    words = capsys.readouterr().out.split()
+    for name in ("digits", "cifar10", "simple_batch", "mlp_1", *OPTIMIZERS, *MEASURES):
+        assert name in words
+
+
+@pytest.mark.parametrize(
+    ("arguments", "closest", "others"),
+    [
+        (["--optimizers", "sgd,adm"], "unknown optimizer 'adm'; valid are adam,", list(OPTIMIZERS)),
+        (
+            ["--dataset", "cifar"],
+            "unknown dataset 'cifar'; valid are cifar10,",
+            ["digits", "mnist"],
+        ),
+        (
+            ["--model", "simplebatch"],
+            "unknown model 'simplebatch'; valid are simple_batch,",
+            ["mlp"],
+        ),
+        (["--measures", "top"], "unknown measure 'top'; valid are top_eigenvalue,", list(MEASURES)),
+        (["--seeds", "0"], "seeds is 0; it must be at least 1", []),
+        (["--epochs", "0"], "epochs is 0; it must be at least 1", []),
+        (["--radius", "-1"], "radius is -1.0; it must be", []),
+        (["--batch-size", "2000"], "batch_size is 2000; it must be from 1 to 1437", []),
+        (["--train-size", "5"], "train_size is 5; it must be", []),
+        (["--model", "lenet"], "too small for lenet", []),
+        (["--data-dir", "/no/such/place", "--dataset", "mnist"], "'/no/such/place'", []),
+    ],
+)
+def test_refusals_are_one_line_and_leave_nothing(arguments, closest, others, capsys, tmp_path):
+    err = refusal(capsys, "study", *arguments, "--out", str(tmp_path / "out"))
+    assert closest in err
+    assert all(name in err for name in others)
+    assert not (tmp_path / "out").exists()
+
+
+def test_sharpness_of_something_else_is_refused(tmp_path, capsys):
+    assert "no config.json" in refusal(capsys, "sharpness", str(tmp_path))
+
+
+def test_an_interruption_says_how_to_go_on(monkeypatch, tmp_path, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jaxsharp.sweep.train", interrupt)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([*STUDY, "--out", str(tmp_path / "out"), "--quiet"])
+    assert stopped.value.code == 130
+    assert "the same command continues" in capsys.readouterr().err
+
+
+def test_the_installed_command_runs():
+    command = [sys.executable, "-m", "jaxsharp", "study", "--optimizers", "nadam"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("jaxsharp: error: unknown optimizer 'nadam'")
+    assert "Traceback" not in done.stderr
+
+
+def test_progress_is_lines_with_rate_and_remaining_time(capsys):
+    console = Console(force_terminal=False, width=100)
+    for quiet in (False, True):
+        with Tracker(console, "study", 10, quiet=quiet) as tracker:
+            tracker.update(0, "adam", "compiling")
+            tracker.update(1, "adam", "epoch 1")  # the same text within ten seconds
+            tracker.update(5, "sgd", "epoch 0")
+        lines = capsys.readouterr().out.splitlines()
+        if quiet:
+            assert lines == []
+        else:
+            assert lines[0].startswith("study 0/10: adam compiling")
+            assert lines[1].startswith("study 5/10: sgd epoch 0")
+            assert "/s, about " in lines[1] and len(lines) == 2
+
+
+def test_progress_is_a_bar_on_a_terminal(capsys):
+    console = Console(force_terminal=True, width=100)
+    with Tracker(console, "study", 10) as tracker:
+        tracker.update(5, "adam", "epoch 3")
+        tracker.bar.refresh()
+    out = capsys.readouterr().out
+    assert "adam epoch 3" in out and "5/10" in out
