@@ -1,3 +1,20 @@
-"""Train networks, measure the sharpness of the minima they reach, test what it predicts."""
+"""Train networks, measure the sharpness of the minima they reach, test what it predicts.
+
+From the numerical core outwards; a module imports none that stands below it:
+
+trees, chunks, memory      pytrees as vectors; means over data in chunks; how large a chunk may be
+products, lanczos          Hessian products; largest eigenvalues with residuals
+structure, traces          rescalings a network admits, read off its program; exact traces
+ascent, losses, network    inner maximizers; the training loss; what a network is to the rest
+measures                   minimum sharpness, top eigenvalue, random perturbations; MEASURES
+optimizers                 the six of study A, SAM over any of them; OPTIMIZERS
+data, readers              image data sets as uint8 arrays; DATASETS
+layers, models             networks of the two studies; MODELS; the only modules that know flax
+train                      one compiled program an epoch, stopping rules
+checkpoint, runs           arrays on disk (orbax); the run directory
+sweep, study               groups of runs as one program, resumed; the main job
+stats, figures, report     intervals, correlations with controls; figures; printed tables
+progress, cli              the command line
+"""
 
 __version__ = "0.1.0"
