@@ -19,7 +19,7 @@ from jaxsharp.cli import main
 
 DATASETS = ("fashion_mnist", "cifar10")
 MODELS = ("simple_batch", "middle_batch", "complex_batch")
-SMOKE = ["--train-size", "100", "--epochs", "1", "--optimizers", "sgd,adashift"]
+SMOKE = ["--train-size", "150", "--epochs", "1", "--optimizers", "sgd,adashift"]
 
 
 def study_a(

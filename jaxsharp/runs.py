@@ -178,7 +178,7 @@ def read_history(path: Path, last_epoch: int | None = None) -> pd.DataFrame:
     file = path / "history.csv"
     if not file.is_file():
         raise RunError(f"{file} is missing although a checkpoint exists; start over with --fresh")
-    table = pd.read_csv(file, dtype=dict.fromkeys(HISTORY[1:], "float32"))
+    table = pd.read_csv(file)
     if last_epoch is None:
         return table
     table = table[table["epoch"] <= last_epoch]
@@ -228,15 +228,15 @@ def row(path: Path) -> dict[str, Any]:
     """One row of runs.csv: configuration, end of training, and each measure with its error."""
     config = read_run_config(path)
     last, end = read_history(path).iloc[-1], latest_checkpoint(path)
-    metrics = {name: last[name] for name in HISTORY[1:]}
+    metrics = {name: float(last[name]) for name in HISTORY[1:]}
     table = {
         **{k: getattr(config, k) for k in ("dataset", "model", "optimizer", "sam", "seed")},
         "epochs": int(last["epoch"]),
         "converged": end is not None and end.name == "converged",
         "diverged": end is not None and end.name == "diverged",
         **metrics,
-        "gap": 100 * (float(last["train_accuracy"]) - float(last["test_accuracy"])),
-        "loss_gap": float(last["train_loss"]) - float(last["test_loss"]),
+        "gap": 100 * (metrics["train_accuracy"] - metrics["test_accuracy"]),
+        "loss_gap": metrics["train_loss"] - metrics["test_loss"],
     }
     for record in read_sharpness(path).itertuples():
         table[record.measure] = record.value

@@ -11,6 +11,7 @@ descends the traces by a fixed number of small gradient steps; here the problem 
 damped Newton steps in float64 until the gradient vanishes to rounding.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -63,7 +64,9 @@ def chain_exponents(num_layers: int, biases: bool = True) -> Float[np.ndarray, "
     return np.stack([weights, np.cumsum(weights, axis=0)], axis=1).reshape(2 * num_layers, -1)
 
 
-def minimize_over_scales(traces: ArrayLike, exponents: ArrayLike) -> ScaleMinimum:
+def minimize_over_scales(
+    traces: ArrayLike | Sequence, exponents: ArrayLike | Sequence
+) -> ScaleMinimum:
     """Minimize sum_j t_j exp(-2 <a_j, v>) over v in R^K, in float64.
 
     ``traces`` t has shape (J,), ``exponents`` a shape (J, K).
