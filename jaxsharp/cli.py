@@ -72,7 +72,7 @@ def study(
     )
     at_least_one("save_every", save_every)
     begin = time.monotonic()
-    bench = load_workbench(config.dataset, config.model, training, data_dir)
+    bench = load_workbench(config.dataset, config.model, training, data_dir, seeds)
     sweep.make_recipe(config.groups()[0][0], bench)
     out = out or Path("runs") / config.name
     runs.claim(out, config.as_dict(), fresh=fresh)
@@ -132,16 +132,7 @@ def train(
     runs.claim_run(out, config, fresh=fresh)
     console = make_console()
     with Tracker(console, "epoch", training.epochs, quiet=quiet) as tracker:
-        tracker.update(0, studies.group_name(config), "compiling")
-        sweep.train(
-            [config],
-            [out],
-            bench,
-            save_every=save_every,
-            report=lambda p: tracker.update(
-                p.epoch, studies.group_name(config), studies.describe(p)
-            ),
-        )
+        studies.train_group([config], [out], bench, save_every, tracker.update)
     report.print_run(console, out)
 
 
@@ -169,9 +160,10 @@ def sharpness(
     bench = load_workbench(config.dataset, config.model, config.settings, data_dir)
     console = make_console()
     with Tracker(console, "measure", len(names), quiet=quiet) as tracker:
-        for done, name in enumerate(names):
-            tracker.update(done, name)
-            sweep.measure(config, run, bench, [name], measuring)
+        sweep.measure(
+            *(config, run, bench, names, measuring),
+            lambda name: tracker.update(names.index(name), name),
+        )
     report.print_run(console, run)
 
 
@@ -244,13 +236,13 @@ def at_least_one(name: str, value: int) -> int:
 
 
 def load_workbench(
-    dataset: str, model: str, settings: Settings, data_dir: Path | None
+    dataset: str, model: str, settings: Settings, data_dir: Path | None, members: int = 1
 ) -> sweep.Workbench:
     """Data set and network of a configuration."""
     loaded = data.load(
         dataset, data_dir=data_dir, train_size=settings.train_size, holdout=settings.holdout
     )
-    return sweep.workbench(loaded, model)
+    return sweep.workbench(loaded, model, members=members)
 
 
 def make_console() -> Console:

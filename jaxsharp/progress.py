@@ -67,4 +67,4 @@ class Tracker:
         rate = done / elapsed if elapsed > 0 else 0.0
         remaining = f", about {(self.total - done) / rate:.0f} s left" if rate > 0 else ""
         line = f"{self.title} {done}/{self.total}: {text} {detail}".rstrip()
-        self.console.print(f"{line} ({rate:.1f}/s{remaining})", highlight=False, soft_wrap=True)
+        self.console.print(f"{line} ({rate:.2g}/s{remaining})", highlight=False, soft_wrap=True)

@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from jaxsharp.optimizers import OPTIMIZERS
 from jaxsharp.runs import RunConfig, Settings
 
 GROUP = ["optimizer", "sam"]
+Report = Callable[[int, str, str], Any]
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def run(
     bench: sweep.Workbench,
     *,
     save_every: int = 50,
-    report: Callable[[int, str, str], Any] = lambda done, text, detail: None,
+    report: Report = lambda step, text, detail: None,
 ) -> StudyResult:
     """Train and measure every run of the study in ``out``, a directory claimed for it.
 
@@ -95,23 +97,49 @@ def run(
         paths = [out / "runs" / member.name for member in group]
         for member, path in zip(group, paths, strict=True):
             runs.claim_run(path, member)
-        start, text = index * steps_per_group, group_name(group[0])
-        report(start, text, "compiling")
-        sweep.train(
-            group,
-            paths,
-            bench,
-            save_every=save_every,
-            report=lambda p, start=start, text=text: report(start + p.epoch, text, describe(p)),
-        )
-        step = start + config.settings.epochs
+        step = index * steps_per_group
+        train_group(group, paths, bench, save_every, partial(later, report, step))
+        step += config.settings.epochs
         for member, path in zip(group, paths, strict=True):
-            report(step, text, f"measuring seed {member.seed}")
-            sweep.measure(member, path, bench, config.measures, config.options)
+            measure_run(config, member, path, bench, partial(later, report, step))
             step += len(config.measures)
         done += paths
         write_tables(out, done)
     return summarize(config, out)
+
+
+def later(report: Report, start: int, step: int, text: str, detail: str) -> None:
+    """Report a step counted from ``start``."""
+    report(start + step, text, detail)
+
+
+def train_group(
+    group: list[RunConfig],
+    paths: list[Path],
+    bench: sweep.Workbench,
+    save_every: int,
+    report: Report,
+) -> None:
+    """Train one group; a step is an epoch."""
+    text = group_name(group[0])
+    report(0, text, "compiling")
+
+    def after_epoch(progress: sweep.GroupProgress) -> None:
+        report(progress.epoch, text, describe(progress))
+
+    sweep.train(group, paths, bench, save_every=save_every, report=after_epoch)
+
+
+def measure_run(
+    config: StudyConfig, member: RunConfig, path: Path, bench: sweep.Workbench, report: Report
+) -> None:
+    """Take the measures of one run; each is a step."""
+
+    def before_measure(name: str) -> None:
+        text = f"{group_name(member)}, seed {member.seed}"
+        report(config.measures.index(name), text, f"measuring {name}")
+
+    sweep.measure(member, path, bench, config.measures, config.options, before_measure)
 
 
 def group_name(config: RunConfig) -> str:

@@ -60,9 +60,13 @@ class GroupProgress(NamedTuple):
     diverged: int
 
 
-def workbench(dataset: Dataset, model: str) -> Workbench:
-    """Build the network for a data set and place the data on the default device."""
-    network = models.network(model, dataset)
+def workbench(dataset: Dataset, model: str, *, members: int = 1) -> Workbench:
+    """Build the network for a data set and place the data on the default device.
+
+    With several ``members`` a group, convolutions are matrix products on every platform: vmapped
+    over their kernels they would become grouped convolutions.
+    """
+    network = models.network(model, dataset, lowering="auto" if members == 1 else "patches")
     arrays = (dataset.train.images, dataset.test.images, dataset.test.labels)
     return Workbench(dataset, network, *map(jnp.asarray, arrays))
 
@@ -197,7 +201,8 @@ def measure(
 ) -> None:
     """Measure the end of a run on its full training set; what its directory has is not repeated.
 
-    A diverged run gets NaN for value and error. Each measure has its own random key.
+    A diverged run gets NaN for value and error. Each measure has its own random key. ``report``
+    gets the name of each measure before it is taken.
     """
     table = runs.read_sharpness(path)
     done = set(zip(table["measure"], table["settings"], strict=True))
@@ -208,6 +213,7 @@ def measure(
     state = final_state(config, path, bench)
     batch = (bench.images, labels_of(config, bench))
     for name, settings in missing.items():
+        report(name)
         key = jax.random.fold_in(streams(config.seed).measure, zlib.crc32(name.encode()))
         value = error = float("nan")
         if not state.diverged:
@@ -217,4 +223,3 @@ def measure(
         table = table[table["measure"] != name].reset_index(drop=True)
         table.loc[len(table)] = [name, settings, value, error]
         runs.write_table(path / "sharpness.csv", table)
-        report(name)
