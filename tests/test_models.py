@@ -31,6 +31,17 @@ def test_convolution_is_the_sum_over_the_window(x64, convolve):
     )
 
 
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_same_padding_is_that_of_the_standard_convolution(x64, size):
+    rng = np.random.default_rng(0)
+    x, kernel = (jnp.asarray(rng.normal(size=s)) for s in ((2, 7, 6, 3), (size, size, 3, 4)))
+    want = jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    got = layers.conv_patches(layers.pad_same(x, size, size), kernel)
+    np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 def test_pooling_is_the_maximum_of_the_window(stride):
     x = np.random.default_rng(0).normal(size=(2, 7, 6, 3)).astype(np.float32)

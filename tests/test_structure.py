@@ -119,3 +119,12 @@ def test_a_threshold_that_is_not_zero_forbids_rescaling():
 
     params = {"a": jnp.ones((4, 4)), "b": jnp.ones((4, 3))}
     assert analyze(apply, params, {}, jnp.ones(4)).exponents.shape == (2, 0)
+
+
+def test_a_statistic_inside_a_nonlinear_operation_keeps_its_scale():
+    def apply(params, stats, x):
+        normal = (x @ params["a"] - stats["mean"]) / jnp.sqrt(jnp.square(stats["mean"]) + 1)
+        return jax.nn.relu(normal) @ params["b"]
+
+    params, stats = {"a": jnp.ones((4, 4)), "b": jnp.ones((4, 3))}, {"mean": jnp.ones(4)}
+    assert analyze(apply, params, stats, jnp.ones(4)).exponents.shape == (2, 0)
