@@ -41,7 +41,8 @@ def softmax_group_traces(
     Invariant to the order of the examples; *not* invariant to layer rescaling: a factor alpha on
     parameter j divides its trace by alpha^2.
     """
-    structure = analyze(fn, params, stats, images[0])
+    with jax.default_matmul_precision("highest"):  # read and kept by the program when traced
+        structure = analyze(fn, params, stats, images[0])
 
     @jax.jit
     def mean_traces(params, stats, images):

@@ -1,10 +1,13 @@
 """Settings of every test: shapes checked at run time, programs compiled once for all tests."""
 
+import os
 from pathlib import Path
 
 import jax
 import pytest
 from jaxtyping import install_import_hook
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # two workers share a GPU
 
 install_import_hook("jaxsharp", "beartype.beartype")
 CACHE = Path(__file__).parents[1] / ".pytest_cache" / "jax"

@@ -39,3 +39,16 @@ def symmetric_matrix(eigenvalues, seed=0):
     rotation = np.linalg.qr(np.random.default_rng(seed).standard_normal((size, size)))[0]
     matrix = (rotation * np.asarray(eigenvalues)) @ rotation.T
     return (matrix + matrix.T) / 2
+
+
+def dot_precisions(jaxpr):
+    """Return the precision of every matrix product and convolution, at any depth."""
+    found = []
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("dot_general", "conv_general_dilated"):
+            found.append(equation.params["precision"])
+        for inner in jax.tree.leaves(list(equation.params.values())):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                found += dot_precisions(inner)
+    return found

@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxsharp.products import hessian
 from tests.cases import CASES, NUM_EXAMPLES, make_case
-from tests.references import dense_hessian, dense_matrix, example
+from tests.references import dense_hessian, dense_matrix, dot_precisions, example
 
 # Rounding of sums of a hundred terms of size one in float64.
 TOL = 1e-12
@@ -158,19 +158,6 @@ def test_keeps_structure_shapes_and_mixed_dtypes():
     assert [(x.shape, x.dtype) for x in jax.tree.leaves(result)] == [((2,), "f4"), ((), "f8")]
     dense = dense_matrix(matvec, params)
     np.testing.assert_allclose(dense, [[6, 0, 3], [0, 6, 3], [3, 3, 0]], rtol=1e-6)
-
-
-def dot_precisions(jaxpr):
-    """Return the precision of every matrix product and convolution, at any depth."""
-    found = []
-    for equation in jaxpr.eqns:
-        if equation.primitive.name in ("dot_general", "conv_general_dilated"):
-            found.append(equation.params["precision"])
-        for inner in jax.tree.leaves(list(equation.params.values())):
-            inner = getattr(inner, "jaxpr", inner)
-            if hasattr(inner, "eqns"):
-                found += dot_precisions(inner)
-    return found
 
 
 @pytest.mark.parametrize("chunk_size", [None, 4])

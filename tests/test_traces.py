@@ -10,6 +10,7 @@ from jaxsharp.losses import cross_entropy, frozen_loss
 from jaxsharp.structure import StructureError
 from jaxsharp.traces import softmax_group_traces
 from tests.networks import cnn, generic_point, mlp, tiny_dataset
+from tests.references import dot_precisions
 
 
 def single(network):
@@ -88,3 +89,14 @@ def test_tanh_is_refused_rather_than_given_a_wrong_number():
 
     with pytest.raises(StructureError, match="tanh"):
         softmax_group_traces(apply, {"w": jnp.ones((3, 3))}, {}, jnp.ones((2, 3)))
+
+
+@pytest.mark.parametrize("lowering", ["patches", "conv"])
+def test_every_matrix_product_runs_at_highest_precision(lowering):
+    network, images = cnn(lowering), jnp.asarray(tiny_dataset().train.images)
+    params, stats = generic_point(network, dtype=jnp.float32)
+    traces = lambda params, images: softmax_group_traces(single(network), params, stats, images)  # noqa: E731
+    with jax.default_matmul_precision("default"):
+        precisions = dot_precisions(jax.make_jaxpr(traces)(params, images).jaxpr)
+    assert len(precisions) >= 8
+    assert set(precisions) == {(jax.lax.Precision.HIGHEST,) * 2}

@@ -108,4 +108,6 @@ def loss_increases(
         direction = random_direction(jax.random.fold_in(key, index), params)
         return loss(optax.tree.add_scale(params, radius, direction))
 
-    return jax.lax.map(perturbed_loss, jnp.arange(num), batch_size=vmapped) - loss(params)
+    with jax.default_matmul_precision("highest"):
+        losses = jax.lax.map(perturbed_loss, jnp.arange(num), batch_size=vmapped)
+        return losses - loss(params)

@@ -1,14 +1,17 @@
 """Random perturbations: the limit of small radii, standard errors, BatchNorm, chunks."""
 
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
 from jaxsharp.losses import frozen_loss
-from jaxsharp.measures.neighbourhood import random_perturbation
+from jaxsharp.measures.neighbourhood import loss_increases, random_perturbation
 from jaxsharp.trees import random_direction
 from tests.networks import cnn, generic_point, mlp, tiny_dataset
+from tests.references import dot_precisions
 
 
 def setting(network, shape=(6, 6, 2), num=13):
@@ -100,3 +103,13 @@ def test_bad_settings_are_named(x64, arguments, message):
     network, params, stats, batch = setting(mlp())
     with pytest.raises(ValueError, match=message):
         random_perturbation(network, params, stats, batch, jax.random.key(0), **arguments)
+
+
+def test_every_matrix_product_runs_at_highest_precision(x64):
+    network, params, stats, batch = setting(cnn())
+    increases = partial(loss_increases, network, 3, True, 4, 1)
+    with jax.default_matmul_precision("default"):
+        jaxpr = jax.make_jaxpr(increases)(params, stats, batch, jax.random.key(0), 1.0).jaxpr
+    precisions = dot_precisions(jaxpr)
+    assert len(precisions) >= 8
+    assert set(precisions) == {(jax.lax.Precision.HIGHEST,) * 2}
