@@ -279,8 +279,9 @@ def main(arguments: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, interrupt)
     use_compilation_cache()
     try:
+        summary = jaxsharp.__doc__.splitlines()[0]
         tyro.extras.subcommand_cli_from_dict(
-            COMMANDS, prog="jaxsharp", description=jaxsharp.__doc__, args=arguments
+            COMMANDS, prog="jaxsharp", description=summary, args=arguments
         )
     except (ValueError, OSError) as error:
         if os.environ.get("JAXSHARP_DEBUG"):

@@ -45,9 +45,10 @@ def print_study(
             f"Kendall's tau {coefficient(found.raw)}, "
             f"among equal hyper-parameters {coefficient(found.within)}",
             highlight=False,
+            soft_wrap=True,
         )
     names = "runs.csv, history.csv, summary.csv, correlations.csv, training.png, sharpness.png"
-    console.print(f"{out}: {names} ({seconds:.0f} s)", highlight=False)
+    console.print(f"{out}: {names} ({seconds:.0f} s)", highlight=False, soft_wrap=True)
 
 
 def coefficient(found: Coefficient) -> str:

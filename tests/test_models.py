@@ -76,6 +76,17 @@ def test_both_lowerings_agree_in_value_and_gradient(x64):
     )
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="the rule is for the CPU")
+def test_no_native_convolution_reaches_a_program_on_the_cpu():
+    dataset = tiny_dataset(shape=FASHION)
+    for lowering, native in (("auto", False), ("patches", False), ("conv", True)):
+        network = models.network("simple_batch", dataset, lowering=lowering)
+        params, stats = jax.eval_shape(network.init, jax.random.key(0))
+        apply = lambda p, s: network.apply(p, s, dataset.train.images, True)  # noqa: B023, E731
+        program = str(jax.make_jaxpr(apply)(params, stats))
+        assert ("conv_general_dilated" in program) == native
+
+
 def affine(inputs, outputs):
     return inputs * outputs + outputs
 

@@ -186,6 +186,14 @@ def test_a_diverged_member_stops_and_leaves_its_neighbours_alone():
         jax.tree.map(np.testing.assert_array_equal, member(alone, 0), member(states, index))
 
 
+def test_the_data_is_an_argument_of_the_program_and_no_constant():
+    recipe, data = recipe_of(cnn()), data_of(tiny_dataset(num=50))
+    states, hyper, order = start(recipe, [{"learning_rate": 0.1}], [0])
+    closed = jax.make_jaxpr(epoch_program(recipe))(states, hyper, order, data)
+    (call,) = closed.jaxpr.eqns
+    assert max([np.size(c) for c in (*closed.consts, *call.params["jaxpr"].consts)] + [0]) < 50
+
+
 def test_no_hyper_parameter_value_compiles_anew():
     recipe = recipe_of(mlp(), sam=True)
     program = epoch_program(recipe)
