@@ -124,10 +124,9 @@ def claim(path: Path, config: dict[str, Any], *, fresh: bool = False) -> None:
             raise RunError(f"{file} is not that of a run or study; choose another directory")
         found, wanted = flat(read_config(path)), flat(config)
         differing = [k for k in {**found, **wanted} if found.get(k) != wanted.get(k)]
-        if not differing:
-            if not fresh:
-                return
-        elif not fresh:
+        if not differing and not fresh:
+            return
+        if not fresh:
             changes = ", ".join(f"{k} {found.get(k)!r} -> {wanted.get(k)!r}" for k in differing)
             raise RunError(
                 f"{path} holds another configuration ({changes}); "
