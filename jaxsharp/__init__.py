@@ -3,8 +3,9 @@
 From the numerical core outwards; a module imports none that stands below it:
 
 trees, chunks, memory      pytrees as vectors; means over data in chunks; how large a chunk may be
-products, lanczos          Hessian products; largest eigenvalues with residuals
-structure, traces          rescalings a network admits, read off its program; exact traces
+operators, products        what a product is; Hessian, Gauss-Newton and Fisher products
+lanczos, traces            eigenpairs with residuals, density; traces with standard errors
+structure, exact           rescalings a network admits, read off its program; exact traces
 ascent, losses, network    inner maximizers; the training loss; what a network is to the rest
 measures                   minimum sharpness, top eigenvalue, random perturbations; MEASURES
 optimizers                 the six of study A, SAM over any of them; OPTIMIZERS

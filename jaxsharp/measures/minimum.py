@@ -21,9 +21,9 @@ import scipy.optimize
 import scipy.special
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
+from jaxsharp.exact import softmax_group_traces
 from jaxsharp.network import Network
 from jaxsharp.structure import analyze
-from jaxsharp.traces import softmax_group_traces
 
 GRADIENT_TOL = 1e-12
 MAX_ITERATIONS = 200

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
+from jaxsharp.exact import softmax_group_traces
 from jaxsharp.losses import cross_entropy, frozen_loss
 from jaxsharp.structure import StructureError
-from jaxsharp.traces import softmax_group_traces
 from tests.networks import cnn, generic_point, mlp, tiny_dataset
 from tests.references import dot_precisions
 
