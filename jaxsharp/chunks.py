@@ -1,6 +1,7 @@
 """Means over a data set in chunks of examples; the only place that knows about remainders."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -33,19 +34,59 @@ def mean_over_chunks(
     num_full, num_rest = divmod(n, chunk_size)
 
     def add_chunk(total, index):
-        part = fn(_slice(batch, index * chunk_size, chunk_size))
+        part = fn(jax.tree.map(lambda leaf: leaf[:, index], full))
         return jax.tree.map(jnp.add, total, part), None
 
-    shapes = jax.eval_shape(fn, jax.eval_shape(lambda: _slice(batch, 0, chunk_size)))
+    # A chunk takes every num_full-th example: if devices share the examples, they share each chunk.
+    full = jax.tree.map(
+        lambda leaf: leaf[: num_full * chunk_size].reshape(chunk_size, num_full, *leaf.shape[1:]),
+        batch,
+    )
+    shapes = jax.eval_shape(fn, jax.eval_shape(lambda: jax.tree.map(lambda leaf: leaf[:, 0], full)))
     _check_floating(shapes)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     total, _ = jax.lax.scan(add_chunk, zeros, jnp.arange(num_full))
     mean = jax.tree.map(lambda leaf: leaf * (chunk_size / n), total)
     if num_rest == 0:
         return mean
-    rest = fn(_slice(batch, num_full * chunk_size, num_rest))
+    rest = fn(jax.tree.map(lambda leaf: leaf[num_full * chunk_size :], batch))
     _check_same_shapes(mean, rest)
     return jax.tree.map(lambda leaf, part: leaf + part * (num_rest / n), mean, rest)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """A data set that does not fit the device: each call of `start` begins a pass over batches.
+
+    `start()` returns an iterable of batches, pytrees of arrays with a common leading axis over
+    examples; the batches may differ in length. Every pass must give the same examples.
+    """
+
+    start: Callable[[], Iterable[PyTree]]
+
+
+def mean_over_batches(fn: Callable[[PyTree], PyTree], batches: Batches) -> PyTree:
+    """Return the mean over all examples of what `fn` averages over a batch of them.
+
+        mean = sum_b (n_b / n) fn(batch_b),    n = sum_b n_b
+
+    A Python loop, to be called outside jit; `fn` should be compiled. The next batch is read while
+    the device works on the last, and no more than two are on the device at a time.
+    Raises ValueError for a pass without examples.
+    """
+    total, n, last = None, 0, None
+    for batch in batches.start():
+        size = num_examples(batch)
+        part = jax.tree.map(lambda leaf, size=size: leaf * size, fn(batch))
+        jax.block_until_ready(last)
+        total = part if total is None else jax.tree.map(jnp.add, total, part)
+        n, last = n + size, part
+    if n == 0:
+        raise ValueError(
+            "batches gave no examples; start() must return a new iterable for every pass, not "
+            "an iterator that is used up"
+        )
+    return jax.tree.map(lambda leaf: leaf / n, total)
 
 
 def num_examples(batch: PyTree, chunk_size: int | None = None) -> int:
@@ -64,10 +105,6 @@ def num_examples(batch: PyTree, chunk_size: int | None = None) -> int:
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size is {chunk_size}; it must be at least 1, or None for one pass")
     return lengths[0]
-
-
-def _slice(batch, start, size):
-    return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), batch)
 
 
 def _check_floating(shapes):

@@ -1,6 +1,7 @@
 """How many examples fit: the memory of a program's intermediate values, read off its equations."""
 
 import math
+import os
 from collections.abc import Callable
 
 import jax
@@ -8,37 +9,49 @@ from jax.extend import core
 from jaxtyping import PyTree
 
 from jaxsharp.chunks import num_examples
+from jaxsharp.programs import subprograms
+
+# Intermediate values of one chunk. On the CPU small chunks stay near the caches and are faster.
+CHUNK_BYTES = {"cpu": 2**26, "other": 2**30}
+# Part of the device's memory that values may fill which are kept from one product to the next.
+KEPT_SHARE = 0.25
 
 
-def affordable_chunk(
-    fn: Callable[[PyTree], PyTree], batch: PyTree, *, keep_bytes: int | None = None
-) -> int | None:
-    """Chunk size with which to stream ``fn(batch)``, or None to take all examples at once.
+def affordable_chunk(fn: Callable[[PyTree], PyTree], batch: PyTree) -> int | None:
+    """Chunk size with which to stream `fn(batch)`, or None to take all examples at once.
 
-    The intermediate values of one chunk fill about 64 MiB on the CPU, where smaller chunks that
-    stay near the caches are faster, and 1 GiB on an accelerator. None if those of all examples fit
-    ``keep_bytes`` (default: what a chunk may fill). They are counted as if none were freed or
-    fused, an upper bound.
+    The intermediate values of one chunk, counted as if none were freed or fused (an upper bound),
+    fill at most 64 MiB on the CPU and 1 GiB on an accelerator. Chunks are as equal as can be.
     """
-    chunk_bytes = 2**26 if jax.default_backend() == "cpu" else 2**30
+    platform = "cpu" if jax.default_backend() == "cpu" else "other"
     n = num_examples(batch)
+    per_example = bytes_per_example(
+        lambda few: intermediate_bytes(jax.make_jaxpr(fn)(few).jaxpr), batch
+    )
+    most = max(1, CHUNK_BYTES[platform] // per_example)
+    return None if most >= n else -(-n // -(-n // most))
 
-    def count(size):
-        few = jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), batch)
-        return intermediate_bytes(jax.make_jaxpr(fn)(few).jaxpr)
 
-    per_example = max(1, count(2) - count(1))
-    if n * per_example <= (keep_bytes or chunk_bytes):
-        return None
-    return max(1, min(n, chunk_bytes // per_example))
+def can_keep(num_bytes: int) -> bool:
+    """Return whether a quarter of the memory of the default device holds so many bytes."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return num_bytes <= KEPT_SHARE * stats.get("bytes_limit", host)
+
+
+def bytes_per_example(count: Callable[[PyTree], int], batch: PyTree) -> int:
+    """Return how much `count(few examples)` grows with each, from shapes of two and of three."""
+
+    def count_for(size):
+        return count(
+            jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), batch)
+        )
+
+    return max(1, count_for(3) - count_for(2))
 
 
 def intermediate_bytes(jaxpr: core.Jaxpr) -> int:
     """Bytes of everything that the equations of a program write, calls included."""
-    total = 0
-    for eqn in jaxpr.eqns:
-        total += sum(math.prod(v.aval.shape) * v.aval.dtype.itemsize for v in eqn.outvars)
-        for value in eqn.params.values():
-            if isinstance(value, core.ClosedJaxpr):
-                total += intermediate_bytes(value.jaxpr)
-    return total
+    written = [variable.aval for equation in jaxpr.eqns for variable in equation.outvars]
+    total = sum(math.prod(aval.shape) * aval.dtype.itemsize for aval in written)
+    return total + sum(intermediate_bytes(inner.jaxpr) for inner in subprograms(jaxpr))

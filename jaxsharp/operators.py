@@ -6,7 +6,7 @@ compiled, and `loops_around` gives loops that run in Python.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import jax
@@ -36,6 +36,13 @@ class Operator:
                 "compiled loop; call it, or the function that takes it, outside of them"
             )
         return self.product(vector)
+
+
+def change_product(matvec: Matvec, change: Callable[[Matvec], Matvec]) -> Matvec:
+    """Return `change(matvec)`, for an `Operator` as another that computes in the same way."""
+    if isinstance(matvec, Operator):
+        return replace(matvec, product=change(matvec.product))
+    return change(matvec)
 
 
 class Loops(NamedTuple):

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Key, PyTree, ScalarLike, UInt32
 
@@ -44,3 +45,36 @@ def random_direction(key: Key[Array, ""] | UInt32[Array, "2"], tree: Vector) -> 
     """
     direction = scaled_to_norm(optax.tree.random_like(key, widen(tree)), 1.0)
     return optax.tree.cast_like(direction, tree)
+
+
+def select(tree: PyTree, mask: PyTree[bool] | None) -> PyTree:
+    """Return the tree with None, which holds no numbers, in place of the leaves `mask` leaves out.
+
+    `mask` is a pytree of True and False of the structure of `tree` or of its upper part, so that
+    one bool may stand for a whole layer; None keeps everything.
+    Raises ValueError for a mask of other structure or leaves, or one that keeps nothing.
+    """
+    if mask is None:
+        return tree
+    wrong = [leaf for leaf in jax.tree.leaves(mask) if not isinstance(leaf, bool | np.bool_)]
+    if wrong:
+        raise ValueError(f"mask holds {wrong[0]!r}; its leaves must be True or False")
+    try:
+        chosen = jax.tree.map(
+            lambda keep, part: part if keep else jax.tree.map(lambda _: None, part), mask, tree
+        )
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"mask has the structure {jax.tree.structure(mask)}; it must be that of params, "
+            f"{jax.tree.structure(tree)}, or an upper part of it"
+        ) from error
+    if not jax.tree.leaves(chosen):
+        raise ValueError("mask leaves out all parameters; at least one leaf must be True")
+    return chosen
+
+
+def merge(selected: PyTree, tree: PyTree) -> PyTree:
+    """Return the tree with the leaves of `selected`, a result of `select`, in their places."""
+    return jax.tree.map(
+        lambda new, old: old if new is None else new, selected, tree, is_leaf=lambda x: x is None
+    )

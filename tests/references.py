@@ -13,6 +13,27 @@ def dense_hessian(loss, params, batch):
     return jax.jit(jax.jacrev(jax.grad(lambda vector: loss(unflatten(vector), batch))))(flat)
 
 
+def dense_ggn(apply, output_loss, params, batch):
+    """Return the (P, P) matrix J^T H J from the dense Jacobian and the dense output Hessian."""
+    flat, unflatten = ravel_pytree(params)
+    outputs = apply(params, batch)
+
+    @jax.jit
+    def matrices(flat):
+        jacobian = jax.jacrev(lambda vector: apply(unflatten(vector), batch).ravel())(flat)
+        of_outputs = lambda out: output_loss(out.reshape(outputs.shape), batch)  # noqa: E731
+        return jacobian, jax.jacrev(jax.grad(of_outputs))(outputs.ravel())
+
+    jacobian, output_hessian = matrices(flat)
+    return jacobian.T @ output_hessian @ jacobian
+
+
+def mean_outer_product(vectors):
+    """Return the mean of v v^T over the rows v."""
+    vectors = np.asarray(vectors)
+    return vectors.T @ vectors / len(vectors)
+
+
 def dense_matrix(matvec, like):
     """Return the matrix of a linear map between pytrees, one product per column."""
     vector, unflatten = ravel_pytree(like)

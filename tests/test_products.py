@@ -1,5 +1,6 @@
-"""Hessian products against dense Hessians in float64, on every case."""
+"""Curvature products against dense matrices in float64, on every case."""
 
+import re
 from functools import cache, partial
 
 import jax
@@ -10,12 +11,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
 
-from jaxsharp.products import hessian
-from tests.cases import CASES, NUM_EXAMPLES, make_case
-from tests.references import dense_hessian, dense_matrix, dot_precisions, example
+from jaxsharp import memory
+from jaxsharp.chunks import Batches
+from jaxsharp.likelihoods import bernoulli, categorical, gaussian, poisson
+from jaxsharp.products import (
+    empirical_fisher,
+    fisher,
+    ggn,
+    hessian,
+    monte_carlo_fisher,
+    preconditioned,
+)
+from jaxsharp.trees import select
+from tests.cases import CASES, NUM_CLASSES, NUM_EXAMPLES, cross_entropy, make_case
+from tests.references import (
+    dense_ggn,
+    dense_hessian,
+    dense_matrix,
+    dot_precisions,
+    example,
+    mean_outer_product,
+)
 
 # Rounding of sums of a hundred terms of size one in float64.
 TOL = 1e-12
+KEY = jax.random.key(5)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,7 +69,13 @@ def dense_of(name):
 @partial(jax.jit, static_argnames=("loss", "chunk_size"))
 def compiled(loss, params, batch, vector, chunk_size):
     """The product as a user would write it, with everything as an argument."""
-    return hessian(loss, params, batch, chunk_size=chunk_size)(vector)
+    return hessian(loss, params, batch, chunk_size=chunk_size, recompute=True)(vector)
+
+
+def matrix(matvec, like):
+    """Return the matrix of a product, all rows at once; to be called inside jit."""
+    vector, unflatten = ravel_pytree(like)
+    return jax.vmap(lambda v: ravel_pytree(matvec(unflatten(v)))[0])(jnp.eye(vector.size))
 
 
 def product(case, vector, chunk_size=None, batch=None):
@@ -58,22 +84,197 @@ def product(case, vector, chunk_size=None, batch=None):
     )
 
 
-@pytest.mark.parametrize("chunk_size", [None, 4])
+MODES = {
+    "linearized": {"recompute": False},
+    "linearized_in_chunks": {"recompute": False, "chunk_size": 4},
+    "recomputed_in_chunks": {"recompute": True, "chunk_size": 4},
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", CASES)
-def test_equals_the_dense_hessian(name, chunk_size):
+def test_equals_the_dense_hessian(name, mode):
     case = case_of(name)
     dense = dense_of(name)
     assert np.abs(dense).max() > 0.1
 
     @jax.jit
     def rows(params, batch):
-        matvec = hessian(case.loss, params, batch, chunk_size=chunk_size)
-        vector, unflatten = ravel_pytree(params)
-        return jax.vmap(lambda v: ravel_pytree(matvec(unflatten(v)))[0])(jnp.eye(vector.size))
+        return matrix(hessian(case.loss, params, batch, **MODES[mode]), params)
 
     result = rows(case.params, case.batch).T
     np.testing.assert_allclose(result, dense, rtol=TOL, atol=TOL)
     np.testing.assert_allclose(result, result.T, rtol=TOL, atol=TOL)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gauss_newton_and_fisher_equal_their_dense_matrices(name):
+    """Streamed for some, linearized for the others; three labels make expectations finite sums."""
+    case = case_of(name)
+    mode = MODES[["linearized_in_chunks", "recomputed_in_chunks"][CASES.index(name) % 2]]
+    args = case.params, case.batch
+
+    @jax.jit
+    def matrices(params, batch):
+        operators = (
+            ggn(case.apply, case.output_loss, params, batch, **mode),
+            fisher(case.apply, categorical, params, batch, **mode),
+            empirical_fisher(case.loss, params, batch, **mode),
+            monte_carlo_fisher(
+                case.apply, categorical, params, batch, key=KEY, num_samples=2, **mode
+            ),
+        )
+        return [matrix(operator, params) for operator in operators]
+
+    @jax.jit
+    def scores(params, batch):
+        """Gradients of the loss of each example, and of log p of each possible label."""
+        label = lambda p, b, y: jax.nn.log_softmax(case.apply(p, b))[0, y]  # noqa: E731
+        one = [example(batch, i) for i in range(NUM_EXAMPLES)]
+        of_loss = [ravel_pytree(jax.grad(case.plain_loss)(params, b))[0] for b in one]
+        of_label = [
+            [ravel_pytree(jax.grad(label)(params, b, y))[0] for y in range(NUM_CLASSES)]
+            for b in one
+        ]
+        probabilities = jax.nn.softmax(case.apply(params, batch))
+        return jnp.stack(of_loss), jnp.array(of_label), probabilities
+
+    of_loss, of_label, p = scores(*args)
+    drawn = [
+        jax.random.categorical(key, logits)
+        for i, logits in enumerate(case.apply(*args))
+        for key in jax.random.split(jax.random.fold_in(KEY, i), 2)
+    ]
+    expected = (
+        dense_ggn(case.apply, case.plain_output_loss, *args),
+        jnp.einsum("ny,nyp,nyq->pq", p, of_label, of_label) / NUM_EXAMPLES,
+        mean_outer_product(of_loss),
+        mean_outer_product(of_label[jnp.arange(2 * NUM_EXAMPLES) // 2, jnp.array(drawn)]),
+    )
+    for result, dense in zip(matrices(*args), expected, strict=True):
+        assert np.abs(dense).max() > 0.01
+        np.testing.assert_allclose(result, dense, rtol=TOL, atol=TOL)
+
+
+def test_fisher_is_the_gauss_newton_matrix_of_the_negative_log_likelihood():
+    case = case_of("tanh_mlp")
+    vector = random_like(case.params)
+    for likelihood in (categorical, bernoulli, gaussian, poisson):
+        targets = jnp.eye(NUM_CLASSES)[case.batch["y"]]
+        batch = case.batch | ({} if likelihood is categorical else {"y": targets})
+
+        def loss(outputs, batch, likelihood=likelihood):
+            return -jnp.mean(jax.vmap(likelihood.log_prob)(outputs, batch["y"]))
+
+        exact = fisher(case.apply, likelihood, case.params, batch)(vector)
+        assert_close(exact, ggn(case.apply, loss, case.params, batch)(vector))
+
+
+def test_sampled_fisher_is_unbiased_and_one_matrix_for_one_key():
+    case = case_of("tied")
+    vector = random_like(case.params)
+
+    @partial(jax.jit, static_argnums=1)
+    @partial(jax.vmap, in_axes=(0, None))
+    def sampled(key, likelihood):
+        matvec = monte_carlo_fisher(case.apply, likelihood, case.params, case.batch, key=key)
+        return ravel_pytree(matvec(vector))[0]
+
+    keys = jax.random.split(KEY, 1000)
+    for likelihood in (categorical, bernoulli, gaussian, poisson):
+        exact = flat(fisher(case.apply, likelihood, case.params, case.batch)(vector))
+        draws = np.asarray(sampled(keys, likelihood))
+        stderr = draws.std(axis=0, ddof=1) / np.sqrt(len(keys))
+        # 23 numbers for each of four distributions: 5 standard errors are never reached by chance.
+        assert np.all(np.abs(draws.mean(axis=0) - exact) < 5 * stderr)
+        assert np.all(stderr < 0.2 * np.abs(exact).max())
+
+
+def test_linear_network_with_squared_error_has_known_matrices():
+    """H = G = 2 X^T X / n for one output; for its Fisher matrix, X^T X / n."""
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((NUM_EXAMPLES, 4)))
+    vector = jnp.arange(4.0)
+    apply = lambda w, batch: (batch @ w)[:, None]  # noqa: E731
+    output_loss = lambda out, batch: jnp.mean(jnp.square(out - 1))  # noqa: E731
+    gram = x.T @ x / NUM_EXAMPLES @ vector
+    assert_close(ggn(apply, output_loss, vector, x)(vector), 2 * gram)
+    assert_close(hessian(lambda w, b: output_loss(apply(w, b), b), vector, x)(vector), 2 * gram)
+    assert_close(fisher(apply, gaussian, vector, x)(vector), gram)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_mask_gives_the_block_of_the_chosen_parameters(recompute):
+    case = case_of("cnn")
+    mask = {"filters": True, "bias": False, "head": {"w": False, "b": True}}
+    chosen = select(case.params, mask)
+    keep, _ = ravel_pytree(jax.tree.map(lambda m, p: jnp.full(p.shape, m), mask, case.params))
+    options = {"mask": mask, "chunk_size": 4, "recompute": recompute}
+    for operator, dense in (
+        (hessian(case.loss, case.params, case.batch, **options), dense_of("cnn")),
+        (
+            ggn(case.apply, cross_entropy, case.params, case.batch, **options),
+            dense_ggn(case.apply, cross_entropy, case.params, case.batch),
+        ),
+    ):
+        block = np.asarray(dense)[np.ix_(keep, keep)]
+        np.testing.assert_allclose(
+            jax.jit(lambda like, op=operator: matrix(op, like))(chosen), block, rtol=TOL, atol=TOL
+        )
+
+
+def test_mask_may_name_a_whole_layer():
+    case = case_of("cnn")
+    mask = {"filters": False, "bias": False, "head": True}
+    result = hessian(case.loss, case.params, case.batch, mask=mask)(select(case.params, mask))
+    assert result["filters"] is None
+    assert result["head"]["w"].shape == case.params["head"]["w"].shape
+
+
+def test_batches_from_the_host_give_the_same_numbers():
+    """Unequal batches, so that a mean over batches would be wrong; with mask and with chunks."""
+    case = case_of("tied")
+    cuts = [0, 5, 7, NUM_EXAMPLES]
+    parts = [jax.tree.map(lambda x, i=i: x[cuts[i] : cuts[i + 1]], case.batch) for i in range(3)]
+    batches, vector = Batches(lambda: iter(parts)), random_like(case.params)
+    there = hessian(case.loss, case.params, batches, chunk_size=2)
+    assert there.on_host
+    assert_close(there(vector), dense_of("tied") @ flat(vector))
+    sampled = partial(monte_carlo_fisher, case.apply, categorical, case.params, key=KEY)
+    assert_close(sampled(batches)(vector), sampled(case.batch)(vector))
+
+
+def test_batches_cannot_be_traced():
+    case = case_of("tied")
+    matvec = hessian(case.loss, case.params, Batches(lambda: [case.batch]))
+    with pytest.raises(ValueError, match="outside"):
+        jax.jit(matvec)(case.params)
+
+
+def test_strategy_is_visible(monkeypatch):
+    case = case_of("tied")
+    args = case.loss, case.params, case.batch
+    assert hessian(*args).strategy == "linearized once, 11 examples, 11 at a time"
+    recomputed = hessian(*args, chunk_size=4, recompute=True)
+    assert recomputed.strategy == "recomputed in every product, 11 examples, 4 at a time"
+    monkeypatch.setattr(memory, "KEPT_SHARE", 1e-12)
+    monkeypatch.setitem(memory.CHUNK_BYTES, "cpu", 2000)
+    tight = hessian(*args)
+    assert re.fullmatch(r"recomputed in .*, 11 examples, [1-6] at a time", tight.strategy)
+    vector = random_like(case.params)
+    assert_close(tight(vector), hessian(*args)(vector))
+
+
+def test_preconditioned_product():
+    case = case_of("tied")
+    diagonal = jax.tree.map(lambda x: jnp.exp(x), random_like(case.params, 3))
+    matvec = preconditioned(hessian(case.loss, case.params, case.batch), diagonal)
+    root = 1 / np.sqrt(flat(diagonal))
+    expected = root[:, None] * np.asarray(dense_of("tied")) * root
+    result = dense_matrix(jax.jit(matvec), case.params)
+    np.testing.assert_allclose(result, expected, rtol=TOL, atol=TOL)
+    assert matvec.strategy.startswith("linearized once")
+    with pytest.raises(ValueError, match=r"diagonal holds 0\.0"):
+        preconditioned(matvec, jnp.zeros(3))
 
 
 @pytest.mark.parametrize(("name", "chunk_size"), [("tied", None), ("custom_vjp", 4)])

@@ -8,7 +8,6 @@ from jaxtyping import Array, PyTree
 
 from jaxsharp.lanczos import EigenPairs, top_eigenpairs
 from jaxsharp.losses import frozen_loss
-from jaxsharp.memory import affordable_chunk
 from jaxsharp.network import Network
 from jaxsharp.products import hessian
 
@@ -41,12 +40,9 @@ def top_eigenvalue(
 
     ``batch`` is (images, labels), the loss the mean cross-entropy, data loss alone, with BatchNorm
     at its running statistics. Stops when ||H v - lambda v|| <= tol |lambda|. Cost: one Hessian
-    product a step, on the linearized gradient if its intermediate values fit 1 GiB, else streamed
-    in chunks with recomputation; ``chunk_size`` decides it by hand. Changes under layer rescaling.
+    product a step, of ``chunk_size`` examples at a time (None: as memory allows). Changes under
+    layer rescaling.
     """
-    if chunk_size is None:
-        gradient = jax.grad(frozen_loss(network.apply, stats))
-        chunk_size = affordable_chunk(partial(gradient, params), batch, keep_bytes=2**30)
     pairs = eigenpairs(network, tol, max_products, chunk_size, params, stats, batch, key)
     return TopEigenvalue(
         float(pairs.values[0]),
