@@ -15,7 +15,6 @@ function unchanged. BatchNorm statistics are scaled along: a running mean like a
 running variance passes through a square root of (var + eps) and so must keep its scale.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -40,27 +39,31 @@ class StructureError(ValueError):
     """The network does not have the structure that an exact method needs."""
 
 
-class Dense(NamedTuple):
-    """A parameter that meets the data in one product with a single vector of activations."""
+class Product(NamedTuple):
+    """The one operation on a parameter, a matrix product or convolution with activations."""
 
     leaf: int
-    activation: int  # position of the activations among the operands
-    output: jax.ShapeDtypeStruct
+    reshapes: tuple[core.JaxprEqn, ...]  # these lead from the leaf to the operand
+    equation: core.JaxprEqn
+    position: int  # of the parameter among the two operands
 
 
 Place = tuple[int, ...]  # index of an equation, after those of the calls it stands in
 
 
 class Structure(NamedTuple):
-    """The program of one example, its dense products by place, and the exponents.
+    """The program of one example, its products by place, and the exponents.
 
+    ``products`` has an entry for each parameter that enters nothing but one product;
     ``exponents`` (J, K), one row a parameter leaf: for every v in R^K, multiplying leaf j by
-    exp(<exponents[j], v>) leaves the function unchanged (statistics scaled along).
+    exp(<exponents[j], v>) leaves the function unchanged (statistics scaled along);
+    ``refusals``: why the network is not piecewise linear in each parameter, empty if it is.
     """
 
     program: core.ClosedJaxpr
-    dense: dict[Place, Dense]
+    products: dict[Place, Product]
     exponents: Float[np.ndarray, "J K"]
+    refusals: list[str]
 
 
 class Value(NamedTuple):
@@ -72,17 +75,19 @@ class Value(NamedTuple):
     leaves: frozenset[int]
     scale: np.ndarray | None
     source: int | None = None
+    reshapes: tuple[core.JaxprEqn, ...] = ()
 
 
 class Reader:
-    """Reads a program equation by equation and gathers what ``analyze`` returns."""
+    """Reads a program equation by equation and gathers what ``read`` returns."""
 
     def __init__(self, num_leaves: int, names: list[str]):
         self.num_leaves = num_leaves
         self.names = names
         self.constraints: list[np.ndarray] = []
         self.uses = [0] * len(names)
-        self.dense: dict[Place, Dense] = {}
+        self.products: dict[Place, Product] = {}
+        self.refusals: list[str] = []
 
     def constant(self, value: Any) -> Value:
         """A literal or constant array; zeros and infinities fit any scale."""
@@ -116,13 +121,13 @@ class Reader:
             for position, value in enumerate(operands):
                 if value.source is not None:
                     self.uses[value.source] += 1
-                    if name == "dot_general" and is_dense(eqn, position):
-                        out = eqn.outvars[0].aval
-                        out = jax.ShapeDtypeStruct(out.shape, out.dtype)
-                        self.dense[place] = Dense(value.source, 1 - position, out)
-        if name in UNARY:
-            source = operands[0].source if name in RESHAPES else None
-            out = Value(operands[0].leaves, operands[0].scale, source)
+                    if is_product(eqn, position):
+                        entry = Product(value.source, value.reshapes, eqn, position)
+                        self.products[place] = entry
+        if name in RESHAPES:
+            out = operands[0]._replace(reshapes=(*operands[0].reshapes, eqn))
+        elif name in UNARY:
+            out = Value(operands[0].leaves, operands[0].scale)
         elif name in ADDITIVE:
             out = Value(leaves, self.equal([v.scale for v in operands]))
         elif name == "select_n":
@@ -149,24 +154,25 @@ class Reader:
 
     def check_disjoint(self, name: str, operands: list[Value]) -> None:
         """Refuse a product of two values that depend on one parameter."""
-        shared = operands[0].leaves & operands[1].leaves
-        if shared:
-            raise StructureError(
-                f"{name} multiplies two values that both depend on parameter "
-                f"{self.names[min(shared)]}: the network is not piecewise linear in it"
-            )
+        self.refuse(
+            operands[0].leaves & operands[1].leaves, f"{name} multiplies two values, each of which"
+        )
 
     def unscaled(self, name: str, operands: list[Value]) -> Value:
         """Any other operation: no parameter may reach it, and its operands keep their scale."""
         for value in operands:
-            if value.leaves:
-                raise StructureError(
-                    f"{name} is applied to a value that depends on parameter "
-                    f"{self.names[min(value.leaves)]}: the network is not piecewise linear in it"
-                )
+            self.refuse(value.leaves, f"{name} is applied to a value that")
             if value.scale is not None:
                 self.constraints.append(value.scale)
         return Value(frozenset(), np.zeros(self.num_leaves))
+
+    def refuse(self, leaves: frozenset[int], what: str) -> None:
+        """Note that the network is not piecewise linear in ``leaves``, if there are any."""
+        if leaves:
+            self.refusals.append(
+                f"{what} depends on parameter {self.names[min(leaves)]}: "
+                "the network is not piecewise linear in it"
+            )
 
 
 def subprogram(eqn) -> core.ClosedJaxpr | None:
@@ -181,16 +187,24 @@ def subprogram(eqn) -> core.ClosedJaxpr | None:
     return None
 
 
-def is_dense(eqn, position: int) -> bool:
-    """Whether the operand at ``position`` multiplies one vector, without batch dimensions."""
-    contracting, batch = eqn.params["dimension_numbers"]
-    other = eqn.invars[1 - position].aval.shape
-    free = [size for axis, size in enumerate(other) if axis not in contracting[1 - position]]
-    return not batch[0] and math.prod(free) == 1
+def is_product(eqn, position: int) -> bool:
+    """Whether the gradient of the operand at ``position`` is one product of two matrices."""
+    if eqn.primitive.name == "conv_general_dilated":
+        groups = eqn.params["feature_group_count"], eqn.params["batch_group_count"]
+        return position == 1 and groups == (1, 1)
+    return eqn.primitive.name == "dot_general" and not eqn.params["dimension_numbers"][1][0]
 
 
 def analyze(fn: Callable, params: PyTree, stats: PyTree, image: Array | np.ndarray) -> Structure:
-    """Read ``fn(params, stats, image) -> logits`` of a single example; StructureError if unfit."""
+    """``read``, or StructureError if the network is not piecewise linear in each parameter."""
+    structure = read(fn, params, stats, image)
+    if structure.refusals:
+        raise StructureError(structure.refusals[0])
+    return structure
+
+
+def read(fn: Callable, params: PyTree, stats: PyTree, image: Array | np.ndarray) -> Structure:
+    """What the program of ``fn(params, stats, image) -> logits``, of a single example, says."""
     struct = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype)  # noqa: E731
     params, stats, image = jax.tree.map(struct, (params, stats, image))
     program = jax.make_jaxpr(fn)(params, stats, image)
@@ -203,8 +217,11 @@ def analyze(fn: Callable, params: PyTree, stats: PyTree, image: Array | np.ndarr
     inputs.append(Value(frozenset(), np.zeros(num_params + num_stats)))
     (logits,) = reader.read(program, inputs)
     constraints = reader.constraints + ([] if logits.scale is None else [logits.scale])
-    dense = {key: entry for key, entry in reader.dense.items() if reader.uses[entry.leaf] == 1}
-    return Structure(program, dense, solutions(constraints, num_params, num_params + num_stats))
+    if logits.source is not None:
+        reader.uses[logits.source] += 1
+    products = {at: p for at, p in reader.products.items() if reader.uses[p.leaf] == 1}
+    exponents = solutions(constraints, num_params, num_params + num_stats)
+    return Structure(program, products, exponents, reader.refusals)
 
 
 def solutions(constraints: list[np.ndarray], num_params: int, num_leaves: int) -> np.ndarray:
@@ -218,10 +235,10 @@ def evaluate_tapped(
     closed: core.ClosedJaxpr,
     inputs: list[Array],
     taps: dict[int, Array],
-    dense: dict[Place, Dense],
+    products: dict[Place, Product],
     at: Place = (),
 ) -> tuple[list[Array], dict[int, Array]]:
-    """Run a program with ``taps[leaf]`` added to the output of each dense product.
+    """Run a program with ``taps[leaf]`` added to the output of each product.
 
     Returns the outputs and, by leaf, the activations that entered the products.
     """
@@ -235,14 +252,14 @@ def evaluate_tapped(
     for i, eqn in enumerate(jaxpr.eqns):
         operands, place = [lookup(atom) for atom in eqn.invars], (*at, i)
         inner = subprogram(eqn)
-        if inner and any(key[: len(place)] == place for key in dense):
-            outputs, more = evaluate_tapped(inner, operands, taps, dense, place)
+        if inner and any(key[: len(place)] == place for key in products):
+            outputs, more = evaluate_tapped(inner, operands, taps, products, place)
             activations |= more
         else:
             outputs = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
             outputs = outputs if eqn.primitive.multiple_results else [outputs]
-        if entry := dense.get(place):
-            activations[entry.leaf] = operands[entry.activation]
-            outputs = [outputs[0] + taps[entry.leaf]]
+        if product := products.get(place):
+            activations[product.leaf] = operands[1 - product.position]
+            outputs = [outputs[0] + taps[product.leaf]]
         env.update(zip(eqn.outvars, outputs, strict=True))
     return [lookup(atom) for atom in jaxpr.outvars], activations

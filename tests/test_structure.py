@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxsharp.measures.minimum import chain_exponents
-from jaxsharp.structure import StructureError, analyze
+from jaxsharp.structure import StructureError, analyze, read
+from tests.cases import make_case
 from tests.networks import cnn, generic_point, mlp, tiny_dataset
 
 
@@ -102,6 +103,44 @@ def test_networks_that_are_not_piecewise_linear_are_refused(name):
     params = {"a": jnp.ones((4, 4)), "b": jnp.ones((4, 3))}
     with pytest.raises(StructureError, match=r"parameter \['[ab]'\].*not piecewise linear"):
         analyze(BAD[name], params, {}, jnp.ones(4))
+
+
+def product_names(fn, params, stats, image):
+    """Names of the parameters that enter nothing but one product."""
+    structure = read(fn, params, stats, image)
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(params)]
+    return {paths[p.leaf] for p in structure.products.values()}
+
+
+@pytest.mark.parametrize("lowering", ["patches", "conv"])
+def test_kernels_of_a_network_enter_one_product_each(lowering):
+    network, image = cnn(lowering), tiny_dataset().train.images[0]
+    params, stats = generic_point(network, dtype=jnp.float32)
+    kernels = {f"['{name}']['kernel']" for name in ("conv1", "conv2", "dense1", "dense2")}
+    assert product_names(example(network), params, stats, image) == kernels
+
+
+def test_a_parameter_that_is_used_twice_enters_no_product():
+    def apply(params, stats, x):
+        hidden = jnp.tanh(x @ params["a"].reshape(4, 4)) @ params["b"]
+        return jax.lax.scan(lambda h, _: (h @ params["c"], None), hidden, None, 2)[0] @ params["b"]
+
+    params = {"a": jnp.ones(16), "b": jnp.ones((4, 4)), "c": jnp.ones((4, 4))}
+    assert product_names(apply, params, {}, jnp.ones(4)) == {"['a']"}
+    assert product_names(lambda p, s, x: p["b"], params, {}, jnp.ones(4)) == set()
+
+    def returned(params, stats, x):
+        _ = x @ params["b"]
+        return params["b"].reshape(-1)
+
+    assert product_names(returned, params, {}, jnp.ones(4)) == set()
+
+
+def test_an_equinox_network_has_the_exponents_of_its_chain():
+    case = make_case("equinox")
+    fn = lambda params, stats, x: case.apply(params, {"x": x[None]})[0]  # noqa: E731
+    found = analyze(fn, case.params, {}, case.batch["x"][0]).exponents
+    assert same_span(found, chain_exponents(3))
 
 
 def test_leaky_relu_and_clipping_at_zero_keep_the_rescalings():

@@ -21,7 +21,7 @@ import scipy.optimize
 import scipy.special
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from jaxsharp.exact import softmax_group_traces
+from jaxsharp import exact
 from jaxsharp.network import Network
 from jaxsharp.structure import analyze
 
@@ -219,4 +219,4 @@ def group_traces(
     network: Network, chunk_size: int | None, params: PyTree, stats: PyTree, images: Array
 ) -> PyTree:
     """Exact trace of every parameter array's block, compiled once for all models of a network."""
-    return softmax_group_traces(_example(network), params, stats, images, chunk_size=chunk_size)
+    return exact.group_traces(_example(network), params, stats, images, chunk_size=chunk_size)
