@@ -1,28 +1,20 @@
-"""Largest eigenvalues of a symmetric operator that is known only by its products with vectors."""
+"""Extreme eigenvalues and spectral density of a symmetric operator known only by its products."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-# Relative to the largest ||H v|| seen: below 10 eps a product is rounding; if the last one leaves
-# the basis by at most eps^(3/4), the basis is as good as invariant.
-ROUNDING = 10.0
-BREAKDOWN = 0.75
-# A check costs a small eigendecomposition, a step costs a product; few products are wasted.
-STEPS_PER_CHECK = 2
-# The estimate has to undercut the tolerance by this factor, as the true residual is rounded.
-SAFETY = 0.5
-# Norm of the random part of a warm start, relative to the given part.
-START_NOISE = 0.01
+from jaxsharp import krylov
+from jaxsharp.density import SpectralDensity, quadrature
+from jaxsharp.operators import loops_around
+from jaxsharp.trees import combine, norm
 
 
 class EigenPairs(NamedTuple):
-    """Eigenvalues in descending order, unit eigenvectors along a new leading axis, their errors.
+    """Eigenvalues, the outermost first, unit eigenvectors along a new leading axis, their errors.
 
     `residuals` are ||H v - value v||: some true eigenvalue is at most that far from the value.
     """
@@ -34,17 +26,14 @@ class EigenPairs(NamedTuple):
     num_products: Int[Array, ""]
 
 
-class _State(NamedTuple):
-    basis: Float[Array, "m p"]  # orthonormal rows; those not yet filled are zero
-    projected: Float[Array, "m m"]  # basis H basis^T
-    vector: Float[Array, " p"]  # unit vector orthogonal to the basis, its next row
-    beta: Float[Array, ""]  # norm of the last product outside the basis
-    broken: Bool[Array, ""]  # whether the basis is as good as invariant
-    filled: Int[Array, ""]
-    products: Int[Array, ""]
-    scale: Float[Array, ""]  # largest ||H v|| seen
-    at_breakdown: Float[Array, " k"]  # top Ritz values when the last breakdown was found
-    stop: Bool[Array, ""]
+class BothEnds(NamedTuple):
+    """The largest eigenvalues in descending and the smallest in ascending order.
+
+    `num_products` of each counts all products, those for the other end too.
+    """
+
+    top: EigenPairs
+    bottom: EigenPairs
 
 
 def top_eigenpairs(
@@ -76,6 +65,7 @@ def top_eigenpairs(
     Cost: num_products, k of them for the true residuals at the end; per step four passes over V.
     Memory: basis_size x P (default 2 k + 20), half more at a restart, and the result, k x P.
     Runs as compiled loops; pure, so it works in jit and in vmap over models; fixed by `key`.
+    Around a product that streams from the host (`Operator.on_host`) the loops are Python's.
 
     Multiplicity: where H has so few distinct eigenvalues that the Krylov space closes before the
     pairs converge (identity, low rank), random vectors go on until one brings nothing new.
@@ -93,190 +83,151 @@ def top_eigenpairs(
     Raises ValueError, before tracing: k not in 1..P, basis_size not above k (unless P),
     max_products below 2 k, tol below 10 eps, `like` neither float32 nor float64.
     """
-    size, dtype = _check_arguments(like, k, tol, basis_size, max_products)
+    options = (key, tol, max_products, basis_size, start)
+    return _eigenpairs(matvec, like, (k, 0), *options)[0]
+
+
+def bottom_eigenpairs(
+    matvec: Callable[[PyTree], PyTree],
+    like: PyTree,
+    *,
+    key: PRNGKeyArray,
+    k: int = 5,
+    tol: float = 1e-4,
+    max_products: int | None = None,
+    basis_size: int | None = None,
+    start: PyTree | None = None,
+) -> EigenPairs:
+    """Return the k smallest (algebraic) eigenvalues, in ascending order.
+
+    All as in `top_eigenpairs`, whose values for -H these are, with the other sign.
+    """
+    options = (key, tol, max_products, basis_size, start)
+    return _eigenpairs(matvec, like, (0, k), *options)[1]
+
+
+def extreme_eigenpairs(
+    matvec: Callable[[PyTree], PyTree],
+    like: PyTree,
+    *,
+    key: PRNGKeyArray,
+    num_top: int = 5,
+    num_bottom: int = 5,
+    tol: float = 1e-4,
+    max_products: int | None = None,
+    basis_size: int | None = None,
+    start: PyTree | None = None,
+) -> BothEnds:
+    """Return the largest and the smallest (algebraic) eigenvalues, from one basis.
+
+    Fewer products than `top_eigenpairs` and `bottom_eigenpairs` together, as each step serves both
+    ends. Arguments, cost and errors as there, with k = num_top + num_bottom; each at least 1.
+    """
+    for name, number in (("num_top", num_top), ("num_bottom", num_bottom)):
+        if number < 1:
+            raise ValueError(f"{name} is {number}; it must be at least 1")
+    options = (key, tol, max_products, basis_size, start)
+    return BothEnds(*_eigenpairs(matvec, like, (num_top, num_bottom), *options))
+
+
+def spectral_density(
+    matvec: Callable[[PyTree], PyTree],
+    like: PyTree,
+    *,
+    key: PRNGKeyArray,
+    num_probes: int = 10,
+    num_steps: int = 60,
+    basis_size: int | None = None,
+    vmapped: int = 1,
+) -> SpectralDensity:
+    """Return the density of the eigenvalues of H by stochastic Lanczos quadrature.
+
+        (1/P) tr f(H) = E[u^T f(H) u]  ~  mean_i sum_j w_ij f(theta_ij),    u uniform, ||u|| = 1,
+        T_i = U diag(theta_i) U^T,    w_ij = U_1j^2
+
+    T_i (num_steps x num_steps) is the tridiagonal matrix of Lanczos from probe u_i. The rule is
+    exact for polynomials f of degree below 2 num_steps, for each probe, and its weights sum to 1;
+    what is random is the choice of the probes, and the result's functions give its standard error.
+
+    `basis_size` bounds the memory: each new vector is orthogonalized, twice, against the last
+    basis_size ones (default: all). With fewer than num_steps an eigenvalue may appear in copies
+    that share its weight, which moves moments and cumulative distribution little.
+
+    Cost: num_probes x num_steps products. Memory: vmapped x basis_size x P, `vmapped` the number
+    of probes at a time. Where a Krylov space closes early (identity, low rank) the rule ends
+    there, exact, and the rest of its weights is 0. NaN from H gives NaN.
+    Invariances: those of the spectrum, so none under rescaling of layers.
+
+    References: Golub and Meurant (2010), Matrices, Moments and Quadrature, theorem 6.2; Ubaru,
+    Chen, Saad (2017), SIAM J. Matrix Anal. Appl. 38, algorithm 1. Deviation: probes uniform on the
+    sphere.
+
+    Raises ValueError, before tracing: num_probes below 2 (no standard error), num_steps below 1,
+    basis_size below 2, vmapped below 1, `like` neither float32 nor float64.
+    """
+    size, _ = _check_like(like)
+    for name, number, least in (
+        ("num_probes", num_probes, 2),
+        ("num_steps", num_steps, 1),
+        ("basis_size", 2 if basis_size is None else basis_size, 2),
+        ("vmapped", vmapped, 1),
+    ):
+        if number < least:
+            raise ValueError(f"{name} is {number}; it must be at least {least}")
+    steps = min(num_steps, size)
+    rows = steps if basis_size is None else min(basis_size, steps)
+    with jax.default_matmul_precision("highest"):
+        return quadrature(matvec, like, key, num_probes, steps, rows, vmapped)
+
+
+def _eigenpairs(matvec, like, ends, key, tol, max_products, basis_size, start):
+    """Return the pairs at the top and at the bottom."""
+    k = sum(ends)
+    size = _check_arguments(like, k, tol, basis_size, max_products)
     rows = min(2 * k + 20 if basis_size is None else basis_size, size)
     budget = 10 * rows + k if max_products is None else max_products
-    unflatten = ravel_pytree(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like))[1]
-
-    def flat_matvec(vector):
-        return ravel_pytree(matvec(unflatten(vector)))[0]
+    limits = krylov.Limits(*ends, tol, budget - k)
+    loops = loops_around(matvec)
 
     with jax.default_matmul_precision("highest"):
-        state = _start(key, start, (k, rows, size), dtype)
-        cycle = partial(_cycle, flat_matvec, key, (k, tol, budget - k))
-        state = jax.lax.while_loop(lambda s: ~s.stop, cycle, state)
-        values, coefficients = _ritz_pairs(state)
-        values, vectors = values[:k], coefficients[:, :k].T @ state.basis
-        images = jax.lax.map(flat_matvec, vectors)
-        residuals = jax.vmap(_norm)(images - values[:, None] * vectors)
-    converged = residuals <= _allowed(values, tol, state.scale)
-    products = state.products + k
-    return EigenPairs(values, jax.vmap(unflatten)(vectors), residuals, converged, products)
-
-
-def _start(key, start, sizes, dtype) -> _State:
-    k, rows, size = sizes
-    vector = _unit(jax.random.normal(key, (size,), dtype))
-    if start is not None:
-        vector = _unit(_unit(ravel_pytree(start)[0]) + START_NOISE * vector)
-    zero = jnp.zeros((), dtype)
-    count = jnp.zeros((), jnp.int32)
-    return _State(
-        basis=jnp.zeros((rows, size), dtype),
-        projected=jnp.zeros((rows, rows), dtype),
-        vector=vector,
-        beta=zero,
-        broken=jnp.zeros((), bool),
-        filled=count,
-        products=count,
-        scale=zero,
-        at_breakdown=jnp.full((k,), jnp.inf, dtype),
-        stop=jnp.zeros((), bool),
+        state = krylov.initial_state(key, like, start, rows, k)
+        state = krylov.solve(matvec, loops, key, limits, state)
+        values, coefficients = krylov.wanted_pairs(limits, state)
+        vectors = combine(coefficients.T, state.basis)
+        images = loops.map(matvec, vectors)
+        residuals = jax.vmap(_residual)(images, values, vectors)
+    converged = residuals <= krylov.allowed(values, tol, state.scale)
+    found = EigenPairs(values, vectors, residuals, converged, state.products + k)
+    return tuple(
+        EigenPairs(*jax.tree.map(lambda x, p=part: x[p], found[:4]), found.num_products)
+        for part in (slice(ends[0]), slice(ends[0], k))
     )
 
 
-def _cycle(matvec, key, limits, state: _State) -> _State:
-    """Take a few steps, ask whether that is enough, and make room if it is not."""
-    state = _take_steps(matvec, key, limits[-1], state)
-    values, coefficients = _ritz_pairs(state)
-    state = _check(limits, state, values, coefficients)
-    full = state.filled == state.basis.shape[0]
-    restart = partial(_restart, limits[0])
-    return jax.lax.cond(full & ~state.stop, restart, lambda s, *_: s, state, values, coefficients)
+def _residual(image, value, vector):
+    return norm(jax.tree.map(lambda h, v: h - value.astype(v.dtype) * v, image, vector))
 
 
-def _take_steps(matvec, key, budget, state: _State) -> _State:
-    """Take some steps, fewer at a breakdown, so that each breakdown is seen by a check."""
-    room = jnp.minimum(state.basis.shape[0] - state.filled, budget - state.products)
-    last = state.products + jnp.minimum(STEPS_PER_CHECK, room)
-
-    def going_on(carry):
-        first, state = carry
-        return (state.products < last) & (first | ~state.broken)
-
-    def step(carry):
-        return jnp.zeros((), bool), _step(matvec, key, carry[1])
-
-    return jax.lax.while_loop(going_on, step, (jnp.ones((), bool), state))[1]
-
-
-def _step(matvec, key, state: _State) -> _State:
-    """Add the next vector to the basis, at the cost of one product, and find the one after it."""
-    basis = state.basis.at[state.filled].set(state.vector)
-    image = matvec(state.vector)
-    scale = jnp.maximum(state.scale, _norm(image))
-    rest, row = _orthogonalize(basis, image)
-    norm = _norm(rest)
-    products = state.products + 1
-    lost = norm <= _rounding(scale)
-
-    def fresh():
-        noise = jax.random.normal(jax.random.fold_in(key, products), image.shape, image.dtype)
-        return _orthogonalize(basis, noise)[0]
-
-    vector = _unit(jax.lax.cond(lost, fresh, lambda: rest))
-    return state._replace(
-        basis=basis,
-        projected=state.projected.at[state.filled].set(row).at[:, state.filled].set(row),
-        vector=vector,
-        beta=jnp.where(lost, jnp.zeros_like(norm), norm),
-        broken=norm <= jnp.finfo(norm.dtype).eps ** BREAKDOWN * scale,
-        filled=state.filled + 1,
-        products=products,
-        scale=scale,
-    )
-
-
-def _ritz_pairs(state: _State):
-    """Return the Ritz values, largest first, and in columns their vectors in terms of the basis.
-
-    Rows that are not filled get values below all others, of a size that keeps B well scaled.
-    """
-    size = jnp.max(jnp.abs(state.projected))
-    size = jnp.where(size > 0, size, jnp.ones_like(size))
-    scaled = state.projected / size
-    unused = jnp.arange(scaled.shape[0]) >= state.filled
-    padding = -1 - jnp.linalg.norm(scaled)
-    values, vectors = jnp.linalg.eigh(scaled + jnp.diag(jnp.where(unused, padding, 0)))
-    return size * values[::-1], vectors[:, ::-1]
-
-
-def _check(limits, state: _State, values, coefficients) -> _State:
-    """Decide whether to stop.
-
-    After a breakdown, copies of the eigenvalues found may lie outside the basis. So once one has
-    happened it takes another to stop, whose block, begun outside, brought nothing new to the top.
-    """
-    k, tol, budget = limits
-    rows, size = state.basis.shape
-    top = values[:k]
-    estimates = state.beta * jnp.abs(coefficients[state.filled - 1, :k])
-    small = jnp.all(estimates <= SAFETY * _allowed(top, tol, state.scale))
-    unchanged = jnp.all(jnp.abs(top - state.at_breakdown) <= _rounding(state.scale))
-    never_broken = jnp.all(jnp.isinf(state.at_breakdown))
-    enough = small & jnp.where(state.broken, unchanged, never_broken) & (state.filled >= k)
-    at_end = (state.filled == size) | (state.products >= budget) | ~jnp.isfinite(state.scale)
-    return state._replace(
-        stop=at_end | (enough & (rows < size)),
-        at_breakdown=jnp.where(state.broken, top, state.at_breakdown),
-    )
-
-
-def _restart(k, state: _State, values, coefficients) -> _State:
-    """Keep k and half of the other Ritz vectors, the largest; the next vector stays as it is."""
-    rows = state.basis.shape[0]
-    kept = k + (rows - k) // 2
-    ritz_vectors = coefficients[:, :kept].T @ state.basis
-    diagonal = jnp.where(jnp.arange(rows) < kept, values, 0)
-    return state._replace(
-        basis=state.basis.at[:kept].set(ritz_vectors).at[kept:].set(0),
-        projected=jnp.diag(diagonal),
-        filled=jnp.full_like(state.filled, kept),
-    )
-
-
-def _orthogonalize(basis, vector):
-    """Return the part of a vector outside the basis and its coefficients inside, in two passes."""
-    first = basis @ vector
-    vector = vector - first @ basis
-    second = basis @ vector
-    return vector - second @ basis, first + second
-
-
-def _allowed(values, tol, scale):
-    return jnp.maximum(tol * jnp.abs(values), _rounding(scale))
-
-
-def _rounding(scale):
-    return ROUNDING * jnp.finfo(scale.dtype).eps * scale
-
-
-def _norm(vector):
-    """Return the Euclidean norm, free of under- and overflow in the squares."""
-    largest = jnp.max(jnp.abs(vector))
-    largest = jnp.where(largest > 0, largest, jnp.ones_like(largest))
-    return largest * jnp.linalg.norm(vector / largest)
-
-
-def _unit(vector):
-    norm = _norm(vector)
-    return vector / jnp.where(norm > 0, norm, jnp.ones_like(norm))
-
-
-def _check_arguments(like, k, tol, basis_size, max_products):
+def _check_like(like):
     """Return the number of entries of `like` and their dtype."""
     leaves = jax.tree.leaves(like)
     size = sum(leaf.size for leaf in leaves)
     dtype = jnp.result_type(*(leaf.dtype for leaf in leaves)) if leaves else None
     if size == 0 or dtype not in (jnp.float32, jnp.float64):
         raise ValueError(f"like has {size} numbers of dtype {dtype}; it needs float32 or float64")
+    return size, dtype
+
+
+def _check_arguments(like, k, tol, basis_size, max_products):
+    """Return the number of entries of `like`."""
+    size, dtype = _check_like(like)
     if not 1 <= k <= size:
         raise ValueError(f"k is {k}; the operator has {size} eigenvalues, so k is 1 to {size}")
     if basis_size is not None and basis_size <= k and basis_size < size:
         raise ValueError(f"basis_size is {basis_size}; it must be above k = {k}, or {size} (P)")
     if max_products is not None and max_products < 2 * k:
         raise ValueError(f"max_products is {max_products}; it must be at least 2 k = {2 * k}")
-    reachable = ROUNDING * float(jnp.finfo(dtype).eps)
+    reachable = krylov.ROUNDING * float(jnp.finfo(dtype).eps)
     if not tol >= reachable:
         raise ValueError(f"tol is {tol}; at best {reachable:.1e} can be reached in {dtype}")
-    return size, dtype
+    return size

@@ -1,5 +1,7 @@
 """The few pytree vector operations that `optax.tree` lacks; a pytree counts as one long vector."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,3 +80,24 @@ def merge(selected: PyTree, tree: PyTree) -> PyTree:
     return jax.tree.map(
         lambda new, old: old if new is None else new, selected, tree, is_leaf=lambda x: x is None
     )
+
+
+def norm(tree: Vector) -> Float[Array, ""]:
+    """Return ||x||_2 over the whole tree, in its widest dtype, without over- or underflow."""
+    leaves = jax.tree.leaves(tree)
+    dtype = jnp.result_type(*leaves)
+    largest = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(x), initial=0.0) for x in leaves])
+    largest = jnp.where(largest > 0, largest, jnp.ones_like(largest)).astype(dtype)
+    squares = [jnp.sum(jnp.square(x / largest.astype(x.dtype))).astype(dtype) for x in leaves]
+    return largest * jnp.sqrt(sum(squares))
+
+
+def dots(stack: PyTree, tree: Vector) -> Float[Array, " m"]:
+    """Return the inner products of m vectors, stacked along a new leading axis, with one."""
+    products = jax.tree.map(lambda s, x: jnp.tensordot(s, x, x.ndim), stack, tree)
+    return functools.reduce(jnp.add, jax.tree.leaves(products))
+
+
+def combine(coefficients: Float[Array, "*n m"], stack: PyTree) -> PyTree:
+    """Return sum_m c_m x_m, or a stack of such sums, for m stacked vectors; leaf dtypes kept."""
+    return jax.tree.map(lambda s: jnp.tensordot(coefficients.astype(s.dtype), s, 1), stack)

@@ -6,10 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
 from jax.flatten_util import ravel_pytree
 
-from jaxsharp.lanczos import top_eigenpairs
-from jaxsharp.products import hessian
+from jaxsharp.lanczos import bottom_eigenpairs, extreme_eigenpairs, top_eigenpairs
+from jaxsharp.operators import Operator
+from jaxsharp.products import hessian, preconditioned
+from jaxsharp.trees import select
 from tests.cases import make_case
 from tests.references import dense_hessian, symmetric_matrix
 
@@ -77,6 +80,95 @@ spectra = {
 def test_known_spectra(name, scale):
     matrix = symmetric_matrix(scale * spectra[name])
     assert_eigenpairs(solve(matrix), matrix, scale * max(1.0, np.abs(spectra[name]).max()))
+
+
+@partial(jax.jit, static_argnums=(1, 2, 3))
+def solve_ends(matrix, num_top, num_bottom, basis_size):
+    def matvec(vector):
+        return matrix @ vector
+
+    options = {"key": jax.random.key(0), "tol": 1e-9, "max_products": 2000}
+    like = matrix[0]
+    if num_top == 0:
+        return bottom_eigenpairs(matvec, like, k=num_bottom, basis_size=basis_size, **options)
+    numbers = {"num_top": num_top, "num_bottom": num_bottom, "basis_size": basis_size}
+    return extreme_eigenpairs(matvec, like, **numbers, **options)
+
+
+@pytest.mark.parametrize("name", spectra)
+def test_bottom_and_both_ends_of_known_spectra(name):
+    """The smallest algebraic eigenvalues, negative or not, are the largest of -H.
+
+    The smallest of the ill-conditioned matrix cannot be told apart but with the whole space.
+    """
+    whole = {"condition_1e12": SIZE}
+    matrix = symmetric_matrix(spectra[name])
+    scale = max(1.0, np.abs(spectra[name]).max())
+    bottom = solve_ends(matrix, 0, K, whole.get(name, 15))
+    assert_eigenpairs(bottom._replace(values=-bottom.values), -matrix, scale)
+    both = solve_ends(matrix, 3, 2, whole.get(name, 14))
+    assert_eigenpairs(both.top, matrix, scale)
+    assert_eigenpairs(both.bottom._replace(values=-both.bottom.values), -matrix, scale)
+
+
+def test_bottom_out_of_reach_is_not_said_to_have_converged():
+    pairs = solve_ends(symmetric_matrix(spectra["condition_1e12"]), 0, K, 15)
+    assert pairs.num_products == 2000
+    assert not np.any(pairs.converged)
+
+
+def test_both_ends_cost_less_than_each_alone():
+    matrix = symmetric_matrix(spectra["large_negative_values"])
+    both = solve_ends(matrix, 3, 3, 20)
+    alone = solve(matrix, k=3, basis_size=20), solve(-matrix, k=3, basis_size=20)
+    assert both.top.num_products < sum(pairs.num_products for pairs in alone)
+
+
+def test_product_on_the_host_takes_the_same_steps():
+    """Restarts and a breakdown included."""
+    for name, calls in (("uniform", []), ("rank_8_of_15_rows", [])):
+        matrix = symmetric_matrix(spectra[name])
+
+        def product(vector, matrix=matrix, calls=calls):
+            calls.append(None)
+            return jnp.asarray(matrix @ np.asarray(vector))
+
+        host = top_eigenpairs(
+            Operator(product, "test", on_host=True),
+            jnp.zeros(SIZE),
+            key=jax.random.key(0),
+            tol=1e-9,
+            basis_size=15,
+            max_products=2000,
+        )
+        compiled = solve(matrix)
+        assert host.num_products == compiled.num_products == len(calls)
+        np.testing.assert_allclose(host.values, compiled.values, atol=1e-13 * 8)
+        overlaps = np.abs(np.sum(host.vectors * compiled.vectors, axis=1))
+        np.testing.assert_allclose(overlaps, 1, rtol=1e-12)
+
+
+def test_vectors_of_some_parameters():
+    """None stands where a mask leaves a parameter out."""
+    case = make_case("tied")
+    mask = {"w": False, "b": True}
+    matvec = hessian(case.loss, case.params, case.batch, mask=mask)
+    pairs = top_eigenpairs(matvec, select(case.params, mask), key=jax.random.key(0), k=3)
+    assert pairs.vectors["w"] is None
+    places, _ = ravel_pytree(jax.tree.map(lambda m, p: jnp.full(p.shape, m), mask, case.params))
+    dense = np.asarray(dense_hessian(case.loss, case.params, case.batch))
+    truth = np.linalg.eigvalsh(dense[np.ix_(places, places)])
+    np.testing.assert_allclose(pairs.values, truth[::-1], rtol=1e-12, atol=1e-12)
+
+
+def test_preconditioned_eigenvalues():
+    """Those of D^(-1) H, by a general eigensolver."""
+    matrix = jnp.asarray(symmetric_matrix(spectra["spikes"]))
+    diagonal = jnp.asarray(np.random.default_rng(0).uniform(0.1, 10, SIZE))
+    matvec = preconditioned(lambda v: matrix @ v, diagonal)
+    pairs = top_eigenpairs(matvec, diagonal, key=jax.random.key(0), tol=1e-9)
+    truth = scipy.linalg.eigh(matrix, np.diag(diagonal), eigvals_only=True)[::-1]
+    np.testing.assert_allclose(pairs.values, truth[:K], rtol=1e-12)
 
 
 def test_multiple_eigenvalues_are_found_with_all_copies():
