@@ -140,7 +140,7 @@ def test_gauss_newton_diagonal_of_networks_that_do_not_qualify(name, loss):
 
 
 def every_kind_of_product(params, stats, x):
-    """Parameters on both sides of products, reshaped, strided, in groups, in loops, unused."""
+    """Parameters on both sides of products, reshaped, in groups, batches, loops, unused."""
     conv = partial(jax.lax.conv_general_dilated, x[None])
     strided = conv(
         *(params["strided"], (2, 1), ((1, 0), (2, -1))),
@@ -156,7 +156,8 @@ def every_kind_of_product(params, stats, x):
     transposed = row[:4] @ params["transposed"].reshape(3, 5).T
     factored = (params["factor_a"] @ params["factor_b"]) @ row[0]
     loop = jax.lax.scan(lambda h, w: (jnp.sin(h @ w), None), row[1], params["loop"])[0]
-    parts = [strided, grouped, left, transposed, factored, loop, params["alone"]]
+    batched = jnp.einsum("bi,bij->bj", row[:2], params["batched"])
+    parts = [strided, grouped, left, transposed, factored, loop, batched, params["alone"]]
     mixed = [jnp.sin(jnp.arange(1, p.size + 1)) @ p.ravel() for p in parts]
     return jnp.tanh(jnp.stack(mixed)[:, None] + params["bias"][None, :]).sum(0)
 
@@ -165,7 +166,7 @@ def test_gauss_newton_diagonal_of_every_kind_of_product():
     rng = np.random.default_rng(0)
     shapes = {"strided": (2, 2, 3, 2), "grouped": (2, 3, 1, 4), "left": (3, 5), "alone": (2, 3)}
     shapes |= {"transposed": (5, 3), "factor_a": (3, 2), "factor_b": (2, 5), "bias": (3,)}
-    shapes |= {"loop": (2, 5, 5), "unused": (4,)}
+    shapes |= {"loop": (2, 5, 5), "batched": (2, 5, 3), "unused": (4,)}
     params = {name: jnp.asarray(rng.normal(size=shape)) for name, shape in shapes.items()}
     params = jax.tree.map(lambda a: 0.3 * a, params)
     images = jnp.asarray(rng.normal(size=(5, 2, 5, 6)))
