@@ -48,7 +48,8 @@ def single(network):
 
 
 def assert_close(got, want):
-    """Equal to rounding of the largest entry of all."""
+    """Equal to rounding of the largest entry of all, and of the same shapes."""
+    jax.tree.map(lambda a, b: np.testing.assert_equal(a.shape, b.shape), got, want)
     got, want = ravel_pytree(got)[0], ravel_pytree(want)[0]
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-12 * np.abs(want).max())
 
