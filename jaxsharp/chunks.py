@@ -34,15 +34,10 @@ def mean_over_chunks(
     num_full, num_rest = divmod(n, chunk_size)
 
     def add_chunk(total, index):
-        part = fn(jax.tree.map(lambda leaf: leaf[:, index], full))
+        part = fn(_chunk(batch, index, chunk_size))
         return jax.tree.map(jnp.add, total, part), None
 
-    # A chunk takes every num_full-th example: if devices share the examples, they share each chunk.
-    full = jax.tree.map(
-        lambda leaf: leaf[: num_full * chunk_size].reshape(chunk_size, num_full, *leaf.shape[1:]),
-        batch,
-    )
-    shapes = jax.eval_shape(fn, jax.eval_shape(lambda: jax.tree.map(lambda leaf: leaf[:, 0], full)))
+    shapes = jax.eval_shape(fn, jax.eval_shape(lambda: _chunk(batch, 0, chunk_size)))
     _check_floating(shapes)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     total, _ = jax.lax.scan(add_chunk, zeros, jnp.arange(num_full))
@@ -105,6 +100,21 @@ def num_examples(batch: PyTree, chunk_size: int | None = None) -> int:
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size is {chunk_size}; it must be at least 1, or None for one pass")
     return lengths[0]
+
+
+def _chunk(batch, index, size):
+    """Return a chunk of `size` examples.
+
+    Where chunks are equal each takes every n/size-th example: if devices share the examples, they
+    share each chunk. Otherwise they are neighbours, as the rest would have to be copied off first.
+    """
+
+    def part(leaf):
+        if len(leaf) % size == 0:
+            return leaf.reshape(size, -1, *leaf.shape[1:])[:, index]
+        return jax.lax.dynamic_slice_in_dim(leaf, index * size, size)
+
+    return jax.tree.map(part, batch)
 
 
 def _check_floating(shapes):

@@ -122,7 +122,7 @@ def _extend(state: Tridiagonal, image) -> Tridiagonal:
     place = state.step % len(jax.tree.leaves(state.basis)[0])
     basis = jax.tree.map(lambda b, x: b.at[place].set(x), state.basis, state.vector)
     scale = jnp.maximum(state.scale, norm(image))
-    rest, coefficients = orthogonalize(basis, image)
+    rest, coefficients = orthogonalize(basis, image, place)
     length = norm(rest)
     closed = (length <= rounding(scale)) | ~jnp.isfinite(scale)
     return Tridiagonal(

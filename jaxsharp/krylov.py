@@ -25,6 +25,8 @@ BREAKDOWN = 0.75
 STEPS_PER_CHECK = 2
 # The estimate has to undercut the tolerance by this factor, as the true residual is rounded.
 SAFETY = 0.5
+# Of a vector's norm, what must be left by one orthogonalization for it to have been exact enough.
+ENOUGH_LEFT = 0.7
 # Norm of the random part of a warm start, relative to the given part.
 START_NOISE = 0.01
 
@@ -129,13 +131,14 @@ def _extend(key, state: State, image) -> State:
     """Add the next vector to the basis, given its product `image`, and find the one after it."""
     basis = jax.tree.map(lambda b, x: b.at[state.filled].set(x), state.basis, state.vector)
     scale = jnp.maximum(state.scale, norm(image))
-    rest, row = orthogonalize(basis, image)
+    rest, row = orthogonalize(basis, image, state.filled)
     length = norm(rest)
     products = state.products + 1
     lost = length <= rounding(scale)
 
     def fresh():
-        return orthogonalize(basis, random_unit(jax.random.fold_in(key, products), image))[0]
+        noise = random_unit(jax.random.fold_in(key, products), image)
+        return orthogonalize(basis, noise, state.filled)[0]
 
     vector = scaled_to_norm(jax.lax.cond(lost, fresh, lambda: rest), 1.0)
     return state._replace(
@@ -219,12 +222,30 @@ def _restart(limits: Limits, state: State, values, coefficients) -> State:
     )
 
 
-def orthogonalize(basis: PyTree, vector: PyTree) -> tuple[PyTree, Float[Array, " m"]]:
-    """Return the part of a vector outside the basis and its coefficients inside, in two passes."""
-    first = dots(basis, vector)
-    vector = optax.tree.sub(vector, combine(first, basis))
-    second = dots(basis, vector)
-    return optax.tree.sub(vector, combine(second, basis)), first + second
+def orthogonalize(
+    basis: PyTree, vector: PyTree, place: Int[Array, ""]
+) -> tuple[PyTree, Float[Array, " m"]]:
+    """Return the part of a vector outside the basis and its coefficients inside.
+
+    First the components along the rows at `place` and before it are removed, in Lanczos nearly all
+    there is, then one pass over the whole basis; a second one only if the first has removed so
+    much that rounding counts (the criterion of Daniel et al. 1976, Math. Comp. 30, 772-795).
+    """
+    rows = jnp.stack([place - 1, place]) % len(jax.tree.leaves(basis)[0])
+    vector, near = _subtract(jax.tree.map(lambda b: b[rows], basis), vector)
+    before = norm(vector)
+    vector, coefficients = _subtract(basis, vector)
+    again = norm(vector) < ENOUGH_LEFT * before
+    vector, more = jax.lax.cond(
+        again, lambda: _subtract(basis, vector), lambda: (vector, jnp.zeros_like(coefficients))
+    )
+    return vector, (coefficients + more).at[rows].add(near)
+
+
+def _subtract(basis, vector):
+    """Return a vector without its components along some others, and their coefficients."""
+    coefficients = dots(basis, vector)
+    return optax.tree.sub(vector, combine(coefficients, basis)), coefficients
 
 
 def allowed(values: Array, tol: float, scale: Array) -> Array:

@@ -62,7 +62,8 @@ def top_eigenpairs(
     answer is exact. A pair has `converged` if its true residual is at most tol |theta|, or at most
     10 eps ||H||: below that products are rounding, and so zero eigenvalues converge too.
 
-    Cost: num_products, k of them for the true residuals at the end; per step four passes over V.
+    Cost: num_products, k of them for the true residuals at the end; per step two passes over V,
+    four where the first orthogonalization was not exact enough.
     Memory: basis_size x P (default 2 k + 20), half more at a restart, and the result, k x P.
     Runs as compiled loops; pure, so it works in jit and in vmap over models; fixed by `key`.
     Around a product that streams from the host (`Operator.on_host`) the loops are Python's.
@@ -76,9 +77,9 @@ def top_eigenpairs(
     vectors stay: nothing is compared with an absolute number.
 
     References: Wu and Simon (2000), SIAM J. Matrix Anal. Appl. 22, 602-616; Stewart (2002), 23,
-    601-614. Deviations: B is filled from the coefficients of the full double orthogonalization,
-    arrow and tridiagonal alike (Rayleigh-Ritz form); no locking, converged pairs stay in V; k and
-    half of the other Ritz vectors are kept; breakdowns continue with a random vector.
+    601-614. Deviations: B is filled from the coefficients of the full orthogonalization, arrow and
+    tridiagonal alike (Rayleigh-Ritz form); no locking, converged pairs stay in V; k and half of
+    the other Ritz vectors are kept; breakdowns continue with a random vector.
 
     Raises ValueError, before tracing: k not in 1..P, basis_size not above k (unless P),
     max_products below 2 k, tol below 10 eps, `like` neither float32 nor float64.
@@ -149,7 +150,7 @@ def spectral_density(
     exact for polynomials f of degree below 2 num_steps, for each probe, and its weights sum to 1;
     what is random is the choice of the probes, and the result's functions give its standard error.
 
-    `basis_size` bounds the memory: each new vector is orthogonalized, twice, against the last
+    `basis_size` bounds the memory: each new vector is orthogonalized against the last
     basis_size ones (default: all). With fewer than num_steps an eigenvalue may appear in copies
     that share its weight, which moves moments and cumulative distribution little.
 

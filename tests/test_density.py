@@ -164,7 +164,7 @@ def test_memory_is_bounded_by_the_basis_size():
         return run.lower(jax.random.key(0)).compile().memory_analysis().temp_size_in_bytes
 
     assert bytes_of(None) > 50 * 80_000
-    assert bytes_of(4) < 20 * 80_000
+    assert bytes_of(4) < 25 * 80_000
 
 
 def test_probes_at_a_time_and_the_host_do_not_matter():
