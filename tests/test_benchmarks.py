@@ -1,0 +1,90 @@
+"""The benchmark runs from end to end in its smallest form, with the peers that are installed."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Compiling is nearly all of the time.
+FAST = {
+    "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "jax"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+}
+EXPECTED = {
+    "products mlp_1": 5,
+    "products tiny_cnn": 5,
+    "eigenpairs mlp": 1,
+    "examples": 2,
+    "traces mlp": 1,
+    "traces tiny_cnn": 1,
+    "trace estimates mlp": 1,
+    "step": 4,
+}
+PEERS = ("torch", "pyhessian", "curvlinops", "hessian_eigenthings", "matfree", "traceax")
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """Folder and output of the smallest run."""
+    out = tmp_path_factory.mktemp("benchmark")
+    command = [sys.executable, "experiments/benchmarks/curvature.py", "--smoke", "--out", str(out)]
+    environment = {**os.environ, **FAST}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return out, done.stdout
+
+
+def test_every_contender_has_a_row_or_a_reason(smoke):
+    out, printed = smoke
+    timings = pd.read_csv(out / "timings.csv")
+    counts = timings.groupby("work").size()
+    assert all(counts[work] >= number for work, number in EXPECTED.items())
+    absent = [peer for peer in PEERS if importlib.util.find_spec(peer) is None]
+    for peer in absent:
+        assert f"{peer} is not installed" in printed or "torch is not installed" in printed
+    if absent == list(PEERS):
+        assert dict(counts) == EXPECTED
+
+
+def test_times_are_positive_and_ordered(smoke):
+    timings = pd.read_csv(smoke[0] / "timings.csv")
+    times = timings[["min_s", "q25_s", "median_s", "q75_s", "max_s"]].to_numpy()
+    assert (times[:, 0] > 0).all()
+    assert (np.diff(times, axis=1) >= 0).all()
+    assert (timings["first_call_s"] >= timings["min_s"]).all()
+    assert (timings["repeats"] == 5).all()
+    measured = timings["memory_mib"].dropna()
+    assert len(measured) == 1  # the smoke form measures one
+    assert (measured > 0).all()
+
+
+def test_jaxsharps_answers_are_right(smoke):
+    timings = pd.read_csv(smoke[0] / "timings.csv")
+    mine = timings[timings["contender"].str.startswith("jaxsharp")].set_index("work")
+    allowed = {"products": 1e-5, "traces": 1e-5, "eigenpairs": 1e-4, "examples": 1e-4}
+    for work, error in mine["error"].items():
+        assert work.split()[0] not in allowed or error < allowed[work.split()[0]], (work, error)
+
+
+def test_the_page_has_the_targets_and_the_configuration_no_paths(smoke):
+    out, _ = smoke
+    targets = pd.read_csv(out / "targets.csv")
+    assert {"products mlp_1", "examples", "step"} <= set(targets["work"])
+    page = (out / "README.md").read_text()
+    assert all(text in page for text in targets["ratio"])
+    config = json.loads((out / "config.json").read_text())
+    assert config["versions"]["jax"]
+    assert config["repeats"] == 5
+    for text in (page, json.dumps(config)):
+        assert str(ROOT) not in text
+        assert str(out) not in text
