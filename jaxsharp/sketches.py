@@ -141,8 +141,8 @@ def xtrace(
 
     Reference: Epperly, Tropp and Webber (2024), SIAM J. Matrix Anal. Appl. 45, 1-23: XTrace with
     normalized test vectors. Deviations: the 2 in stderr; k grows, by Gram-Schmidt with two passes;
-    a column of A W inside the span of those before brings a random direction, and 10 eps on the
-    diagonal of R, where the paper's R would be singular.
+    a column of A W inside the span of those before brings the direction of its w_i, and 10 eps on
+    the diagonal of R, where the paper's R would be singular.
 
     Raises ValueError, before tracing: max_products below 4 (2 if P = 1), and as `hutchinson`.
     """
@@ -152,11 +152,10 @@ def xtrace(
     if rows < min(2, size):
         raise ValueError(f"max_products is {max_products}; XTrace needs at least 4")
     product, zero = _flat(matvec, like)
-    test_key, fresh_key = jax.random.split(key)
 
     def body(sketch):
-        test = _sphere(test_key, sketch.count, zero)
-        sketch = _extended(sketch, test, product(test), fresh_key)
+        test = _sphere(key, sketch.count, zero)
+        sketch = _extended(sketch, test, product(test))
         return _estimated(limits, sketch, product(sketch.basis[sketch.count]))
 
     with jax.default_matmul_precision("highest"):
@@ -171,17 +170,16 @@ def _empty(rows, zero) -> _Sketch:
 
 
 @jax.jit
-def _extended(sketch: _Sketch, test, image, key) -> _Sketch:
-    """Add a test vector w, and A w to the span of the basis; `count` stays for `_estimated`."""
+def _extended(sketch: _Sketch, test, image) -> _Sketch:
+    """Add a test vector w, and A w to the span of the basis; `count` stays for `_estimated`.
+
+    Where A w is in the span already, so is all of A, and any direction will do: that of w.
+    """
     k = sketch.count
     rest, column = _outside(sketch.basis, image)
     length = norm(rest)
     lost = length <= ROUNDING * jnp.finfo(length.dtype).eps * norm(image)
-
-    def fresh():
-        return _outside(sketch.basis, _normal(key, k, test))[0]
-
-    row = scaled_to_norm(jax.lax.cond(lost, fresh, lambda: rest), 1)
+    row = scaled_to_norm(jnp.where(lost, _outside(sketch.basis, test)[0], rest), 1)
     basis, tests = sketch.basis.at[k].set(row), sketch.tests.at[k].set(test)
     column = column.at[k].set(jnp.where(lost, jnp.zeros_like(length), length))
     return sketch._replace(
@@ -201,7 +199,7 @@ def _estimated(limits: Limits, sketch: _Sketch, image) -> _Sketch:
     projected = sketch.projected.at[last].set(column).at[:, last].set(column)
     sketch = sketch._replace(projected=projected, count=count)
     filled = jnp.arange(rows) < count
-    traces = jnp.where(filled, _left_out_traces(sketch, filled), 0)
+    traces = jnp.where(filled, _left_out_traces(sketch), 0)
     mean = jnp.sum(traces) / count
     pairs = jnp.maximum(count * (count - 1), 1).astype(mean.dtype)
     stderr = norm(jnp.where(filled, traces - mean, 0)) * jnp.sqrt(INFLATION / pairs)
@@ -211,7 +209,7 @@ def _estimated(limits: Limits, sketch: _Sketch, image) -> _Sketch:
     return sketch._replace(mean=mean, stderr=stderr, stop=stop, converged=enough)
 
 
-def _left_out_traces(sketch: _Sketch, filled):
+def _left_out_traces(sketch: _Sketch):
     """Return t_i in terms of small matrices: H = Q^T A Q, R and O = Q^T W.
 
     Q_i spans what Q does without Q s_i. The part of w_i outside Q_i is the part outside Q plus
@@ -219,7 +217,7 @@ def _left_out_traces(sketch: _Sketch, filled):
     """
     size = sketch.basis.shape[1]
     projected, overlaps = sketch.projected, sketch.overlaps
-    missing = _left_out_directions(sketch.triangle, filled)
+    missing = _left_out_directions(sketch.triangle)
     lost = jnp.sum(missing * (projected @ missing), axis=0)
     along = jnp.sum(missing * overlaps, axis=0)
     outside = sketch.triangle - projected @ overlaps
@@ -231,17 +229,17 @@ def _left_out_traces(sketch: _Sketch, filled):
     return jnp.where(sketch.count == size, known, traces)
 
 
-def _left_out_directions(triangle, filled):
-    """Return in column i the unit vector s_i orthogonal to all filled columns of R but the i-th.
+def _left_out_directions(triangle):
+    """Return in column i the unit vector s_i orthogonal to all columns of R but the i-th.
 
-    Those are the columns of R^(-T). A diagonal entry of zero would make R singular: at the size of
-    rounding it keeps s_i as good as orthogonal to the column, and finite.
+    Those are the columns of R^(-T). A diagonal entry of zero, as in columns not yet filled, would
+    make R singular: at the size of rounding it keeps s_i finite, and as good as orthogonal.
     """
     largest = jnp.max(jnp.abs(triangle))
     scaled = triangle / jnp.where(largest > 0, largest, jnp.ones_like(largest))
-    identity = jnp.eye(len(filled), dtype=triangle.dtype)
+    identity = jnp.eye(len(triangle), dtype=triangle.dtype)
     diagonal = jnp.maximum(jnp.diag(scaled), ROUNDING * jnp.finfo(triangle.dtype).eps)
-    safe = jnp.where(identity > 0, jnp.diag(jnp.where(filled, diagonal, 1)), scaled)
+    safe = jnp.where(identity > 0, jnp.diag(diagonal), scaled)
     inverse = jax.scipy.linalg.solve_triangular(safe, identity, trans="T")
     return inverse / jnp.linalg.norm(inverse, axis=0)
 

@@ -103,6 +103,9 @@ def test_hutchpp_is_algorithm_1_of_the_paper(spectrum):
     np.testing.assert_allclose(images @ basis.T @ basis, images, atol=1e-12)
     np.testing.assert_allclose(probes @ basis.T, 0, atol=1e-13)
     np.testing.assert_allclose(np.sum(probes**2, axis=1), SIZE - ROWS, rtol=1e-13)
+    # Not those that the basis was made of, which would bias: 28 cosines for each of 12.
+    cosines = tests @ probes.T / np.linalg.norm(tests - tests @ basis.T @ basis, axis=1)[:, None]
+    assert np.max(np.abs(cosines)) < 0.9 * np.sqrt(SIZE - ROWS)
     forms = np.sum(probes * (probes @ matrix), axis=1)
     assert result.mean == pytest.approx(np.trace(basis @ matrix @ basis.T) + forms.mean())
     assert result.stderr == pytest.approx(forms.std(ddof=1) / np.sqrt(len(forms)), rel=1e-8)
@@ -160,11 +163,11 @@ def test_stops_when_the_error_meets_the_tolerance():
     result = estimate(hutchpp, matrix, atol=0.3, max_products=1000)
     assert result.converged and 2 * ROWS + MIN_PROBES < result.num_products < 1000
     assert 0.25 < result.stderr <= 0.3
-    matrix = symmetric_matrix(decaying)
-    result = estimate(xtrace, matrix, atol=0.01)
+    matrix = symmetric_matrix(-decaying)
+    result = estimate(xtrace, matrix, rtol=0.003)
     assert result.converged and 2 * MIN_TESTS < result.num_products < 50
     assert 0.002 < result.stderr <= 0.01
-    assert estimate(xtrace, matrix, 1, atol=9.0).num_products == 2 * MIN_TESTS
+    assert estimate(xtrace, matrix, 1, atol=9.0).num_products == 2 * MIN_TESTS == 20
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -183,6 +186,15 @@ def test_a_sketch_of_the_whole_space_is_exact(size):
         assert result.mean == pytest.approx(np.trace(matrix), abs=1e-14)
         assert result.stderr <= 1e-14 and result.converged
     assert result.num_products == 2 * size
+
+
+def test_a_sketch_of_the_whole_space_is_exact_for_every_seed():
+    """Also where a test vector hardly leaves the others' span: dividing by that loses digits."""
+    matrix = symmetric_matrix(uniform[:7])
+    options = tuple(options_of(xtrace).items())
+    keys = jax.random.split(jax.random.key(0), 1000)
+    means = jax.vmap(lambda key: compiled(xtrace, matrix, key, options))(keys).mean
+    np.testing.assert_allclose(means, np.trace(matrix), atol=1e-14, rtol=0)
 
 
 def test_hessian_of_a_network_in_a_pytree():

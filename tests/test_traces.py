@@ -204,7 +204,7 @@ def first_stop(values, rtol, atol):
 @pytest.mark.parametrize("vmapped", [1, 7])
 @pytest.mark.parametrize(("rtol", "atol"), [(0.05, 0.0), (0.0, 0.2), (0.02, 0.3), (1e-3, 1e-3)])
 def test_stops_on_the_error_at_the_first_probe_that_meets_it(rtol, atol, vmapped):
-    values = np.random.default_rng(1).normal(3, 2, 300)
+    values = np.random.default_rng(1).normal(-3, 2, 300)
     state = average_of(values, Limits(rtol, atol, 300), vmapped)
     n = first_stop(values, rtol, atol)
     assert state.count == n and bool(state.converged) == (n < 300)
@@ -224,19 +224,20 @@ def test_pitfall_16_no_stop_by_luck_for_a_trace_near_zero():
 
 
 def test_a_few_equal_probes_are_no_reason_to_stop():
-    """Two signs agree fifteen times once in 2^14; then the error is 0 and wrong."""
-    values = np.r_[np.ones(MIN_PROBES - 1), -1.0, np.ones(84)]
+    """Of 2^11 averages of signs one begins like this: an error of 0, and wrong."""
+    values = np.r_[np.ones(12), -1.0, np.ones(87)]
     state = average_of(values, Limits(0.01, 0.0, 100))
     assert state.count == 100 and state.stderr > 0.01
 
 
 def test_float32_where_the_mean_is_large_and_the_spread_small():
-    """Sums of squares lose all digits here, and running means stall."""
-    values = (1e4 + np.random.default_rng(0).normal(0, 0.05, 5000)).astype(np.float32)
+    """Sums of squares lose all digits here, and running means stall before the step."""
+    step = np.where(np.arange(5000) < 500, 0, 0.05)
+    values = (1e4 + step + np.random.default_rng(0).normal(0, 0.01, 5000)).astype(np.float32)
     state = average_of(values, Limits(0.0, 0.0, 5000), vmapped=50)
     exact = values.astype(np.float64)
     assert state.mean.dtype == np.float32
-    # To the spacing of floats at 1e4, and the deviations of float32 to 5000 eps at worst.
+    # To the spacing of floats at 1e4; five thousand roundings of the deviations.
     assert state.mean == pytest.approx(exact.mean(), abs=1e-3)
     assert state.stderr == pytest.approx(exact.std(ddof=1) / np.sqrt(5000), rel=1e-3)
 
