@@ -32,7 +32,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Key, PyTree, UInt32
 
 from jaxsharp.checks import check_loss, check_outputs, check_params
@@ -228,12 +227,12 @@ def preconditioned(matvec: Matvec, diagonal: PyTree) -> Matvec:
     Cost: that of `matvec`. Raises ValueError for entries that are not positive and finite, where
     they are known (not inside jit).
     """
-    leaves = jax.tree.leaves(diagonal)
-    if not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
-        entries = np.concatenate([np.ravel(leaf) for leaf in leaves])
-        bad = entries[~((entries > 0) & (entries < np.inf))]
-        if bad.size:
-            raise ValueError(f"diagonal holds {bad[0]}; its entries must be positive and finite")
+    for leaf in jax.tree.leaves(diagonal):
+        bad = ~((leaf > 0) & (leaf < jnp.inf))
+        if not isinstance(leaf, jax.core.Tracer) and jnp.any(bad):
+            raise ValueError(
+                f"diagonal holds {leaf[bad][0]}; its entries must be positive and finite"
+            )
 
     def scaled(vector):
         return jax.tree.map(lambda x, d: (x / jnp.sqrt(d)).astype(x.dtype), vector, diagonal)
