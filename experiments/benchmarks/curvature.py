@@ -19,6 +19,7 @@ few digits. Timings mean something on a quiet machine only.
 
 import json
 import os
+import sys
 import warnings
 from pathlib import Path
 from typing import Literal
@@ -74,6 +75,8 @@ def curvature(
             rows.append(row)
         tables.write(out, rows, chosen, options)
     print((out / "README.md").read_text())
+    if wrong := [f"{row.work}, {row.contender}" for row in rows if "WRONG" in row.remark]:
+        sys.exit(f"error above the tolerance: {'; '.join(wrong)}")
 
 
 def _groups(smoke):
