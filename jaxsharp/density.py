@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxsharp.krylov import orthogonalize, random_unit, rounding
-from jaxsharp.operators import Loops, Matvec, loops_around
+from jaxsharp.operators import Loops, Matvec, checked_like, loops_around
 from jaxsharp.trees import norm, scaled_to_norm
 
 
@@ -112,7 +112,7 @@ def tridiagonalize(
     )
     return loops.while_loop(
         lambda state: (state.step < num_steps) & ~state.closed,
-        lambda state: _extend(state, matvec(state.vector)),
+        lambda state: _extend(state, checked_like(state.vector, matvec(state.vector))),
         state,
     )
 

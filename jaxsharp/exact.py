@@ -154,7 +154,8 @@ def _highest(*args):
 @partial(jax.jit, static_argnums=range(5))
 def _mean_squares(fn, factors, reader, reduction, chunk_size, params, stats, images):
     """Sums of squares of J_j^T s_k, reduced, over all examples, divided by their number."""
-    structure = reader(fn, params, stats, images[0])
+    image = jax.ShapeDtypeStruct(images.shape[1:], images.dtype)
+    structure = reader(fn, params, stats, image)
     products = {p.leaf: p for p in structure.products.values()}
     leaves, treedef = jax.tree.flatten(params)
 

@@ -15,7 +15,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxsharp.operators import Loops
-from jaxsharp.trees import combine, dots, norm, scaled_to_norm
+from jaxsharp.trees import combine, norm, scaled_to_norm, without
 
 # Relative to the largest ||H v|| seen: below 10 eps a product is rounding; if the last one leaves
 # the basis by at most eps^(3/4), the basis is as good as invariant.
@@ -232,20 +232,14 @@ def orthogonalize(
     much that rounding counts (the criterion of Daniel et al. 1976, Math. Comp. 30, 772-795).
     """
     rows = jnp.stack([place - 1, place]) % len(jax.tree.leaves(basis)[0])
-    vector, near = _subtract(jax.tree.map(lambda b: b[rows], basis), vector)
+    vector, near = without(jax.tree.map(lambda b: b[rows], basis), vector)
     before = norm(vector)
-    vector, coefficients = _subtract(basis, vector)
+    vector, coefficients = without(basis, vector)
     again = norm(vector) < ENOUGH_LEFT * before
     vector, more = jax.lax.cond(
-        again, lambda: _subtract(basis, vector), lambda: (vector, jnp.zeros_like(coefficients))
+        again, lambda: without(basis, vector), lambda: (vector, jnp.zeros_like(coefficients))
     )
     return vector, (coefficients + more).at[rows].add(near)
-
-
-def _subtract(basis, vector):
-    """Return a vector without its components along some others, and their coefficients."""
-    coefficients = dots(basis, vector)
-    return optax.tree.sub(vector, combine(coefficients, basis)), coefficients
 
 
 def allowed(values: Array, tol: float, scale: Array) -> Array:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from jaxsharp import krylov
 from jaxsharp.density import SpectralDensity, quadrature
-from jaxsharp.operators import loops_around
+from jaxsharp.operators import checked_like, loops_around, num_entries
 from jaxsharp.trees import combine, norm
 
 
@@ -82,7 +82,8 @@ def top_eigenpairs(
     the other Ritz vectors are kept; breakdowns continue with a random vector.
 
     Raises ValueError, before tracing: k not in 1..P, basis_size not above k (unless P),
-    max_products below 2 k, tol below 10 eps, `like` neither float32 nor float64.
+    max_products below 2 k, tol below 10 eps, `like` neither float32 nor float64; while tracing, if
+    H v is not like v.
     """
     options = (key, tol, max_products, basis_size, start)
     return _eigenpairs(matvec, like, (k, 0), *options)[0]
@@ -166,7 +167,7 @@ def spectral_density(
     Raises ValueError, before tracing: num_probes below 2 (no standard error), num_steps below 1,
     basis_size below 2, vmapped below 1, `like` neither float32 nor float64.
     """
-    size, _ = _check_like(like)
+    size = num_entries(like)
     for name, number, least in (
         ("num_probes", num_probes, 2),
         ("num_steps", num_steps, 1),
@@ -190,12 +191,15 @@ def _eigenpairs(matvec, like, ends, key, tol, max_products, basis_size, start):
     limits = krylov.Limits(*ends, tol, budget - k)
     loops = loops_around(matvec)
 
+    def product(vector):
+        return checked_like(vector, matvec(vector))
+
     with jax.default_matmul_precision("highest"):
         state = krylov.initial_state(key, like, start, rows, k)
-        state = krylov.solve(matvec, loops, key, limits, state)
+        state = krylov.solve(product, loops, key, limits, state)
         values, coefficients = krylov.wanted_pairs(limits, state)
         vectors = combine(coefficients.T, state.basis)
-        images = loops.map(matvec, vectors)
+        images = loops.map(product, vectors)
         residuals = jax.vmap(_residual)(images, values, vectors)
     converged = residuals <= krylov.allowed(values, tol, state.scale)
     found = EigenPairs(values, vectors, residuals, converged, state.products + k)
@@ -209,25 +213,16 @@ def _residual(image, value, vector):
     return norm(jax.tree.map(lambda h, v: h - value.astype(v.dtype) * v, image, vector))
 
 
-def _check_like(like):
-    """Return the number of entries of `like` and their dtype."""
-    leaves = jax.tree.leaves(like)
-    size = sum(leaf.size for leaf in leaves)
-    dtype = jnp.result_type(*(leaf.dtype for leaf in leaves)) if leaves else None
-    if size == 0 or dtype not in (jnp.float32, jnp.float64):
-        raise ValueError(f"like has {size} numbers of dtype {dtype}; it needs float32 or float64")
-    return size, dtype
-
-
 def _check_arguments(like, k, tol, basis_size, max_products):
     """Return the number of entries of `like`."""
-    size, dtype = _check_like(like)
+    size = num_entries(like)
     if not 1 <= k <= size:
         raise ValueError(f"k is {k}; the operator has {size} eigenvalues, so k is 1 to {size}")
     if basis_size is not None and basis_size <= k and basis_size < size:
         raise ValueError(f"basis_size is {basis_size}; it must be above k = {k}, or {size} (P)")
     if max_products is not None and max_products < 2 * k:
         raise ValueError(f"max_products is {max_products}; it must be at least 2 k = {2 * k}")
+    dtype = jnp.result_type(*(leaf.dtype for leaf in jax.tree.leaves(like)))
     reachable = krylov.ROUNDING * float(jnp.finfo(dtype).eps)
     if not tol >= reachable:
         raise ValueError(f"tol is {tol}; at best {reachable:.1e} can be reached in {dtype}")

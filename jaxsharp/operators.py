@@ -45,6 +45,27 @@ def change_product(matvec: Matvec, change: Callable[[Matvec], Matvec]) -> Matvec
     return change(matvec)
 
 
+def checked_like(vector: PyTree, image: PyTree) -> PyTree:
+    """Return the image A v, or raise ValueError if it is not like v."""
+    given, found = ([f"{x.dtype}{x.shape}" for x in jax.tree.leaves(t)] for t in (vector, image))
+    if given != found or jax.tree.structure(vector) != jax.tree.structure(image):
+        pairs = zip(given, found, strict=False)
+        change = next((f"{a} into {b}" for a, b in pairs if a != b), "the structure")
+        raise ValueError(f"matvec changed {change}; it must keep structure, shapes and dtypes")
+    return image
+
+
+def num_entries(like: PyTree) -> int:
+    """Return the number of entries of vectors like `like`; ValueError if not float32 or float64."""
+    leaves = jax.tree.leaves(like)
+    size = sum(leaf.size for leaf in leaves)
+    dtypes = {str(leaf.dtype) for leaf in leaves}
+    if size == 0 or dtypes - {"float32", "float64"}:
+        found = f"{size} numbers of {sorted(dtypes)}"
+        raise ValueError(f"like has {found}; it needs float32 or float64")
+    return size
+
+
 class Loops(NamedTuple):
     """`while_loop(going_on, body, state)` and `map(fn, xs, batch_size=None)`, as in `jax.lax`."""
 

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from jaxsharp.operators import Matvec, loops_around
-from jaxsharp.traces import Estimate, Limits, average, check_arguments, checked_like, norm
-from jaxsharp.trees import scaled_to_norm
+from jaxsharp.operators import Matvec, checked_like, loops_around
+from jaxsharp.traces import Estimate, Limits, average, check_arguments
+from jaxsharp.trees import norm, scaled_to_norm, without
 
 # Relative to what was orthogonalized: a remainder below 10 eps is rounding.
 ROUNDING = 10.0
@@ -281,10 +281,9 @@ def _row_basis(rows):
 
 def _outside(basis, vector):
     """Return the part of a vector outside the basis and its coefficients inside, in two passes."""
-    first = basis @ vector
-    vector = vector - first @ basis
-    second = basis @ vector
-    return vector - second @ basis, first + second
+    vector, first = without(basis, vector)
+    vector, second = without(basis, vector)
+    return vector, first + second
 
 
 def _itself(mean, stderr):

@@ -195,7 +195,9 @@ def is_product(eqn, position: int) -> bool:
     return eqn.primitive.name == "dot_general" and not eqn.params["dimension_numbers"][1][0]
 
 
-def analyze(fn: Callable, params: PyTree, stats: PyTree, image: Array | np.ndarray) -> Structure:
+def analyze(
+    fn: Callable, params: PyTree, stats: PyTree, image: Array | np.ndarray | jax.ShapeDtypeStruct
+) -> Structure:
     """``read``, or StructureError if the network is not piecewise linear in each parameter."""
     structure = read(fn, params, stats, image)
     if structure.refusals:
@@ -203,7 +205,9 @@ def analyze(fn: Callable, params: PyTree, stats: PyTree, image: Array | np.ndarr
     return structure
 
 
-def read(fn: Callable, params: PyTree, stats: PyTree, image: Array | np.ndarray) -> Structure:
+def read(
+    fn: Callable, params: PyTree, stats: PyTree, image: Array | np.ndarray | jax.ShapeDtypeStruct
+) -> Structure:
     """What the program of ``fn(params, stats, image) -> logits``, of a single example, says."""
     struct = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype)  # noqa: E731
     params, stats, image = jax.tree.map(struct, (params, stats, image))

@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from jaxsharp.operators import Loops, Matvec, loops_around
-from jaxsharp.trees import scaled_to_norm
+from jaxsharp.operators import Loops, Matvec, checked_like, loops_around, num_entries
+from jaxsharp.trees import norm
 
 # Fewer may all agree by luck, as if there were no error: of two signs, with probability 2^-15.
 MIN_PROBES = 16
@@ -269,30 +269,9 @@ def _root(mean, stderr):
     return root, stderr / (2 * positive)
 
 
-def norm(tree: PyTree) -> Float[Array, ""]:
-    """Return the Euclidean norm, free of under- and overflow in the squares."""
-    products = jax.tree.map(lambda unit, leaf: jnp.sum(unit * leaf), scaled_to_norm(tree, 1), tree)
-    return sum(jax.tree.leaves(products))
-
-
-def checked_like(vector: PyTree, image: PyTree) -> PyTree:
-    """Return the image A v, or raise ValueError if it is not like v."""
-    given, found = ([f"{x.dtype}{x.shape}" for x in jax.tree.leaves(t)] for t in (vector, image))
-    if given != found or jax.tree.structure(vector) != jax.tree.structure(image):
-        pairs = zip(given, found, strict=False)
-        change = next((f"{a} into {b}" for a, b in pairs if a != b), "the structure")
-        raise ValueError(f"matvec changed {change}; it must keep structure, shapes and dtypes")
-    return image
-
-
 def check_arguments(like: PyTree, limits: Limits, vmapped: int) -> int:
     """Return the number of entries of `like`."""
-    leaves = jax.tree.leaves(like)
-    size = sum(leaf.size for leaf in leaves)
-    dtypes = {str(leaf.dtype) for leaf in leaves}
-    if size == 0 or dtypes - {"float32", "float64"}:
-        found = f"{size} numbers of {sorted(dtypes)}"
-        raise ValueError(f"like has {found}; it needs float32 or float64")
+    size = num_entries(like)
     names = ("rtol", "atol", "max_products", "vmapped")
     for name, value, least in zip(names, (*limits, vmapped), (0, 0, 2, 1), strict=True):
         if not value >= least:

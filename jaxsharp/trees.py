@@ -101,3 +101,9 @@ def dots(stack: PyTree, tree: Vector) -> Float[Array, " m"]:
 def combine(coefficients: Float[Array, "*n m"], stack: PyTree) -> PyTree:
     """Return sum_m c_m x_m, or a stack of such sums, for m stacked vectors; leaf dtypes kept."""
     return jax.tree.map(lambda s: jnp.tensordot(coefficients.astype(s.dtype), s, 1), stack)
+
+
+def without(stack: PyTree, tree: Vector) -> tuple[Vector, Float[Array, " m"]]:
+    """Return a vector without its components along m orthonormal ones, and their coefficients."""
+    coefficients = dots(stack, tree)
+    return optax.tree.sub(tree, combine(coefficients, stack)), coefficients

@@ -111,6 +111,7 @@ def _pyhessian(side):
 
     counted.original = original
     module.hessian_vector_product = counted
+    torch.manual_seed(0)
     side.module.zero_grad()  # it takes the gradient from .grad, where an earlier one is added to
     operator = module.hessian(
         side.module,
