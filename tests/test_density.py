@@ -61,7 +61,7 @@ def probes(num_probes, key=0):
 @pytest.mark.parametrize("scale", [1.0, 1e-8, 1e8])
 @pytest.mark.parametrize("name", spectra)
 def test_rules_are_exact_for_polynomials(name, scale):
-    """Gauss: sum_j w_j theta_j^p = u^T H^p u below twice the steps; weights are a distribution."""
+    """Gauss: sum_j w_j theta_j^p = u^T H^p u below twice the steps (pitfall 15)."""
     matrix = symmetric_matrix(scale * spectra[name])
     density = solve(matrix, num_probes=3)
     assert np.all(density.weights >= 0)

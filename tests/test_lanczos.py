@@ -78,6 +78,7 @@ spectra = {
 @pytest.mark.parametrize("scale", [1.0, 1e-8, 1e8, 1e-30])
 @pytest.mark.parametrize("name", spectra)
 def test_known_spectra(name, scale):
+    """The largest algebraic values, at any scale, after any breakdown (pitfalls 11, 13, 14, 19)."""
     matrix = symmetric_matrix(scale * spectra[name])
     assert_eigenpairs(solve(matrix), matrix, scale * max(1.0, np.abs(spectra[name]).max()))
 
@@ -178,7 +179,7 @@ def test_multiple_eigenvalues_are_found_with_all_copies():
 
 
 def test_full_depth_reproduces_the_spectrum():
-    """With as many rows as dimensions nothing is approximate, and no ghost copies appear."""
+    """Nothing is approximate with all rows, and no ghost copies appear (pitfall 12)."""
     matrix = symmetric_matrix(spectra["spikes"])
     pairs = solve(matrix, k=SIZE, basis_size=SIZE)
     np.testing.assert_allclose(pairs.values, np.linalg.eigvalsh(matrix)[::-1], atol=1e-12)

@@ -6,6 +6,7 @@ from functools import cache, partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,7 +24,16 @@ from jaxsharp.products import (
     preconditioned,
 )
 from jaxsharp.trees import select
-from tests.cases import CASES, NUM_CLASSES, NUM_EXAMPLES, cross_entropy, make_case
+from tests.cases import (
+    CASES,
+    NUM_CLASSES,
+    NUM_EXAMPLES,
+    cross_entropy,
+    init_dense,
+    make_case,
+    mlp,
+    normal,
+)
 from tests.references import (
     dense_ggn,
     dense_hessian,
@@ -94,6 +104,7 @@ MODES = {
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", CASES)
 def test_equals_the_dense_hessian(name, mode):
+    """Also where a custom_vjp rules out forward mode over reverse mode (pitfall 6)."""
     case = case_of(name)
     dense = dense_of(name)
     assert np.abs(dense).max() > 0.1
@@ -296,6 +307,42 @@ def test_is_linear():
     assert_close(matvec(combined), 2 * flat(matvec(u)) - 3 * flat(matvec(v)))
 
 
+def test_a_tiny_vector_gives_a_tiny_product():
+    """As differences of gradients with a fixed step would not (pitfall 17)."""
+    case = case_of("tanh_mlp")
+    vector = random_like(case.params)
+    tiny = jax.tree.map(lambda x: 1e-30 * x, vector)
+    np.testing.assert_allclose(
+        flat(product(case, tiny)), 1e-30 * flat(product(case, vector)), rtol=1e-9, atol=1e-44
+    )
+
+
+def test_weight_decay_counts_only_as_part_of_the_loss():
+    """It adds a multiple of the identity to H (pitfall 5)."""
+    case, decay = case_of("tied"), 0.3
+    vector = random_like(case.params)
+
+    def decayed(params, batch):
+        return case.loss(params, batch) + decay / 2 * optax.tree.norm(params, squared=True)
+
+    result = hessian(decayed, case.params, case.batch, chunk_size=4)(vector)
+    assert_close(result, flat(product(case, vector)) + decay * flat(vector))
+
+
+def test_hessian_and_gauss_newton_agree_on_the_diagonal_blocks_of_relu_networks_alone():
+    """Off the diagonal they differ, and for tanh everywhere (pitfall 7)."""
+    largest = {}
+    for name in ("relu_mlp", "tanh_mlp"):
+        case = case_of(name)
+        dense = dense_ggn(case.apply, case.output_loss, case.params, case.batch)
+        difference = np.abs(np.asarray(dense_of(name)) - dense)
+        leaf = np.repeat(range(6), [leaf.size for leaf in jax.tree.leaves(case.params)])
+        same = leaf[:, None] == leaf
+        largest[name] = difference[same].max(), difference[~same].max()
+    assert largest["relu_mlp"][0] < 1e-13 < 0.01 < largest["relu_mlp"][1]
+    assert min(largest["tanh_mlp"]) > 0.01
+
+
 def test_matches_differences_of_gradients():
     """Independent of second derivatives; accurate to the square of the step."""
     case = case_of("tanh_mlp")
@@ -310,23 +357,33 @@ def test_matches_differences_of_gradients():
     assert_close(product(case, vector), difference, tol=1e-6)
 
 
-@settings(max_examples=3, deadline=None)
-@given(chunk_size=st.integers(1, NUM_EXAMPLES))
-def test_chunks_do_not_matter(chunk_size):
-    case = case_of("tied")
-    vector = random_like(case.params)
-    assert_close(product(case, vector, chunk_size), product(case, vector))
+@settings(max_examples=8, deadline=None)
+@given(
+    sizes=st.tuples(*[st.integers(1, 4)] * 2),
+    n=st.integers(1, 9),
+    chunk_size=st.integers(1, 10),
+    recompute=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_shapes_chunks_and_order_of_examples_do_not_matter(sizes, n, chunk_size, recompute, seed):
+    """Any rest in the last chunk (pitfall 3), against the dense Hessian of the data in order."""
+    rng = np.random.default_rng(seed)
+    features, hidden = sizes
+    params = [init_dense(rng, features, hidden), init_dense(rng, hidden, NUM_CLASSES)]
+    batch = {"x": normal(rng, n, features), "y": jnp.asarray(rng.integers(0, NUM_CLASSES, n))}
 
+    def loss(params, batch):
+        return cross_entropy(mlp(jnp.tanh)(params, batch["x"]), batch)
 
-def test_order_of_examples_does_not_matter():
-    case = case_of("tied")
-    vector = random_like(case.params)
-    order = np.random.default_rng(0).permutation(NUM_EXAMPLES)
-    shuffled = jax.tree.map(lambda leaf: leaf[order], case.batch)
-    assert_close(product(case, vector, 4, shuffled), product(case, vector, 4))
+    order = rng.permutation(n)
+    shuffled = jax.tree.map(lambda leaf: leaf[order], batch)
+    vector = random_like(params, seed)
+    matvec = hessian(loss, params, shuffled, chunk_size=chunk_size, recompute=recompute)
+    assert_close(matvec(vector), dense_hessian(loss, params, batch) @ flat(vector))
 
 
 def test_every_example_has_the_same_weight():
+    """A mean over examples, not over batches, nor a sum (pitfalls 3 and 4)."""
     case = case_of("tied")
     vector = random_like(case.params)
     single = [flat(product(case, vector, 1, example(case.batch, i))) for i in range(NUM_EXAMPLES)]
@@ -364,7 +421,7 @@ def test_keeps_structure_shapes_and_mixed_dtypes():
 @pytest.mark.parametrize("chunk_size", [None, 4])
 @pytest.mark.parametrize("name", ["tied", "cnn", "custom_vjp"])
 def test_every_matrix_product_runs_at_highest_precision(name, chunk_size):
-    """Also where the product is first traced inside a loop, long after `hessian` returned."""
+    """Also if the product is first traced inside a loop, after `hessian` returned (pitfall 9)."""
     case = case_of(name)
 
     def loop(params, batch):
@@ -389,7 +446,7 @@ def test_linearized_product_does_not_repeat_the_forward_pass():
 
 @pytest.mark.parametrize("chunk_size", [None, 4])
 def test_compiled_parts_hold_no_data(chunk_size):
-    """A data set that became a constant of a program would cost minutes of compilation."""
+    """A data set that became a constant would cost minutes of compilation (pitfall 10)."""
     case = case_of("tanh_mlp")
     matvec = hessian(case.loss, case.params, case.batch, chunk_size=chunk_size)
     parts = [eqn.params["jaxpr"] for eqn in jax.make_jaxpr(matvec)(case.params).jaxpr.eqns]
