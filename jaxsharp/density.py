@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxsharp.krylov import orthogonalize, random_unit, rounding
-from jaxsharp.operators import Loops, Matvec, checked_like, loops_around
+from jaxsharp.krylov import orthogonalize, random_unit
+from jaxsharp.operators import Loops, Matvec, loops_around, packed
 from jaxsharp.trees import norm, scaled_to_norm
 
 
@@ -72,10 +72,11 @@ def quadrature(
 ) -> SpectralDensity:
     """Return the rules of stochastic Lanczos quadrature (`lanczos.spectral_density`)."""
     loops = loops_around(matvec)
+    product, zeros, _, _ = packed(matvec, like)
 
     def rule(index):
-        start = random_unit(jax.random.fold_in(key, index), like)
-        tridiagonal = tridiagonalize(matvec, loops, start, num_steps, num_rows)
+        start = random_unit(jax.random.fold_in(key, index), zeros)
+        tridiagonal = tridiagonalize(product, loops, start, num_steps, num_rows)
         return *_gauss_rule(tridiagonal.diagonal, tridiagonal.below), tridiagonal.step
 
     indices = jnp.arange(num_probes)
@@ -112,7 +113,7 @@ def tridiagonalize(
     )
     return loops.while_loop(
         lambda state: (state.step < num_steps) & ~state.closed,
-        lambda state: _extend(state, checked_like(state.vector, matvec(state.vector))),
+        lambda state: _extend(state, matvec(state.vector)),
         state,
     )
 
@@ -122,14 +123,13 @@ def _extend(state: Tridiagonal, image) -> Tridiagonal:
     place = state.step % len(jax.tree.leaves(state.basis)[0])
     basis = jax.tree.map(lambda b, x: b.at[place].set(x), state.basis, state.vector)
     scale = jnp.maximum(state.scale, norm(image))
-    rest, coefficients = orthogonalize(basis, image, place)
-    length = norm(rest)
-    closed = (length <= rounding(scale)) | ~jnp.isfinite(scale)
+    rest = orthogonalize(basis, image, place, scale, lambda: image)
+    closed = rest.lost | ~jnp.isfinite(scale)
     return Tridiagonal(
         basis=basis,
-        vector=scaled_to_norm(rest, 1.0),
-        diagonal=state.diagonal.at[state.step].set(coefficients[place]),
-        below=state.below.at[state.step].set(jnp.where(closed, 0, length)),
+        vector=scaled_to_norm(rest.vector, 1.0),
+        diagonal=state.diagonal.at[state.step].set(rest.coefficients[place]),
+        below=state.below.at[state.step].set(jnp.where(closed, 0, rest.length)),
         scale=scale,
         step=state.step + 1,
         closed=closed,

@@ -1,8 +1,8 @@
 """Thick-restart Lanczos: the machine behind `lanczos`.
 
-The basis is a pytree, each leaf of the vectors with a leading axis over the rows, so that vectors
-sharded over devices stay so. Around products that run on the host the loops are Python loops, and
-what lies between two products is one compiled function.
+The basis is a pytree, each leaf of the vectors with a leading axis over the rows, so that large
+leaves sharded over devices stay so (small ones are joined: `trees.packing`). Around products that
+run on the host the loops are Python loops, and what lies between two is one compiled function.
 """
 
 from collections.abc import Callable
@@ -27,6 +27,8 @@ STEPS_PER_CHECK = 2
 SAFETY = 0.5
 # Of a vector's norm, what must be left by one orthogonalization for it to have been exact enough.
 ENOUGH_LEFT = 0.7
+# Passes over the basis: two for the vector, two for a fresh one in its place.
+MAX_TURNS = 4
 # Norm of the random part of a warm start, relative to the given part.
 START_NOISE = 0.01
 
@@ -91,8 +93,7 @@ def initial_state(
 
 def random_unit(key: Array, like: PyTree) -> PyTree:
     """Return a vector like `like`, uniform on the unit sphere."""
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
-    return scaled_to_norm(optax.tree.random_like(key, zeros), 1.0)
+    return scaled_to_norm(optax.tree.random_like(key, like), 1.0)
 
 
 def wanted_pairs(limits: Limits, state: State) -> tuple[Array, Array]:
@@ -131,22 +132,19 @@ def _extend(key, state: State, image) -> State:
     """Add the next vector to the basis, given its product `image`, and find the one after it."""
     basis = jax.tree.map(lambda b, x: b.at[state.filled].set(x), state.basis, state.vector)
     scale = jnp.maximum(state.scale, norm(image))
-    rest, row = orthogonalize(basis, image, state.filled)
-    length = norm(rest)
     products = state.products + 1
-    lost = length <= rounding(scale)
 
     def fresh():
-        noise = random_unit(jax.random.fold_in(key, products), image)
-        return orthogonalize(basis, noise, state.filled)[0]
+        return random_unit(jax.random.fold_in(key, products), image)
 
-    vector = scaled_to_norm(jax.lax.cond(lost, fresh, lambda: rest), 1.0)
+    rest = orthogonalize(basis, image, state.filled, scale, fresh)
+    row = rest.coefficients
     return state._replace(
         basis=basis,
         projected=state.projected.at[state.filled].set(row).at[:, state.filled].set(row),
-        vector=vector,
-        beta=jnp.where(lost, jnp.zeros_like(length), length),
-        broken=length <= jnp.finfo(length.dtype).eps ** BREAKDOWN * scale,
+        vector=scaled_to_norm(rest.vector, 1.0),
+        beta=jnp.where(rest.lost, jnp.zeros_like(rest.length), rest.length),
+        broken=rest.length <= jnp.finfo(scale.dtype).eps ** BREAKDOWN * scale,
         filled=state.filled + 1,
         products=products,
         scale=scale,
@@ -157,10 +155,12 @@ def _extend(key, state: State, image) -> State:
 def _assess(limits: Limits, state: State) -> State:
     """Ask whether that is enough, and make room if it is not."""
     values, coefficients = _ritz_pairs(state)
-    state = _check(limits, state, values, coefficients)
-    full = state.filled == len(state.projected)
-    restart = partial(_restart, limits)
-    return jax.lax.cond(full & ~state.stop, restart, lambda s, *_: s, state, values, coefficients)
+    # A loop of at most one turn: a branch that leaves the basis alone would copy it.
+    return jax.lax.while_loop(
+        lambda state: (state.filled == len(state.projected)) & ~state.stop,
+        lambda state: _restart(limits, state, values, coefficients),
+        _check(limits, state, values, coefficients),
+    )
 
 
 def _ritz_pairs(state: State):
@@ -222,24 +222,52 @@ def _restart(limits: Limits, state: State, values, coefficients) -> State:
     )
 
 
+class Remainder(NamedTuple):
+    """What `orthogonalize` leaves of a vector."""
+
+    vector: PyTree  # its part outside the basis, or a fresh one
+    coefficients: Float[Array, " m"]  # of its part inside
+    length: Float[Array, ""]  # norm of its part outside
+    lost: Bool[Array, ""]  # whether that is rounding
+    again: Bool[Array, ""]
+    turns: Int[Array, ""]
+
+
 def orthogonalize(
-    basis: PyTree, vector: PyTree, place: Int[Array, ""]
-) -> tuple[PyTree, Float[Array, " m"]]:
-    """Return the part of a vector outside the basis and its coefficients inside.
+    basis: PyTree,
+    vector: PyTree,
+    place: Int[Array, ""],
+    scale: Float[Array, ""],
+    fresh: Callable[[], PyTree],
+) -> Remainder:
+    """Return the part of a vector outside the basis; where nothing is left, that of `fresh()`.
 
     First the components along the rows at `place` and before it are removed, in Lanczos nearly all
-    there is, then one pass over the whole basis; a second one only if the first has removed so
-    much that rounding counts (the criterion of Daniel et al. 1976, Math. Comp. 30, 772-795).
+    there is, then one pass over the whole basis; another one only if that has removed so much that
+    rounding counts (the criterion of Daniel et al. 1976, Math. Comp. 30, 772-795).
     """
     rows = jnp.stack([place - 1, place]) % len(jax.tree.leaves(basis)[0])
     vector, near = without(jax.tree.map(lambda b: b[rows], basis), vector)
-    before = norm(vector)
-    vector, coefficients = without(basis, vector)
-    again = norm(vector) < ENOUGH_LEFT * before
-    vector, more = jax.lax.cond(
-        again, lambda: without(basis, vector), lambda: (vector, jnp.zeros_like(coefficients))
-    )
-    return vector, (coefficients + more).at[rows].add(near)
+
+    def turn(state: Remainder) -> Remainder:
+        rest, more = without(basis, state.vector)
+        length = norm(rest)
+        lost = ~state.lost & (length <= rounding(scale))
+        return Remainder(
+            vector=jax.lax.cond(lost, fresh, lambda: rest),
+            coefficients=state.coefficients + jnp.where(state.lost, 0, more),
+            length=jnp.where(state.lost, state.length, length),
+            lost=state.lost | lost,
+            again=lost | (length < ENOUGH_LEFT * norm(state.vector)),
+            turns=state.turns + 1,
+        )
+
+    # One loop, no branches: around a branch that reads the basis XLA copies it.
+    yes, zero = jnp.ones((), bool), jnp.zeros((), jnp.int32)
+    coefficients = jnp.zeros(len(jax.tree.leaves(basis)[0]), near.dtype)
+    state = Remainder(vector, coefficients, norm(vector), ~yes, yes, zero)
+    state = jax.lax.while_loop(lambda s: s.again & (s.turns < MAX_TURNS), turn, state)
+    return state._replace(coefficients=state.coefficients.at[rows].add(near))
 
 
 def allowed(values: Array, tol: float, scale: Array) -> Array:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from jaxsharp import krylov
 from jaxsharp.density import SpectralDensity, quadrature
-from jaxsharp.operators import checked_like, loops_around, num_entries
+from jaxsharp.operators import loops_around, num_entries, packed
 from jaxsharp.trees import combine, norm
 
 
@@ -191,18 +191,17 @@ def _eigenpairs(matvec, like, ends, key, tol, max_products, basis_size, start):
     limits = krylov.Limits(*ends, tol, budget - k)
     loops = loops_around(matvec)
 
-    def product(vector):
-        return checked_like(vector, matvec(vector))
-
+    product, zeros, pack, unpack = packed(matvec, like)
+    start = None if start is None else pack(start)
     with jax.default_matmul_precision("highest"):
-        state = krylov.initial_state(key, like, start, rows, k)
+        state = krylov.initial_state(key, zeros, start, rows, k)
         state = krylov.solve(product, loops, key, limits, state)
         values, coefficients = krylov.wanted_pairs(limits, state)
         vectors = combine(coefficients.T, state.basis)
         images = loops.map(product, vectors)
         residuals = jax.vmap(_residual)(images, values, vectors)
     converged = residuals <= krylov.allowed(values, tol, state.scale)
-    found = EigenPairs(values, vectors, residuals, converged, state.products + k)
+    found = EigenPairs(values, jax.vmap(unpack)(vectors), residuals, converged, state.products + k)
     return tuple(
         EigenPairs(*jax.tree.map(lambda x, p=part: x[p], found[:4]), found.num_products)
         for part in (slice(ends[0]), slice(ends[0], k))

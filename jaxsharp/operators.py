@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from jaxsharp.trees import packing
+
 Matvec = Callable[[PyTree], PyTree]
 
 
@@ -53,6 +55,18 @@ def checked_like(vector: PyTree, image: PyTree) -> PyTree:
         change = next((f"{a} into {b}" for a, b in pairs if a != b), "the structure")
         raise ValueError(f"matvec changed {change}; it must keep structure, shapes and dtypes")
     return image
+
+
+def packed(matvec: Matvec, like: PyTree) -> tuple[Matvec, PyTree, Callable, Callable]:
+    """Return the product on vectors packed by `trees.packing`, one such, `pack` and `unpack`."""
+    pack, unpack = packing(like)
+
+    def product(vector):
+        tree = unpack(vector)
+        return pack(checked_like(tree, matvec(tree)))
+
+    zeros = pack(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like))
+    return product, zeros, pack, unpack
 
 
 def num_entries(like: PyTree) -> int:

@@ -1,6 +1,7 @@
 """The few pytree vector operations that `optax.tree` lacks; a pytree counts as one long vector."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,9 @@ import optax
 from jaxtyping import Array, Float, Key, PyTree, ScalarLike, UInt32
 
 Vector = PyTree[Float[Array, "..."]]
+
+# Arrays of at most so many entries are joined by `packing`: copying them costs little.
+PACKED_SIZE = 2**20
 
 
 def widen(tree: Vector) -> Vector:
@@ -107,3 +111,29 @@ def without(stack: PyTree, tree: Vector) -> tuple[Vector, Float[Array, " m"]]:
     """Return a vector without its components along m orthonormal ones, and their coefficients."""
     coefficients = dots(stack, tree)
     return optax.tree.sub(tree, combine(coefficients, stack)), coefficients
+
+
+def packing(like: PyTree) -> tuple[Callable, Callable]:
+    """Return functions from pytrees like `like` to short lists of arrays, and back.
+
+    Programs that do much with vectors compile faster if these have few leaves. The small leaves
+    are joined, in their widest dtype; large ones, which may be sharded, stay as they are.
+    """
+    leaves, treedef = jax.tree.flatten(like)
+    small = [i for i, leaf in enumerate(leaves) if leaf.size <= PACKED_SIZE]
+    large = [i for i, leaf in enumerate(leaves) if leaf.size > PACKED_SIZE]
+    ends = np.cumsum([leaves[i].size for i in small])[:-1]
+
+    def pack(tree):
+        arrays = jax.tree.leaves(tree)
+        joined = [jnp.concatenate([jnp.ravel(arrays[i]) for i in small])] if small else []
+        return joined + [arrays[i] for i in large]
+
+    def unpack(packed):
+        arrays = dict(zip(large, packed[bool(small) :], strict=True))
+        if small:
+            arrays |= dict(zip(small, jnp.split(packed[0], ends), strict=True))
+        shaped = [arrays[i].reshape(leaf.shape).astype(leaf.dtype) for i, leaf in enumerate(leaves)]
+        return treedef.unflatten(shaped)
+
+    return pack, unpack
