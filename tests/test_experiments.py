@@ -23,4 +23,5 @@ def test_study_a(tmp_path):
 @pytest.mark.parametrize("folder", sorted(p.name for p in (ROOT / "results").iterdir()))
 def test_results_have_their_findings_configuration_and_tables(folder):
     names = {p.name for p in (ROOT / "results" / folder).iterdir()}
-    assert {"README.md", "config.json", "runs.csv"} <= names
+    assert {"README.md", "config.json"} <= names
+    assert names & {"runs.csv", "timings.csv"}

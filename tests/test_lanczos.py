@@ -56,7 +56,9 @@ def assert_eigenpairs(pairs, matrix, scale):
     np.testing.assert_allclose(pairs.values, truth[:k], atol=1e-13 * scale, rtol=0)
     np.testing.assert_allclose(vectors @ vectors.T, np.eye(k), atol=1e-13)
     residuals = np.linalg.norm(vectors @ matrix - pairs.values[:, None] * vectors, axis=1)
-    np.testing.assert_allclose(pairs.residuals, residuals, atol=1e-15 * scale, rtol=1e-6)
+    # They share what rounding adds to all of them.
+    assert np.all(pairs.residuals >= residuals * (1 - 1e-6) - 3e-15 * scale)
+    assert np.all(pairs.residuals <= residuals * (1 + 1e-6) + 1e-14 * scale)
     assert np.all(pairs.converged)
 
 
@@ -206,6 +208,22 @@ def test_a_step_does_not_copy_the_basis(monkeypatch):
     assert not re.search(r"= f64\[30,77,100\]\S* copy\(", program)
 
 
+def test_what_the_recurrence_does_not_see_shows_in_the_residuals():
+    """An operator that is not symmetric, and one that is not linear."""
+    matrix = symmetric_matrix(spectra["spikes"])
+    skew = 1e-3 * np.triu(np.ones_like(matrix), 1)
+    pairs = solve(matrix + skew - skew.T)
+    assert not np.any(pairs.converged)
+    assert np.all(pairs.residuals > 1e-4)
+
+    @jax.jit
+    def solve_bent(matrix):
+        product = lambda v: matrix @ v + 1e-3 * v**2  # noqa: E731
+        return top_eigenpairs(product, matrix[0], key=jax.random.key(0), k=2, tol=1e-9)
+
+    assert not np.any(solve_bent(matrix).converged)
+
+
 def test_multiple_eigenvalues_are_found_with_all_copies():
     """The Krylov space of one vector closes after five steps, as do the next seven."""
     matrix = symmetric_matrix(np.repeat([5.0, 4, 3, 2, 1], 8))
@@ -217,7 +235,7 @@ def test_full_depth_reproduces_the_spectrum():
     matrix = symmetric_matrix(spectra["spikes"])
     pairs = solve(matrix, k=SIZE, basis_size=SIZE)
     np.testing.assert_allclose(pairs.values, np.linalg.eigvalsh(matrix)[::-1], atol=1e-12)
-    assert pairs.num_products == 2 * SIZE
+    assert pairs.num_products == SIZE + 1
 
 
 def test_basis_of_the_whole_space_finds_all_copies():
@@ -225,7 +243,7 @@ def test_basis_of_the_whole_space_finds_all_copies():
     matrix = symmetric_matrix(np.repeat(np.arange(1.0, 21), 2))
     pairs = solve(matrix, tol=1e-4, basis_size=SIZE)
     np.testing.assert_allclose(pairs.values, [20, 20, 19, 19, 18], rtol=1e-12)
-    assert pairs.num_products == SIZE + K
+    assert pairs.num_products == SIZE + 1
 
 
 def test_hessian_of_a_network():
@@ -251,13 +269,13 @@ def test_tight_memory_restarts_and_agrees():
     matrix = symmetric_matrix(spectra["spikes"])
     pairs = solve(matrix, basis_size=K + 1)
     assert_eigenpairs(pairs, matrix, 20)
-    assert pairs.num_products > K + 1 + K
+    assert pairs.num_products > K + 2
 
 
 def test_few_products_for_a_typical_spectrum():
     """Guards the cost: the outliers stand out, twenty steps see them to seven digits."""
     matrix = symmetric_matrix(spectra["spikes"])
-    assert solve(matrix, **LOOSE).num_products <= 20
+    assert solve(matrix, **LOOSE).num_products <= 16
 
 
 def test_residuals_certify_even_when_unconverged():
@@ -370,7 +388,7 @@ def test_pytrees_of_mixed_dtypes_outside_jit():
         (np.ones(4), {"k": 5}, "k is 5; the operator has 4"),
         (np.ones(4), {"k": 0}, "k is 0"),
         (np.ones(9), {"basis_size": 5}, "basis_size is 5"),
-        (np.ones(9), {"max_products": 9}, "max_products is 9"),
+        (np.ones(9), {"max_products": 5}, "max_products is 5"),
         (np.ones(9), {"tol": 1e-16}, "at best 2.2e-15"),
         (np.ones(9, np.float32), {"tol": 1e-7}, "at best 1.2e-06"),
         (np.ones(9, np.float32), {"tol": float("nan")}, "tol is nan"),

@@ -245,7 +245,7 @@ def step_works(sizes: Sizes) -> list[Work]:
     lanczos_names = [f"jaxsharp, {count} steps" for count in sizes.steps]
     product_names = [f"products alone, {count}" for count in sizes.steps]
     contenders = [
-        Contender(name, top_pairs(K, unreachable, None, count + K), n, read=_count_products)
+        Contender(name, top_pairs(K, unreachable, None, count + 1), n, read=_count_products)
         for name, count in zip(lanczos_names, sizes.steps, strict=True)
     ]
     contenders += [
