@@ -2,13 +2,14 @@
 
 From the numerical core outwards; a module imports none that stands below it:
 
-trees, chunks, memory      pytrees as vectors; means over data in chunks; how large a chunk may be
-programs, operators         reading of jaxprs; what a product is
-likelihoods, checks        distributions of targets; what a loss must be
-linearization, products    derivatives as linear maps; Hessian, Gauss-Newton, Fisher products
-krylov, lanczos, density   eigenpairs with residuals; densities of eigenvalues
+programs, trees            reading of jaxprs; pytrees as vectors
+chunks, memory             means over data in chunks; how large a chunk may be
+operators, likelihoods     what a product is; distributions of targets
+checks, linearization      what a loss must be; derivatives as linear maps
+products                   Hessian, Gauss-Newton and Fisher products
+krylov, density, lanczos   eigenpairs with residuals; densities of eigenvalues
 traces, sketches           stochastic traces with standard errors; Hutch++ and XTrace
-structure, exact           rescalings a network admits, read off its program; exact traces, diagonals
+structure, exact           rescalings a network admits, read off its program; exact traces
 ascent, losses, network    inner maximizers; the training loss; what a network is to the rest
 measures                   minimum sharpness, top eigenvalue, random perturbations; MEASURES
 optimizers                 the six of study A, SAM over any of them; OPTIMIZERS
