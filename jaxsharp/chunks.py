@@ -98,7 +98,7 @@ def num_examples(batch: PyTree, chunk_size: int | None = None) -> int:
     if lengths in ([], [0]):
         raise ValueError("batch is empty; a mean needs at least one example")
     if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"chunk_size is {chunk_size}; it must be at least 1, or None for one pass")
+        raise ValueError(f"chunk_size is {chunk_size}; it must be at least 1, or None")
     return lengths[0]
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxsharp.krylov import orthogonalize, random_unit
-from jaxsharp.operators import Loops, Matvec, loops_around, packed
+from jaxsharp.operators import Loops, Matvec, loops_around, num_entries, packed
 from jaxsharp.trees import norm, scaled_to_norm
 
 
@@ -81,8 +81,7 @@ def quadrature(
 
     indices = jnp.arange(num_probes)
     nodes, weights, products = loops.map(rule, indices, batch_size=min(vmapped, num_probes))
-    dimension = sum(leaf.size for leaf in jax.tree.leaves(like))
-    return SpectralDensity(nodes, weights, jnp.sum(products), dimension)
+    return SpectralDensity(nodes, weights, jnp.sum(products), num_entries(like))
 
 
 class Tridiagonal(NamedTuple):

@@ -165,8 +165,8 @@ def spectral_density(
     there, exact, and the rest of its weights is 0. NaN from H gives NaN.
     Invariances: those of the spectrum, so none under rescaling of layers.
 
-    References: Golub and Meurant (2010), Matrices, Moments and Quadrature, theorem 6.2; Ubaru,
-    Chen, Saad (2017), SIAM J. Matrix Anal. Appl. 38, algorithm 1. Deviation: probes uniform on the
+    References: Golub and Meurant (2010), Matrices, Moments and Quadrature; Ubaru,
+    Chen, Saad (2017), SIAM J. Matrix Anal. Appl. 38. Deviation: probes uniform on the
     sphere.
 
     Raises ValueError, before tracing: num_probes below 2 (no standard error), num_steps below 1,

@@ -45,7 +45,7 @@ def jacobian_operator(
 
         v -> d/dt mean_c field(params, params + t v, chunk_c) at t = 0
 
-    What the parameters and the data are worth is passed to compiled functions as arguments.
+    Parameters and data reach compiled functions as arguments, so that no program holds them.
     """
 
     def at_chunk(params, chunk):

@@ -92,7 +92,7 @@ def ggn(
 
     `apply(params, batch)` returns the outputs, any array with examples first, and
     `output_loss(outputs, batch)` their scalar mean loss. Positive semidefinite for a convex one.
-    Reference: Schraudolph (2002), Neural Computation 14, 1723-1738, eq. 3.3.
+    Reference: Schraudolph (2002), Neural Computation 14, 1723-1738.
 
     Cost of a product: four matrix products a layer and example for the gradient's three, and the
     forward pass once more if recomputed.
@@ -127,7 +127,7 @@ def fisher(
     The expectation is exact, by `likelihood.information` (`likelihoods`: categorical, bernoulli,
     gaussian, poisson). Targets in `batch` are not looked at. For these likelihoods, whose f are
     natural parameters, F equals the Gauss-Newton matrix of the negative log-likelihood.
-    Reference: Martens (2020), JMLR 21 (146), eq. 5 and section 9.2.
+    Reference: Martens (2020), JMLR 21 (146).
     """
 
     def respond(outputs, chunk):
@@ -203,7 +203,7 @@ def empirical_fisher(
         E v = (1/n) sum_i g_i <g_i, v>,    g_i = gradient of the loss of example i
 
     The loss of an example is that of a batch with it alone; no gradient of a single example is
-    formed. At the targets of `batch`, so not the Fisher matrix (Kunstner et al. 2019, eq. 3).
+    formed. At the targets of `batch`, so not the Fisher matrix (Kunstner et al. 2019).
     """
 
     def losses(params, chunk):
@@ -222,7 +222,7 @@ def preconditioned(matvec: Matvec, diagonal: PyTree) -> Matvec:
 
     Its eigenvalues are those of D^(-1) A; an eigenvector w gives the vector D^(-1/2) w of the
     latter. `diagonal` has the structure of the vectors; for an adaptive optimizer with steps
-    lr D^(-1) grad, sharpness against 2/lr (Cohen et al. 2022, arXiv 2207.14484, eq. 4).
+    lr D^(-1) grad, sharpness against 2/lr (Cohen et al. 2022, arXiv 2207.14484).
 
     Cost: that of `matvec`. Raises ValueError for entries that are not positive and finite, where
     they are known (not inside jit).

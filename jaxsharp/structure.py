@@ -212,7 +212,7 @@ def read(
     struct = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype)  # noqa: E731
     params, stats, image = jax.tree.map(struct, (params, stats, image))
     program = jax.make_jaxpr(fn)(params, stats, image)
-    paths = [jax.tree_util.keystr(p) for p, _ in jax.tree.leaves_with_path(params)]
+    paths = [jax.tree_util.keystr(p) or "params" for p, _ in jax.tree.leaves_with_path(params)]
     num_params, num_stats = len(paths), len(jax.tree.leaves(stats))
     reader = Reader(num_params + num_stats, paths)
     unit = np.eye(num_params + num_stats)

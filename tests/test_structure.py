@@ -167,3 +167,8 @@ def test_a_statistic_inside_a_nonlinear_operation_keeps_its_scale():
 
     params, stats = {"a": jnp.ones((4, 4)), "b": jnp.ones((4, 3))}, {"mean": jnp.ones(4)}
     assert analyze(apply, params, stats, jnp.ones(4)).exponents.shape == (2, 0)
+
+
+def test_parameters_that_are_a_single_array_have_a_name_in_messages():
+    with pytest.raises(StructureError, match="parameter params: the network"):
+        analyze(lambda p, s, x: jnp.tanh(x @ p), jnp.ones((3, 2)), {}, jnp.ones(3))
