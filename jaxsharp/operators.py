@@ -57,9 +57,11 @@ def checked_like(vector: PyTree, image: PyTree) -> PyTree:
     return image
 
 
-def packed(matvec: Matvec, like: PyTree) -> tuple[Matvec, PyTree, Callable, Callable]:
+def packed(
+    matvec: Matvec, like: PyTree, up_to: float | None = None
+) -> tuple[Matvec, PyTree, Callable, Callable]:
     """Return the product on vectors packed by `trees.packing`, one such, `pack` and `unpack`."""
-    pack, unpack = packing(like)
+    pack, unpack = packing(like, up_to)
 
     def product(vector):
         tree = unpack(vector)

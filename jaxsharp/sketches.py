@@ -9,15 +9,15 @@ The length of v is fixed, so that a multiple of the identity has no error; with 
 signs or normal it would vary. Vectors are flat here: the leaves of a pytree are joined.
 """
 
+import math
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from jaxsharp.operators import Matvec, checked_like, loops_around
+from jaxsharp.operators import Matvec, loops_around, packed
 from jaxsharp.traces import Estimate, Limits, average, check_arguments
 from jaxsharp.trees import norm, scaled_to_norm, without
 
@@ -246,13 +246,8 @@ def _left_out_directions(triangle):
 
 def _flat(matvec, like):
     """Return the product on flat vectors, and a flat vector of zeros."""
-    zero, unflatten = ravel_pytree(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like))
-
-    def product(vector):
-        tree = unflatten(vector)
-        return ravel_pytree(checked_like(tree, matvec(tree)))[0]
-
-    return product, zero
+    on_lists, (zero,), _, _ = packed(matvec, like, math.inf)
+    return lambda vector: on_lists([vector])[0], zero
 
 
 @jax.jit
