@@ -8,7 +8,6 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jaxsharp.krylov import orthogonalize, random_unit
 from jaxsharp.operators import Loops, Matvec, loops_around, num_entries, packed
-from jaxsharp.trees import norm, scaled_to_norm
 
 
 class Estimate(NamedTuple):
@@ -121,15 +120,14 @@ def tridiagonalize(
 def _extend(state: Tridiagonal, image) -> Tridiagonal:
     place = state.step % len(jax.tree.leaves(state.basis)[0])
     basis = jax.tree.map(lambda b, x: b.at[place].set(x), state.basis, state.vector)
-    scale = jnp.maximum(state.scale, norm(image))
-    rest = orthogonalize(basis, image, place, scale, lambda: image)
-    closed = rest.lost | ~jnp.isfinite(scale)
+    rest = orthogonalize(basis, image, place, state.scale, lambda: image)
+    closed = rest.lost | ~jnp.isfinite(rest.scale)
     return Tridiagonal(
         basis=basis,
-        vector=scaled_to_norm(rest.vector, 1.0),
+        vector=rest.vector,
         diagonal=state.diagonal.at[state.step].set(rest.coefficients[place]),
         below=state.below.at[state.step].set(jnp.where(closed, 0, rest.length)),
-        scale=scale,
+        scale=rest.scale,
         step=state.step + 1,
         closed=closed,
     )

@@ -131,23 +131,22 @@ def _take_steps(matvec, loops, key, max_steps, state: State) -> State:
 def _extend(key, state: State, image) -> State:
     """Add the next vector to the basis, given its product `image`, and find the one after it."""
     basis = jax.tree.map(lambda b, x: b.at[state.filled].set(x), state.basis, state.vector)
-    scale = jnp.maximum(state.scale, norm(image))
     products = state.products + 1
 
     def fresh():
         return random_unit(jax.random.fold_in(key, products), image)
 
-    rest = orthogonalize(basis, image, state.filled, scale, fresh)
+    rest = orthogonalize(basis, image, state.filled, state.scale, fresh)
     row = rest.coefficients
     return state._replace(
         basis=basis,
         projected=state.projected.at[state.filled].set(row).at[:, state.filled].set(row),
-        vector=scaled_to_norm(rest.vector, 1.0),
+        vector=rest.vector,
         beta=jnp.where(rest.lost, jnp.zeros_like(rest.length), rest.length),
-        broken=rest.length <= jnp.finfo(scale.dtype).eps ** BREAKDOWN * scale,
+        broken=rest.length <= jnp.finfo(rest.scale.dtype).eps ** BREAKDOWN * rest.scale,
         filled=state.filled + 1,
         products=products,
-        scale=scale,
+        scale=rest.scale,
     )
 
 
@@ -225,10 +224,12 @@ def _restart(limits: Limits, state: State, values, coefficients) -> State:
 class Remainder(NamedTuple):
     """What `orthogonalize` leaves of a vector."""
 
-    vector: PyTree  # its part outside the basis, or a fresh one
+    vector: PyTree  # its part outside the basis, or a fresh one; in the end of norm 1
     coefficients: Float[Array, " m"]  # of its part inside
     length: Float[Array, ""]  # norm of its part outside
-    lost: Bool[Array, ""]  # whether that is rounding
+    scale: Float[Array, ""]  # the larger of the given one and the norm of the vector
+    lost: Bool[Array, ""]  # whether the part outside is rounding
+    norm: Float[Array, ""]  # of `vector` before it is divided by it
     again: Bool[Array, ""]
     turns: Int[Array, ""]
 
@@ -244,7 +245,8 @@ def orthogonalize(
 
     First the components along the rows at `place` and before it are removed, in Lanczos nearly all
     there is, then one pass over the whole basis; another one only if that has removed so much that
-    rounding counts (the criterion of Daniel et al. 1976, Math. Comp. 30, 772-795).
+    rounding counts (the criterion of Daniel et al. 1976, Math. Comp. 30, 772-795). `fresh()` has
+    norm 1. Norms before a pass follow from the one after it, by Pythagoras.
     """
     rows = jnp.stack([place - 1, place]) % len(jax.tree.leaves(basis)[0])
     vector, near = without(jax.tree.map(lambda b: b[rows], basis), vector)
@@ -252,22 +254,28 @@ def orthogonalize(
     def turn(state: Remainder) -> Remainder:
         rest, more = without(basis, state.vector)
         length = norm(rest)
+        coefficients = state.coefficients + jnp.where(state.lost, 0, more)
+        scale = jnp.maximum(state.scale, jnp.hypot(length, norm(coefficients)))
+        scale = jnp.where(state.lost, state.scale, scale)
         lost = ~state.lost & (length <= rounding(scale))
         return Remainder(
             vector=jax.lax.cond(lost, fresh, lambda: rest),
-            coefficients=state.coefficients + jnp.where(state.lost, 0, more),
+            coefficients=coefficients,
             length=jnp.where(state.lost, state.length, length),
+            scale=scale,
             lost=state.lost | lost,
-            again=lost | (length < ENOUGH_LEFT * norm(state.vector)),
+            norm=jnp.where(lost, 1, length),
+            again=lost | (length < ENOUGH_LEFT * jnp.hypot(length, norm(more))),
             turns=state.turns + 1,
         )
 
     # One loop, no branches: around a branch that reads the basis XLA copies it.
-    yes, zero = jnp.ones((), bool), jnp.zeros((), jnp.int32)
-    coefficients = jnp.zeros(len(jax.tree.leaves(basis)[0]), near.dtype)
-    state = Remainder(vector, coefficients, norm(vector), ~yes, yes, zero)
+    yes, zero, one = jnp.ones((), bool), jnp.zeros((), jnp.int32), jnp.ones((), near.dtype)
+    coefficients = jnp.zeros(len(jax.tree.leaves(basis)[0]), near.dtype).at[rows].add(near)
+    state = Remainder(vector, coefficients, one, scale, ~yes, one, yes, zero)
     state = jax.lax.while_loop(lambda s: s.again & (s.turns < MAX_TURNS), turn, state)
-    return state._replace(coefficients=state.coefficients.at[rows].add(near))
+    unit = jax.tree.map(lambda x: x / state.norm.astype(x.dtype), state.vector)
+    return state._replace(vector=unit)
 
 
 def allowed(values: Array, tol: float, scale: Array) -> Array:

@@ -62,14 +62,15 @@ def top_eigenpairs(
     dtypes of `like` (arrays or ShapeDtypeStruct, P numbers) to another. `start`, a guess like
     `like`, may be a previous eigenvector or the sum of several; a little noise is mixed in.
 
-    Stops at `tol`, at `max_products` (default 10 basis_size + 1), if H returns NaN (then so does
+    Stops at `tol`, at `max_products` (default 15 basis_size + 1), if H returns NaN (then so does
     this), or when V spans the whole space: with basis_size >= P it always goes that far and the
     answer is exact. A pair has `converged` if its residual is at most tol |theta|, or at most
     10 eps ||H||: below that products are rounding, and so zero eigenvalues converge too.
 
     Cost: num_products, one of them at the end for the residuals; per step two passes over V, and
     four where the first orthogonalization was not exact enough.
-    Memory: basis_size x P (default 2 k + 20), half more at a restart, and the result, k x P.
+    Memory: basis_size x P (default: 2 k + 10, at least 20), half more at a restart, and the
+    result, k x P.
     Runs as compiled loops; pure, so it works in jit and in vmap over models; fixed by `key`.
     Around a product that streams from the host (`Operator.on_host`) the loops are Python's.
 
@@ -191,8 +192,8 @@ def _eigenpairs(matvec, like, ends, key, tol, max_products, basis_size, start):
     """Return the pairs at the top and at the bottom."""
     k = sum(ends)
     size = _check_arguments(like, k, tol, basis_size, max_products)
-    rows = min(2 * k + 20 if basis_size is None else basis_size, size)
-    budget = 10 * rows + 1 if max_products is None else max_products
+    rows = min(max(20, 2 * k + 10) if basis_size is None else basis_size, size)
+    budget = 15 * rows + 1 if max_products is None else max_products
     limits = krylov.Limits(*ends, tol, budget - 1)
     loops = loops_around(matvec)
 
