@@ -91,25 +91,23 @@ def trace_works(sizes: Sizes) -> list[Work]:
 
 
 def _group_work(sizes, model, bound):
-    few, many = sizes.trace_peer_examples, sizes.trace_examples
-    mine, peer = "jaxsharp", "PyTorch, example by example"
+    batch, few, many = sizes.trace_peer_batch, sizes.trace_peer_examples, sizes.trace_examples
+    mine, method, loop = "jaxsharp", "Ibayashi et al.'s method", "PyTorch, example by example"
 
-    def place_torch(task):
-        return networks.to_torch(task), few
+    def torch_peer(name, prepare, num):
+        def place(task):
+            return networks.to_torch(task), num
+
+        return Contender(name, prepare, num, ("torch",), place, peers.read_group_traces)
 
     contenders = [
         Contender(mine, _group_traces, many),
-        Contender(
-            peer,
-            peers.torch_group_traces,
-            few,
-            ("torch",),
-            place_torch,
-            peers.read_group_traces,
-        ),
+        torch_peer(method, peers.torch_group_traces, batch),
+        torch_peer(loop, peers.torch_group_traces_one_by_one, few),
     ]
     targets = [
-        ratio("time per example, PyTorch / jaxsharp", peer, mine, ">=", bound, ("examples",))
+        ratio(f"time per example, {method} / jaxsharp", method, mine, ">=", bound, ("examples",)),
+        ratio(f"time per example, {loop} / jaxsharp", loop, mine, per=("examples",)),
     ]
 
     def setup():

@@ -25,6 +25,7 @@ class Sizes(NamedTuple):
     stream_examples: tuple[int, ...] = (4096, 15_000, 30_000, 60_000)
     stream_chunk: int = 1024
     trace_examples: int = 1024
+    trace_peer_batch: int = 1024
     trace_peer_examples: int = 20
     probes: int = 20
     width: int = 2048  # three hidden layers of it behind 784 pixels: 10.0 million parameters
@@ -33,7 +34,7 @@ class Sizes(NamedTuple):
     tol: float = 1e-4
 
 
-SMOKE = Sizes(True, ("tiny_cnn", "tiny_cnn"), 16, 24, (16, 24), 8, 24, 2, 4, 16, (5, 10), 20)
+SMOKE = Sizes(True, ("tiny_cnn", "tiny_cnn"), 16, 24, (16, 24), 8, 24, 16, 2, 4, 16, (5, 10), 20)
 K = 5
 
 
