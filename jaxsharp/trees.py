@@ -89,6 +89,8 @@ def merge(selected: PyTree, tree: PyTree) -> PyTree:
 def norm(tree: Vector) -> Float[Array, ""]:
     """Return ||x||_2 over the whole tree, in its widest dtype, without over- or underflow."""
     leaves = jax.tree.leaves(tree)
+    if not leaves:
+        return jnp.zeros(())
     dtype = jnp.result_type(*leaves)
     largest = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(x), initial=0.0) for x in leaves])
     largest = jnp.where(largest > 0, largest, jnp.ones_like(largest)).astype(dtype)

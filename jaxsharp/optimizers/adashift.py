@@ -7,7 +7,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, ScalarLike
 
-from jaxsharp.optimizers.arguments import check_decay, check_non_negative, check_rate
+from jaxsharp.optimizers.arguments import (
+    check_count,
+    check_decay,
+    check_non_negative,
+    check_rate,
+)
 from jaxsharp.optimizers.precision import keep_dtypes
 from jaxsharp.trees import Vector
 
@@ -44,10 +49,7 @@ def adashift(
     check_rate(learning_rate=learning_rate)
     check_decay(b1=b1, b2=b2)
     check_non_negative(eps=eps)
-    if not isinstance(window, int) or isinstance(window, bool):
-        raise TypeError(f"window must be an int >= 1, got {window!r}")
-    if window < 1:
-        raise ValueError(f"window must be an int >= 1, got {window}")
+    check_count(window=window)
     return keep_dtypes(
         optax.chain(
             _scale_by_adashift(b1, b2, window, eps), optax.scale_by_learning_rate(learning_rate)

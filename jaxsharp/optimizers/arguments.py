@@ -31,6 +31,17 @@ def check_rate(**arguments):
     _check(numeric, lambda x: 0 <= x < math.inf, "a finite number >= 0 or a schedule")
 
 
+def check_count(**arguments):
+    """Raise unless every argument is an int >= 1, as what has a fixed shape or length needs."""
+    for name, value in arguments.items():
+        if not isinstance(value, int) or isinstance(value, bool):
+            traced = isinstance(value, jax.Array)
+            hint = f'; optax.inject_hyperparams needs static_args="{name}"' if traced else ""
+            raise TypeError(f"{name} must be an int >= 1, got {value!r}{hint}")
+        if value < 1:
+            raise ValueError(f"{name} must be an int >= 1, got {value}")
+
+
 def _check(arguments, is_valid, valid):
     for name, value in arguments.items():
         if isinstance(value, jax.core.Tracer):

@@ -1,24 +1,76 @@
-"""Sharpness-aware minimization, as a gradient and as an optax wrapper."""
+"""SAM and ASAM: the gradient at the worst point nearby, found by one or by several ascent steps."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
-import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int, PyTree, ScalarLike
+from jaxtyping import ScalarLike
 
-from jaxsharp.ascent import ascent_step
-from jaxsharp.optimizers.arguments import check_non_negative, check_rate
+from jaxsharp.ascent import Mask, adaptive_ascent_step, ascent_step, weights_only
+from jaxsharp.optimizers.arguments import check_count, check_positive, check_rate
+from jaxsharp.optimizers.sharpness import (
+    Rho,
+    Rule,
+    at_step,
+    no_memory,
+    sharp_gradient,
+    sharpness_aware,
+    shifted,
+)
 
 
-class SamState(NamedTuple):
-    """Steps taken and the state of the base optimizer."""
+def sam(
+    base: optax.GradientTransformation, rho: Rho = 0.05, *, axis_name: str | None = None
+) -> optax.GradientTransformationExtraArgs:
+    """SAM: the gradient at params + ascent_step(grads, rho).
 
-    count: Int[Array, ""]
-    base: PyTree
+    step = rho * g / ||g||_2 over all parameters; no step where g is zero.
+
+    Two gradients a step. Foret et al. 2021 (arXiv 2010.01412), Algorithm 1, without the
+    second-order term as there. How it is called: `sharpness.sharpness_aware`.
+    """
+    return sharpness_aware(base, sam_rule(rho), axis_name)
 
 
-def sam_gradient(value_and_grad: Callable, rho: ScalarLike) -> Callable:
+def asam(
+    base: optax.GradientTransformation,
+    rho: Rho = 0.5,
+    *,
+    eta: ScalarLike = 0.01,
+    mask: Mask = weights_only,
+    axis_name: str | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """ASAM: SAM in a neighbourhood that scales with the parameters.
+
+    step = rho * T^2 g / ||T g||_2,  T = |params| + eta where `mask` is True, else 1
+
+    `mask` as in `ascent.adaptive_ascent_step`; the default, weights alone, is the authors' choice.
+
+    Two gradients a step. Kwon et al. 2021 (arXiv 2102.11600), Algorithm 1 with p = 2.
+    """
+    return sharpness_aware(base, asam_rule(rho, eta=eta, mask=mask), axis_name)
+
+
+def multi_step_sam(
+    base: optax.GradientTransformation,
+    rho: Rho = 0.05,
+    *,
+    num_steps: int = 2,
+    axis_name: str | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Multi-step SAM: the gradient after several ascent steps of length rho / num_steps.
+
+    step_k+1 = step_k + ascent_step(gradient at params + step_k, rho / num_steps)
+
+    num_steps + 1 gradients a step; num_steps = 1 is SAM. The end is within rho of the parameters.
+    Foret et al. 2021 (arXiv 2010.01412), appendix on the inner maximization; Kim et al. 2023
+    (arXiv 2302.10181).
+    """
+    return sharpness_aware(base, multi_step_rule(rho, num_steps=num_steps), axis_name)
+
+
+def sam_gradient(
+    value_and_grad: Callable, rho: ScalarLike, axis_name: str | None = None
+) -> Callable:
     """Return `value_and_grad` with its gradient taken at params + ascent_step(grads, rho).
 
     value_and_grad(params, *args) -> ((loss, aux), grads), and so does the result: loss and aux
@@ -26,55 +78,52 @@ def sam_gradient(value_and_grad: Callable, rho: ScalarLike) -> Callable:
     than (loss, aux) comes back in the same way. With rho = 0 all is that of `value_and_grad`.
 
     Two gradients per call. Every call is one ascent step over all examples in its arguments.
-
-    Foret et al. 2021 (arXiv 2010.01412), Algorithm 1, without the second-order term as there.
     """
-    check_non_negative(rho=rho)
+    if callable(rho):
+        raise TypeError("rho must be a number here; a schedule needs the count that `sam` keeps")
+    _, gradient = sharp_gradient(value_and_grad, sam_rule(rho), axis_name)
 
-    def sharpness_aware(params, *args, **kwargs):
-        value, grads = value_and_grad(params, *args, **kwargs)
-        _, sam_grads = value_and_grad(_perturbed(params, grads, rho), *args, **kwargs)
-        return value, sam_grads
+    def sharpness_aware_gradient(params, *args, **kwargs):
+        value, grads, _ = gradient(params, (), 0, *args, **kwargs)
+        return value, grads
 
-    return sharpness_aware
+    return sharpness_aware_gradient
 
 
-def sam(
-    base: optax.GradientTransformation, rho: ScalarLike | optax.Schedule = 0.05
-) -> optax.GradientTransformationExtraArgs:
-    """SAM: the base optimizer on the gradient at params + ascent_step(grads, rho).
-
-    update(grads, state, params, grad_fn=...) with grad_fn(params) -> grads on the same batch.
-    Momentum, clipping and decoupled weight decay of `base` act on the SAM gradient and on the
-    clean params; other extra arguments reach it unchanged. A schedule `rho` counts updates.
-    Transformations chained before `sam` change the direction of the ascent alone.
-
-    One gradient per update besides the one that is passed in. Foret et al. 2021, as
-    `sam_gradient`, which also keeps the loss and auxiliary output of the clean pass.
-    """
-    if not isinstance(base, optax.GradientTransformation):
-        raise TypeError(f"base must be an optax.GradientTransformation, got {base!r}")
+def sam_rule(rho: Rho) -> Rule:
+    """Return the rule of `sam`."""
     check_rate(rho=rho)
-    base = optax.with_extra_args_support(base)
-
-    def init(params):
-        return SamState(jnp.zeros((), jnp.int32), base.init(params))
-
-    def update(grads, state, params=None, *, grad_fn=None, **extra_args):
-        if params is None or grad_fn is None:
-            missing = "params" if params is None else "grad_fn"
-            raise ValueError(
-                f"{missing} is None; sam needs update(grads, state, params, grad_fn=grad_fn) with "
-                "grad_fn(params) -> grads"
-            )
-        present_rho = rho(state.count) if callable(rho) else rho
-        sam_grads = grad_fn(_perturbed(params, grads, present_rho))
-        updates, base_state = base.update(sam_grads, state.base, params, **extra_args)
-        return updates, SamState(optax.safe_increment(state.count), base_state)
-
-    return optax.GradientTransformationExtraArgs(init, update)
+    return _one_step(lambda grads, params, step: ascent_step(grads, at_step(rho, step)))
 
 
-def _perturbed(params, grads, rho):
-    # A traced rho or wider gradients must not change what the network is called with.
-    return optax.tree.cast_like(optax.tree.add(params, ascent_step(grads, rho)), params)
+def asam_rule(rho: Rho, *, eta: ScalarLike = 0.01, mask: Mask = weights_only) -> Rule:
+    """Return the rule of `asam`."""
+    check_rate(rho=rho)
+    check_positive(eta=eta)
+
+    def ascent(grads, params, step):
+        return adaptive_ascent_step(grads, params, at_step(rho, step), eta=eta, mask=mask)
+
+    return _one_step(ascent)
+
+
+def multi_step_rule(rho: Rho, *, num_steps: int = 2) -> Rule:
+    """Return the rule of `multi_step_sam`."""
+    check_rate(rho=rho)
+    check_count(num_steps=num_steps)
+
+    def gradient(grad_fn, grads, params, memory, step):
+        size = at_step(rho, step) / num_steps
+        total = ascent_step(grads, size)
+        for _ in range(num_steps - 1):
+            total = optax.tree.add(total, ascent_step(grad_fn(shifted(params, total)), size))
+        return grad_fn(shifted(params, total)), memory
+
+    return Rule(no_memory, gradient)
+
+
+def _one_step(ascent):
+    def gradient(grad_fn, grads, params, memory, step):
+        return grad_fn(shifted(params, ascent(grads, params, step))), memory
+
+    return Rule(no_memory, gradient)

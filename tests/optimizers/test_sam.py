@@ -171,7 +171,7 @@ def test_missing_params_or_grad_fn_is_named(missing):
     given = {"params": x, "grad_fn": grad}
     given[missing] = None
     tx = sam(optax.identity())
-    with pytest.raises(ValueError, match=rf"{missing} is None; sam needs update\(") as error:
+    with pytest.raises(ValueError, match=rf"{missing} is None; .* update\(") as error:
         tx.update(x, tx.init(x), given["params"], grad_fn=given["grad_fn"])
     assert "\n" not in str(error.value)
 
