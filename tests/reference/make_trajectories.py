@@ -1,0 +1,158 @@
+"""Write trajectories.npz: parameters of public optimizers and of transcriptions, in float64.
+
+    pip install torch==2.13.0 numpy && pip install --no-deps pytorch-optimizer==4.1.0 adabound==0.0.5
+    python tests/reference/make_trajectories.py
+
+None of these packages but NumPy is a dependency of jaxsharp or of its tests. Where a public
+implementation does what the paper says it is stored, after the transcription in NumPy was found to
+agree with it; else the transcription is. `differing` holds public implementations that differ.
+"""
+
+from pathlib import Path
+
+import adabound
+import numpy as np
+import numpy_optimizers
+import numpy_sharpness
+import pytorch_optimizer
+import torch
+from entries import BASES, RHO, SHARP, STEPS, entries, key, rates_of
+from problems import PROBLEMS, Problem, is_weight, vector
+
+FILE = Path(__file__).with_name("trajectories.npz")
+
+
+def double_norm(groups, *, weight_adaptive=False):
+    """The squared gradient norm, which pytorch-optimizer 4.1.0 rounds to float32."""
+    total = torch.zeros(1, dtype=torch.float64)
+    for group in groups:
+        for p in group["params"]:
+            scale = p.abs() if weight_adaptive and group.get("adaptive") else 1.0
+            total += torch.sum((scale * p.grad) ** 2)
+    return total
+
+
+def torch_trajectory(make_optimizer, problem, steps):
+    tensors = {name: torch.tensor(value) for name, value in problem.params.items()}
+
+    def closure():
+        grads = problem.grad({n: t.numpy() for n, t in tensors.items()}, problem.batch)
+        for name, tensor in tensors.items():
+            tensor.grad = torch.tensor(np.asarray(grads[name]))
+        return None, torch.zeros(())
+
+    optimizer = make_optimizer(list(tensors.values()))
+    found = {}
+    for step in range(1, max(steps) + 1):
+        closure()
+        optimizer.step(closure)
+        found[step] = vector({name: tensor.numpy() for name, tensor in tensors.items()})
+    return np.stack([found[step] for step in steps])
+
+
+def torch_base(base, problem):
+    """(class, options) of a public implementation."""
+    rate = rates_of(base, problem)
+    lr = {"lr": rate["learning_rate"]}
+    _, options = BASES[base]
+    bound = {"final_lr": rate.get("final_lr"), "gamma": options.get("gamma")}
+    return {
+        "sgd": (torch.optim.SGD, lr),
+        "heavy_ball": (torch.optim.SGD, lr | options),
+        "heavy_ball_decay": (torch.optim.SGD, lr | options),
+        "adagrad": (torch.optim.Adagrad, lr | options),
+        "adam": (torch.optim.Adam, lr),
+        "adam_decay": (torch.optim.Adam, lr | options),
+        "adamw": (torch.optim.AdamW, lr | {"weight_decay": options.get("decoupled_weight_decay")}),
+        "adabound": (adabound.AdaBound, lr | bound),
+        "amsbound": (adabound.AdaBound, lr | bound | {"amsbound": True}),
+        "adashift": (pytorch_optimizer.AdaShift, lr | {"keep_num": options.get("window")}),
+    }[base]
+
+
+class Constant:
+    """A schedule of rho as GSAM of pytorch-optimizer wants it."""
+
+    def __init__(self, value):
+        self.step = lambda: value
+
+
+def torch_sharp(sharp, base, problem):
+    """A function of the parameters that makes a public optimizer, or None if there is none."""
+    rho, (_, options) = RHO[problem], SHARP[sharp]
+    cls, base_options = torch_base(base, problem)
+    sam = {"rho": rho, "perturb_eps": 0.0} | base_options
+    gsam = {"alpha": options.get("alpha"), "perturb_eps": 0.0}
+    return {
+        "sam": lambda params: pytorch_optimizer.SAM(params, cls, **sam),
+        "asam_everywhere": lambda params: pytorch_optimizer.SAM(params, cls, adaptive=True, **sam),
+        "gsam": lambda params: pytorch_optimizer.GSAM(
+            params, cls(params, **base_options), torch.nn.Identity(), Constant(rho), **gsam
+        ),
+    }.get(sharp)
+
+
+def numpy_trajectory(sharp, base, name, params=None):
+    """The stored steps of a transcription, or None if there is none of the base."""
+    problem, rho = PROBLEMS[name], RHO[name]
+
+    def grad(params):
+        return problem.grad(params, problem.batch)
+
+    if sharp == "m_sam":
+        grad = numpy_sharpness.m_sam_grad(problem.grad, problem.batch, rho, **SHARP[sharp][1])
+    elif sharp == "sam":
+        grad = numpy_optimizers.sam_grad(grad, rho)
+    elif sharp is not None:
+        options = dict(SHARP[sharp][1])
+        if sharp.startswith("asam"):
+            everywhere = "mask" in options and options.pop("mask") is None
+            options["is_adapted"] = (lambda name: True) if everywhere else is_weight
+            sharp = "asam"
+        make = {"multi_step_sam": "multi_step"}.get(sharp, sharp)
+        grad = getattr(numpy_sharpness, f"{make}_grad")(grad, rho, **options)
+    factory, options = BASES[base]
+    if "decay" in base or base == "adamw":
+        return None
+    rate = rates_of(base, name)
+    options = options | rate | {"lr": rate["learning_rate"]}
+    del options["learning_rate"]
+    if "bound" in base:
+        factory, options = "adabound", options | {"base_lr": options["lr"], "ams": "ams" in base}
+    loop = getattr(numpy_optimizers, factory)
+    trajectory = loop(grad, problem.params if params is None else params, max(STEPS), **options)
+    return np.stack([vector(trajectory[step]) for step in STEPS])
+
+
+def distance(found, expected):
+    gaps = np.linalg.norm(found - expected, axis=1)
+    return np.max(gaps / np.linalg.norm(expected, axis=1))
+
+
+def main():
+    """Every entry, then the public optimizers that differ from the papers."""
+    public_norm = pytorch_optimizer.optimizer.sam.get_global_gradient_norm
+    stored = {}
+    pytorch_optimizer.optimizer.sam.get_global_gradient_norm = double_norm
+    for sharp, base, name in entries():
+        if sharp is None:
+            cls, options = torch_base(base, name)
+            make = lambda params, cls=cls, options=options: cls(params, **options)  # noqa: E731
+        else:
+            make = torch_sharp(sharp, base, name)
+        transcribed = numpy_trajectory(sharp, base, name)
+        if make is None:
+            stored[key(sharp, base, name)] = transcribed
+            continue
+        public = torch_trajectory(make, PROBLEMS[name], STEPS)
+        if transcribed is not None:
+            gap = distance(transcribed, public)
+            print(f"{key(sharp, base, name):40} {gap:.1e}")
+            assert gap < 1e-11, key(sharp, base, name)
+        stored[key(sharp, base, name)] = public
+    pytorch_optimizer.optimizer.sam.get_global_gradient_norm = public_norm
+    np.savez(FILE, **stored)
+
+
+if __name__ == "__main__":
+    main()
