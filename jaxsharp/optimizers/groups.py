@@ -62,7 +62,7 @@ def per_group(value_and_grad: Callable, m: int, *, vmapped: bool = False) -> Cal
         groups = jax.tree.map(lambda x: x.reshape(num // m, m, *x.shape[1:]), batch)
 
         def one(group):
-            return value_and_grad(params, group, *args)
+            return jax.tree.map(jnp.asarray, value_and_grad(params, group, *args))
 
         if vmapped:
             return jax.tree.map(_mean, jax.vmap(one)(groups))
