@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, ScalarLike
 
+from jaxsharp.ascent import Mask
 from jaxsharp.optimizers.arguments import check_decay, check_positive, check_rate
+from jaxsharp.optimizers.decay import with_decay
 from jaxsharp.optimizers.precision import keep_dtypes
 from jaxsharp.trees import Vector
 
@@ -22,14 +24,17 @@ class AdaBoundState(NamedTuple):
 
 
 def adabound(
-    *,
     learning_rate: ScalarLike | optax.Schedule = 0.001,
+    *,
     final_lr: ScalarLike = 0.1,
     gamma: ScalarLike = 1e-3,
     b1: ScalarLike = 0.9,
     b2: ScalarLike = 0.999,
     eps: ScalarLike = 1e-8,
     base_learning_rate: ScalarLike | None = None,
+    weight_decay: ScalarLike = 0.0,
+    decoupled_weight_decay: ScalarLike = 0.0,
+    decay_mask: Mask = None,
 ) -> optax.GradientTransformation:
     """AdaBound: Adam with step sizes clipped to bounds that tighten around final_lr.
 
@@ -39,33 +44,46 @@ def adabound(
     step = -clip(size, final * (1 - 1 / (gamma * t + 1)), final * (1 + 1 / (gamma * t))) * m
 
     `base_learning_rate` is the configured rate, by which a schedule's present rate is divided; it
-    defaults to `learning_rate` and must be given where that is a schedule. A learning rate of 0
-    gives no step.
+    defaults to `learning_rate` and must be given where that is a schedule; under
+    `optax.inject_hyperparams` too, where the schedule's rate arrives as a number and would be its
+    own base, so that the bounds stood still. A learning rate of 0 gives no step.
+
+    Memory: two vectors. Weight decay: `decay.with_decay`; decoupled, it is outside the clip and
+    with the plain learning rate.
 
     Luo et al. 2019 (arXiv 1902.09843), Algorithm 2. As in the authors' PyTorch code, and unlike
     the algorithm: moments are bias-corrected, eps is in the denominator, the step is not divided
     by sqrt(t), and the bounds follow the learning rate.
     """
-    return _bounded(learning_rate, final_lr, gamma, b1, b2, eps, base_learning_rate, ams=False)
+    tx = _bounded(learning_rate, final_lr, gamma, b1, b2, eps, base_learning_rate, ams=False)
+    return keep_dtypes(
+        with_decay(tx, learning_rate, weight_decay, decoupled_weight_decay, decay_mask)
+    )
 
 
 def amsbound(
-    *,
     learning_rate: ScalarLike | optax.Schedule = 0.001,
+    *,
     final_lr: ScalarLike = 0.1,
     gamma: ScalarLike = 1e-3,
     b1: ScalarLike = 0.9,
     b2: ScalarLike = 0.999,
     eps: ScalarLike = 1e-8,
     base_learning_rate: ScalarLike | None = None,
+    weight_decay: ScalarLike = 0.0,
+    decoupled_weight_decay: ScalarLike = 0.0,
+    decay_mask: Mask = None,
 ) -> optax.GradientTransformation:
     """AMSBound: AdaBound with the largest v so far in place of v.
 
-    largest_v = max(largest_v, v), and otherwise as `adabound`.
+    largest_v = max(largest_v, v), and otherwise as `adabound`. Memory: three vectors.
 
     Luo et al. 2019 (arXiv 1902.09843), Algorithm 3, with the deviations of `adabound`.
     """
-    return _bounded(learning_rate, final_lr, gamma, b1, b2, eps, base_learning_rate, ams=True)
+    tx = _bounded(learning_rate, final_lr, gamma, b1, b2, eps, base_learning_rate, ams=True)
+    return keep_dtypes(
+        with_decay(tx, learning_rate, weight_decay, decoupled_weight_decay, decay_mask)
+    )
 
 
 def _bounded(learning_rate, final_lr, gamma, b1, b2, eps, base_learning_rate, *, ams):
@@ -102,7 +120,7 @@ def _bounded(learning_rate, final_lr, gamma, b1, b2, eps, base_learning_rate, *,
         )
         return updates, AdaBoundState(t, m, v, largest_v)
 
-    return keep_dtypes(optax.GradientTransformation(init, update))
+    return optax.GradientTransformation(init, update)
 
 
 def _bounds(t, final, gamma):

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import ScalarLike
 
+from jaxsharp.ascent import Mask
 from jaxsharp.optimizers.arguments import check_non_negative, check_rate
+from jaxsharp.optimizers.decay import with_decay
 from jaxsharp.optimizers.precision import keep_dtypes
 from jaxsharp.trees import Vector
 
@@ -19,19 +21,27 @@ class AdagradState(NamedTuple):
 
 
 def adagrad(
-    *, learning_rate: ScalarLike | optax.Schedule = 0.01, eps: ScalarLike = 1e-10
+    learning_rate: ScalarLike | optax.Schedule = 0.01,
+    *,
+    eps: ScalarLike = 1e-10,
+    weight_decay: ScalarLike = 0.0,
+    decoupled_weight_decay: ScalarLike = 0.0,
+    decay_mask: Mask = None,
 ) -> optax.GradientTransformation:
     """Adagrad: steps scaled by the root of the sum of all squared gradients.
 
     s = s + g^2,  step = -learning_rate * g / (sqrt(s) + eps), and no step where s = 0
+
+    Memory: one vector. Weight decay: `decay.with_decay`.
 
     Duchi, Hazan and Singer 2011. As in PyTorch s starts at 0 and eps is outside the root;
     `optax.adagrad` starts at 0.1, has eps inside the root and another default.
     """
     check_rate(learning_rate=learning_rate)
     check_non_negative(eps=eps)
+    tx = optax.chain(_scale_by_adagrad(eps), optax.scale_by_learning_rate(learning_rate))
     return keep_dtypes(
-        optax.chain(_scale_by_adagrad(eps), optax.scale_by_learning_rate(learning_rate))
+        with_decay(tx, learning_rate, weight_decay, decoupled_weight_decay, decay_mask)
     )
 
 

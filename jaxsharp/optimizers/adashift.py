@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, ScalarLike
 
+from jaxsharp.ascent import Mask
 from jaxsharp.optimizers.arguments import (
     check_count,
     check_decay,
     check_non_negative,
     check_rate,
 )
+from jaxsharp.optimizers.decay import with_decay
 from jaxsharp.optimizers.precision import keep_dtypes
 from jaxsharp.trees import Vector
 
@@ -26,12 +28,15 @@ class AdaShiftState(NamedTuple):
 
 
 def adashift(
-    *,
     learning_rate: ScalarLike | optax.Schedule = 0.01,
+    *,
     b1: ScalarLike = 0.9,
     b2: ScalarLike = 0.999,
     window: int = 10,
     eps: ScalarLike = 1e-10,
+    weight_decay: ScalarLike = 0.0,
+    decoupled_weight_decay: ScalarLike = 0.0,
+    decay_mask: Mask = None,
 ) -> optax.GradientTransformation:
     """AdaShift: Adam with a second moment that is independent of the present gradient.
 
@@ -40,7 +45,11 @@ def adashift(
     step = -learning_rate * m_t / (sqrt(v_t / (1 - b2^(t-window))) + eps)
 
     The parameters first change at step window + 1, when the window is full and one gradient has
-    left it; a tensor with v = 0 takes no step. The state holds `window` gradients.
+    left it; a tensor with v = 0 takes no step. `window` is a length: under
+    `optax.inject_hyperparams` it needs static_args="window".
+
+    Memory: `window` vectors and a number per tensor. Weight decay: `decay.with_decay`; decoupled,
+    it does not wait for the window.
 
     Zhou et al. 2019 (arXiv 1810.00143), with the maximum as spatial function. The paper's
     algorithm has no eps; here it is outside the root. Unlike two public codes, the first moment
@@ -50,10 +59,10 @@ def adashift(
     check_decay(b1=b1, b2=b2)
     check_non_negative(eps=eps)
     check_count(window=window)
+    direction = _scale_by_adashift(b1, b2, window, eps)
+    tx = optax.chain(direction, optax.scale_by_learning_rate(learning_rate))
     return keep_dtypes(
-        optax.chain(
-            _scale_by_adashift(b1, b2, window, eps), optax.scale_by_learning_rate(learning_rate)
-        )
+        with_decay(tx, learning_rate, weight_decay, decoupled_weight_decay, decay_mask)
     )
 
 
@@ -71,7 +80,9 @@ def _scale_by_adashift(b1, b2, window, eps):
         # A ring: the slot that takes g_t holds g_{t-window}, or zeros while the window fills.
         slot = state.count % window
         leaving = jax.tree.map(lambda ring: ring[slot], state.gradients)
-        gradients = jax.tree.map(lambda ring, g: ring.at[slot].set(g), state.gradients, grads)
+        gradients = jax.tree.map(
+            lambda ring, g: ring.at[slot].set(g.astype(ring.dtype)), state.gradients, grads
+        )
         v = jax.tree.map(
             lambda v, g: b2 * v + (1 - b2) * jnp.max(g**2, initial=0.0), state.v, leaving
         )

@@ -21,7 +21,13 @@ def check_positive(**arguments):
 
 
 def check_decay(**arguments):
-    """Raise unless every argument is a number in [0, 1)."""
+    """Raise unless every argument is a number in [0, 1), of at least float32 if it has a dtype."""
+    for name, value in arguments.items():
+        if isinstance(value, np.ndarray | jax.Array) and value.dtype.itemsize < 4:
+            raise TypeError(
+                f"{name} must be at least float32, got {value.dtype}, in which 0.999 is 1; "
+                "optax.inject_hyperparams needs hyperparam_dtype=jnp.float32"
+            )
     _check(arguments, lambda x: 0 <= x < 1, "a number in [0, 1)")
 
 
