@@ -25,12 +25,17 @@ def flatten(trajectory):
     return jnp.concatenate([trajectory[name].reshape(steps, -1) for name in SHAPES], axis=1)
 
 
-def run(tx, params, steps, grad=grad):
+def with_grad_fn(grad):
+    """What sharpness-aware optimizers get beside the gradient."""
+    return {"grad_fn": grad}
+
+
+def run(tx, params, steps, grad=grad, arguments=with_grad_fn):
     """Stacked parameters after every step, initial ones first; one compiled loop."""
 
     def step(carry, _):
         params, state = carry
-        updates, state = tx.update(grad(params), state, params, grad_fn=grad, unknown=1.0)
+        updates, state = tx.update(grad(params), state, params, **arguments(grad), unknown=1.0)
         params = optax.apply_updates(params, updates)
         return (params, state), params
 
@@ -42,12 +47,12 @@ def run(tx, params, steps, grad=grad):
     return loop(params)
 
 
-def open_loop(tx, grads):
+def open_loop(tx, grads, arguments=with_grad_fn):
     """Stacked updates for stacked gradients that do not depend on the parameters."""
     params = jax.tree.map(lambda g: jnp.zeros_like(g[0]), grads)
 
     def step(state, g):
-        updates, state = tx.update(g, state, params, grad_fn=lambda _: g)
+        updates, state = tx.update(g, state, params, **arguments(lambda _: g))
         return state, updates
 
     return jax.jit(lambda grads: jax.lax.scan(step, tx.init(params), grads)[1])(grads)
