@@ -1,13 +1,14 @@
 """Optimizers as optax gradient transformations, one file per method.
 
-`OPTIMIZERS` maps a name to a factory f(learning_rate, *, ...). A hyper-parameter is a Python number,
-which is a constant of the compiled program, or an array, which may be traced and take new values
-without compiling again; a learning rate may also be a schedule. All decay weights alike:
-`decay.with_decay`. `SHARPNESS_AWARE` maps a name to a wrapper f(base, rho, ...) that makes any of
-them sharpness-aware. Under `optax.inject_hyperparams` what is no number goes into static_args (an
-int that is a length, a mask that is a function), and low-precision parameters need
-hyperparam_dtype=jnp.float32. Around `optax.masked` and `optax.multi_transform` goes the
-sharpness-aware wrapper, not inside: its gradients are those of all parameters.
+`OPTIMIZERS` maps a name to a factory f(learning_rate, *, ...). A Python number is a constant of the
+compiled program; an array may be traced and takes new values without compiling again. A learning
+rate may also be a schedule. Weights decay alike in all: `decay.with_decay`. `SHARPNESS_AWARE` maps
+a name to a wrapper f(base, rho, ...) that makes any of them sharpness-aware.
+
+Under `optax.inject_hyperparams`, ints that are lengths and masks that are functions belong in
+static_args, and parameters of low precision need hyperparam_dtype=jnp.float32. `optax.masked`,
+`optax.multi_transform` and `optax.MultiSteps` belong inside a sharpness-aware wrapper, whose
+gradients are those of all parameters and of one batch.
 """
 
 from jaxsharp.optimizers import (

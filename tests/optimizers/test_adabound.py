@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy_optimizers
+import optax
 import pytest
 from quadratic import flatten, gradient_sequence, initial_params, open_loop, run
 
@@ -54,7 +55,7 @@ def test_ams_keeps_the_largest_second_moment():
     np.testing.assert_allclose(plain[-1], -0.001, rtol=1e-5)
 
 
-def test_warm_up_from_zero_with_the_configured_rate_as_base():
+def test_warm_up_from_zero_divides_by_the_configured_rate_and_never_by_zero():
     grads = gradient_sequence(6)
     tx = adabound(learning_rate=lambda t: 0.001 * t / 5, base_learning_rate=0.001)
     updates = open_loop(tx, grads)
@@ -62,6 +63,19 @@ def test_warm_up_from_zero_with_the_configured_rate_as_base():
     for name in grads:
         np.testing.assert_array_equal(updates[name][0], 0.0)
         np.testing.assert_allclose(updates[name][5], constant[name][5], rtol=1e-6)
+
+
+def test_injected_schedule_moves_the_bounds_if_the_configured_rate_is_given():
+    def schedule(t):
+        return 0.001 * (t + 1) / 5
+
+    with jax.enable_x64(True):
+        grads = gradient_sequence(6)
+        settings = {"gamma": 0.1, "base_learning_rate": 0.001}
+        found = open_loop(optax.inject_hyperparams(adabound)(schedule, **settings), grads)
+        expected = open_loop(adabound(schedule, **settings), grads)
+        for name, updates in found.items():
+            np.testing.assert_allclose(updates, expected[name], rtol=1e-12)
 
 
 def test_schedule_without_its_configured_rate_is_an_error():
