@@ -1,14 +1,14 @@
 """Write trajectories.npz: parameters of public optimizers and of transcriptions, in float64.
 
-    pip install torch==2.13.0 numpy && pip install --no-deps pytorch-optimizer==4.1.0 adabound==0.0.5
+    pip install torch==2.13.0 numpy
+    pip install --no-deps pytorch-optimizer==4.1.0 adabound==0.0.5
     python tests/reference/make_trajectories.py
 
 None of these packages but NumPy is a dependency of jaxsharp or of its tests. Where a public
 implementation does what the paper says it is stored, after the transcription in NumPy was found to
-agree with it; else the transcription is. `differing` holds public implementations that differ.
+agree with it; else the transcription is. Keys that start with "differing" are of public
+implementations as they are, which do something else.
 """
-
-from pathlib import Path
 
 import adabound
 import numpy as np
@@ -17,9 +17,7 @@ import numpy_sharpness
 import pytorch_optimizer
 import torch
 from entries import BASES, RHO, SHARP, STEPS, entries, key, rates_of
-from problems import PROBLEMS, Problem, is_weight, vector
-
-FILE = Path(__file__).with_name("trajectories.npz")
+from problems import FILE, PROBLEMS, is_weight, one_tensor, vector
 
 
 def double_norm(groups, *, weight_adaptive=False):
@@ -92,7 +90,7 @@ def torch_sharp(sharp, base, problem):
     }.get(sharp)
 
 
-def numpy_trajectory(sharp, base, name, params=None):
+def numpy_trajectory(sharp, base, name):
     """The stored steps of a transcription, or None if there is none of the base."""
     problem, rho = PROBLEMS[name], RHO[name]
 
@@ -120,13 +118,36 @@ def numpy_trajectory(sharp, base, name, params=None):
     if "bound" in base:
         factory, options = "adabound", options | {"base_lr": options["lr"], "ams": "ams" in base}
     loop = getattr(numpy_optimizers, factory)
-    trajectory = loop(grad, problem.params if params is None else params, max(STEPS), **options)
+    trajectory = loop(grad, problem.params, max(STEPS), **options)
     return np.stack([vector(trajectory[step]) for step in STEPS])
 
 
 def distance(found, expected):
     gaps = np.linalg.norm(found - expected, axis=1)
     return np.max(gaps / np.linalg.norm(expected, axis=1))
+
+
+def differing():
+    """Public optimizers that differ from the papers, on the network with heavy ball or alone."""
+    problem, rho = PROBLEMS["network"], RHO["network"]
+    cls, base = torch_base("heavy_ball", "network")
+    look = {"k": SHARP["look_sam"][1]["every"], "alpha": SHARP["look_sam"][1]["alpha"]} | base
+    sigma, decay = SHARP["friendly_sam"][1].values()
+    friendly = {"sigma": sigma, "lmbda": decay} | base
+    makers = {
+        "sam": lambda params: pytorch_optimizer.SAM(params, cls, rho=rho, **base),
+        "look_sam": lambda params: pytorch_optimizer.LookSAM(params, cls, rho=rho, **look),
+        "friendly_sam": lambda params: pytorch_optimizer.FriendlySAM(
+            params, cls, rho=rho, **friendly
+        ),
+    }
+    found = {name: torch_trajectory(make, problem, STEPS) for name, make in makers.items()}
+    found["look_sam/one_tensor"] = torch_trajectory(makers["look_sam"], one_tensor(problem), STEPS)
+    options = BASES["adashift"][1] | {"lr": rates_of("adashift", "network")["learning_rate"]}
+    loop = numpy_optimizers.adashift_with_an_empty_window
+    late = loop(lambda p: problem.grad(p, problem.batch), problem.params, max(STEPS), **options)
+    found["adashift"] = np.stack([vector(late[step]) for step in STEPS])
+    return {f"differing/{name}": trajectory for name, trajectory in found.items()}
 
 
 def main():
@@ -151,7 +172,7 @@ def main():
             assert gap < 1e-11, key(sharp, base, name)
         stored[key(sharp, base, name)] = public
     pytorch_optimizer.optimizer.sam.get_global_gradient_norm = public_norm
-    np.savez(FILE, **stored)
+    np.savez(FILE, **stored, **differing())
 
 
 if __name__ == "__main__":

@@ -127,6 +127,34 @@ def adashift(grad, params, steps, *, lr=0.01, b1=0.9, b2=0.999, window=10, eps=1
     return trajectory
 
 
+def adashift_with_an_empty_window(
+    grad, params, steps, *, lr, b1=0.9, b2=0.999, window=10, eps=1e-10
+):
+    """A widely copied PyTorch code: a running first moment, zero until the window is full.
+
+    What leaves the window at first was never added, so old gradients stay in with a minus sign.
+    """
+    trajectory = [params]
+    history = []
+    total = sum(b1**i for i in range(window))
+    m = {name: np.zeros_like(p) for name, p in params.items()}
+    v = {name: 0.0 for name in params}
+    for t in range(1, steps + 1):
+        history.append(grad(params))
+        if t > window:
+            new = {}
+            for name in params:
+                leaving = history[t - window - 1][name]
+                m[name] = b1 * (m[name] - b1 ** (window - 1) / total * leaving)
+                m[name] = m[name] + history[-1][name] / total
+                v[name] = b2 * v[name] + (1 - b2) * np.max(leaving**2)
+                v_hat = v[name] / (1 - b2 ** (t - window))
+                new[name] = params[name] - lr * m[name] / (np.sqrt(v_hat) + eps)
+            params = new
+        trajectory.append(params)
+    return trajectory
+
+
 def adabound(
     grad,
     params,

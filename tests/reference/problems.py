@@ -4,11 +4,14 @@ Everything is given by formulas. `loss` runs on NumPy's arrays or, with xp=jax.n
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy_optimizers
 from numpy_optimizers import flatten, unflatten
+
+FILE = Path(__file__).with_name("trajectories.npz")
 
 
 class Problem(NamedTuple):
@@ -102,3 +105,23 @@ def is_weight(name):
 
 def vector(params):
     return np.concatenate([np.ravel(params[name]) for name in params])
+
+
+def unvector(x, like):
+    params, start = {}, 0
+    for name, p in like.items():
+        params[name] = x[start : start + p.size].reshape(p.shape)
+        start += p.size
+    return params
+
+
+def one_tensor(problem):
+    """The problem with all parameters in one tensor."""
+
+    def loss(params, batch, xp=np):
+        return problem.loss(unvector(params["weight"], problem.params), batch, xp)
+
+    def grad(params, batch):
+        return {"weight": vector(problem.grad(unvector(params["weight"], problem.params), batch))}
+
+    return Problem({"weight": vector(problem.params)}, problem.batch, loss, grad)
