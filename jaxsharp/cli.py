@@ -5,9 +5,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import tyro
@@ -18,9 +18,9 @@ import jaxsharp
 from jaxsharp import data, figures, models, report, runs, sweep
 from jaxsharp import study as studies
 from jaxsharp.measures import DEFAULT_MEASURES, MEASURES, Options
-from jaxsharp.optimizers import OPTIMIZERS
+from jaxsharp.optimizers import OPTIMIZERS, SHARPNESS_AWARE
 from jaxsharp.progress import Tracker
-from jaxsharp.runs import RunConfig, Settings
+from jaxsharp.runs import SAM, RunConfig, Settings
 
 Shared = tyro.conf.OmitArgPrefixes
 RunPath = tyro.conf.Positional[Path]
@@ -32,7 +32,7 @@ def study(
     dataset: str = "digits",
     model: str | None = None,
     optimizers: str = ",".join(OPTIMIZERS),
-    sam: Literal["both", "with", "without"] = "both",
+    sam: str = "none,sam",
     seeds: int = 3,
     measures: str = ",".join(DEFAULT_MEASURES),
     out: Path | None = None,
@@ -51,7 +51,7 @@ def study(
         dataset: Data set.
         model: Network; small_mlp for the digits, simple_batch otherwise.
         optimizers: Optimizers, separated by commas.
-        sam: Train with sharpness-aware minimization, without, or both.
+        sam: Sharpness-aware variants, separated by commas; none is the optimizer alone.
         seeds: Runs of each optimizer, with seeds 0, 1, ...
         measures: Sharpness measures, separated by commas.
         out: Output folder; by default one below runs/ that is named after the configuration.
@@ -64,7 +64,7 @@ def study(
         dataset=known("dataset", dataset, data.DATASETS),
         model=known("model", model or DEFAULT_MODEL.get(dataset, "simple_batch"), models.MODELS),
         optimizers=known_list("optimizer", optimizers, OPTIMIZERS),
-        sam={"both": (False, True), "with": (True,), "without": (False,)}[sam],
+        sam=known_list("SAM variant", sam, SAM),
         seeds=at_least_one("seeds", seeds),
         measures=known_list("measure", measures, MEASURES),
         settings=checked(training),
@@ -73,7 +73,8 @@ def study(
     at_least_one("save_every", save_every)
     begin = time.monotonic()
     bench = load_workbench(config.dataset, config.model, training, data_dir, seeds)
-    sweep.make_recipe(config.groups()[0][0], bench)
+    for first, *_ in config.groups():
+        sweep.make_recipe(first, bench)
     out = out or Path("runs") / config.name
     runs.claim(out, config.as_dict(), fresh=fresh)
     console = make_console()
@@ -94,7 +95,7 @@ def train(
     dataset: str = "digits",
     model: str | None = None,
     optimizer: str = "sgd",
-    sam: bool = False,
+    sam: str = "none",
     seed: int = 0,
     out: Path | None = None,
     data_dir: Path | None = None,
@@ -109,7 +110,7 @@ def train(
         dataset: Data set.
         model: Network; small_mlp for the digits, simple_batch otherwise.
         optimizer: Optimizer.
-        sam: Train with sharpness-aware minimization.
+        sam: Sharpness-aware variant; none is the optimizer alone.
         seed: Seed of initialization, data order, label noise and measures.
         out: Run directory; by default one below runs/ that is named after the run.
         data_dir: Directory with the official files of the data set.
@@ -121,10 +122,10 @@ def train(
         dataset=known("dataset", dataset, data.DATASETS),
         model=known("model", model or DEFAULT_MODEL.get(dataset, "simple_batch"), models.MODELS),
         optimizer=known("optimizer", optimizer, OPTIMIZERS),
-        sam=sam,
+        sam=known("SAM variant", sam, SAM),
         seed=seed,
         settings=checked(training),
-    )
+    ).resolved()
     at_least_one("save_every", save_every)
     bench = load_workbench(config.dataset, config.model, training, data_dir)
     sweep.make_recipe(config, bench)
@@ -187,22 +188,25 @@ def plot(run: tyro.conf.Positional[tuple[Path, ...]], *, out: Path | None = None
 
 
 def list_names() -> None:
-    """List data sets, models, optimizers and measures with one line each."""
+    """List data sets, models, optimizers, SAM variants and measures with one line each."""
     console = make_console()
     described: dict[str, dict[str, str]] = {
         "data sets": {name: spec.description for name, spec in data.DATASETS.items()},
         "models": {name: spec.description for name, spec in models.MODELS.items()},
-        "optimizers": {n: f.__doc__.strip().splitlines()[0] for n, f in OPTIMIZERS.items()},
-        "measures": {
-            name: f"{measure.description}; error: {measure.error}"
-            for name, measure in MEASURES.items()
-        },
+        "optimizers": {name: first_line(f) for name, f in OPTIMIZERS.items()},
+        "SAM variants": {name: first_line(f) for name, f in SHARPNESS_AWARE.items()},
+        "measures": {name: f"{m.description}; error: {m.error}" for name, m in MEASURES.items()},
     }
     for title, entries in described.items():
         table = Table(title=title, title_justify="left", show_header=False, box=None)
         for name, text in entries.items():
             table.add_row(name, text)
         console.print(table)
+
+
+def first_line(function: Callable) -> str:
+    """What a docstring begins with."""
+    return function.__doc__.strip().splitlines()[0]
 
 
 def known(kind: str, name: str, valid: Iterable[str]) -> str:

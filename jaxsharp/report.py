@@ -35,7 +35,7 @@ def print_study(
         if row["diverged"]:
             ended += f", {row['diverged']} diverged"
         cells = [interval(row, name, factor) for name, (_, factor) in columns.items()]
-        table.add_row(row["optimizer"], "yes" if row["sam"] else "no", ended, *cells)
+        table.add_row(row["optimizer"], row["sam"], ended, *cells)
     console.print(table)
     for name, found in result.correlations.items():
         left_out = ", ".join(f"{n} {reason}" for reason, n in found.excluded.items() if n)

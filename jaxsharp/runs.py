@@ -7,19 +7,22 @@ RUN/checkpoints/converged    training state at the end of a run that converged (
 RUN/sharpness.csv            measure, settings, value, error
 """
 
+import inspect
 import json
 import math
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from jaxsharp import checkpoint
+from jaxsharp.optimizers import SHARPNESS_AWARE
 from jaxsharp.train import TrainState
 
+SAM = ("none", *SHARPNESS_AWARE)
 HISTORY = ("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
 
 
@@ -37,8 +40,8 @@ class Settings:
     """Examples a step."""
     learning_rate: float | None = None
     """Learning rate instead of the optimizer's own."""
-    rho: float = 0.05
-    """Radius of the ascent step of SAM."""
+    rho: float | None = None
+    """Radius of the sharpness-aware variants instead of the own one of each."""
     loss_below: float | None = 0.01
     """Converged once the training loss is below this (study A); None: never."""
     change_below: float | None = None
@@ -51,6 +54,8 @@ class Settings:
     """Evaluate on the last N training examples instead of the test set."""
     label_noise: float = 0.0
     """Fraction of the training labels that is redrawn at random."""
+    measure_size: int | None = None
+    """Measure sharpness on the first N training examples instead of all."""
 
     def check(self) -> None:
         """Raise ValueError for a value that no run can have; the data set's limits come later."""
@@ -58,11 +63,12 @@ class Settings:
             "epochs": (self.epochs >= 1, "at least 1"),
             "batch_size": (self.batch_size >= 1, "at least 1"),
             "learning_rate": (is_positive(self.learning_rate), "a finite number above 0"),
-            "rho": (0 <= self.rho < math.inf, "a finite number, at least 0"),
+            "rho": (self.rho is None or 0 <= self.rho < math.inf, "a finite number, at least 0"),
             "loss_below": (is_positive(self.loss_below), "a finite number above 0, or None"),
             "change_below": (is_positive(self.change_below), "a finite number above 0, or None"),
             "patience": (self.patience >= 1, "at least 1"),
             "label_noise": (0 <= self.label_noise <= 1, "from 0 to 1"),
+            "measure_size": (self.measure_size is None or self.measure_size >= 1, "at least 1"),
         }
         for name, (valid, what) in rules.items():
             if not valid:
@@ -76,19 +82,33 @@ def is_positive(value: float | None) -> bool:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that decides the numbers of one training run."""
+    """Everything that decides the numbers of one training run; ``sam`` is one of `SAM`."""
 
     dataset: str
     model: str
     optimizer: str
-    sam: bool
+    sam: str
     seed: int
     settings: Settings = Settings()
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a variant that does not exist."""
+        if self.sam not in SAM:
+            raise ValueError(f"sam is {self.sam!r}; it must be one of {', '.join(SAM)}")
 
     @property
     def name(self) -> str:
         """Directory name of the run among others of its study."""
-        return f"{self.optimizer}{'-sam' if self.sam else ''}-seed{self.seed}"
+        variant = "" if self.sam == "none" else f"-{self.sam}"
+        return f"{self.optimizer}{variant}-seed{self.seed}"
+
+    def resolved(self) -> "RunConfig":
+        """The same with the radius that it takes: the variant's own unless given, or None."""
+        rho = None
+        if self.sam != "none":
+            own = inspect.signature(SHARPNESS_AWARE[self.sam]).parameters["rho"].default
+            rho = own if self.settings.rho is None else self.settings.rho
+        return replace(self, settings=replace(self.settings, rho=rho))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -163,6 +183,8 @@ def read_run_config(path: Path) -> RunConfig:
         raise RunError(
             f"{path} is not the directory of a single run (those of a study are in its runs folder)"
         ) from None
+    except ValueError as error:
+        raise RunError(f"{path / 'config.json'}: {error}") from None
 
 
 def claim_run(path: Path, config: RunConfig, *, fresh: bool = False) -> None:
@@ -229,7 +251,9 @@ def row(path: Path) -> dict[str, Any]:
     last, end = read_history(path).iloc[-1], latest_checkpoint(path)
     metrics = {name: float(last[name]) for name in HISTORY[1:]}
     table = {
-        **{k: getattr(config, k) for k in ("dataset", "model", "optimizer", "sam", "seed")},
+        **{k: getattr(config, k) for k in ("dataset", "model", "optimizer", "sam")},
+        "rho": config.settings.rho,
+        "seed": config.seed,
         "epochs": int(last["epoch"]),
         "converged": end is not None and end.name == "converged",
         "diverged": end is not None and end.name == "diverged",

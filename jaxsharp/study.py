@@ -3,7 +3,7 @@
 OUT/config.json   the study's configuration
 OUT/runs.csv      one row a run
 OUT/history.csv   one row a run and epoch
-OUT/summary.csv   mean and 95 % interval over seeds of each optimizer with and without SAM
+OUT/summary.csv   mean and 95 % interval over seeds of each optimizer and sharpness-aware variant
 OUT/correlations.csv   Kendall's tau of each measure with the gap, raw and within groups
 OUT/training.png, OUT/sharpness.png
 OUT/runs/NAME     directory of one run (``runs``)
@@ -35,17 +35,17 @@ class StudyConfig:
     dataset: str = "digits"
     model: str = "small_mlp"
     optimizers: tuple[str, ...] = tuple(OPTIMIZERS)
-    sam: tuple[bool, ...] = (False, True)
+    sam: tuple[str, ...] = ("none", "sam")
     seeds: int = 3
     measures: tuple[str, ...] = DEFAULT_MEASURES
     settings: Settings = Settings()
     options: Options = Options()
 
     def groups(self) -> list[list[RunConfig]]:
-        """The runs, one list for each optimizer with or without SAM."""
+        """The runs, one list for each optimizer and sharpness-aware variant."""
         return [
             [
-                RunConfig(self.dataset, self.model, optimizer, sam, seed, self.settings)
+                RunConfig(self.dataset, self.model, optimizer, sam, seed, self.settings).resolved()
                 for seed in range(self.seeds)
             ]
             for optimizer in self.optimizers
@@ -143,8 +143,8 @@ def measure_run(
 
 
 def group_name(config: RunConfig) -> str:
-    """Optimizer with or without SAM, as in a table."""
-    return f"{config.optimizer}{' + SAM' if config.sam else ''}"
+    """Optimizer and sharpness-aware variant, as in a table."""
+    return config.optimizer if config.sam == "none" else f"{config.optimizer} + {config.sam}"
 
 
 def describe(progress: sweep.GroupProgress) -> str:

@@ -1,7 +1,7 @@
 """Many runs as few programs: the members of a group share everything but what is numeric.
 
-A group has one optimizer, with or without SAM, and one member a seed. Its epochs are steps of one
-compiled program; each member has a directory of its own, is saved there, and continues from
+A group has one optimizer, sharpness-aware or not, and one member a seed. Its epochs are steps of
+one compiled program; each member has a directory of its own, is saved there, and continues from
 there. Nothing that a member computes depends on its neighbours or on interruptions.
 """
 
@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pandas as pd
 
 from jaxsharp import models, runs
 from jaxsharp.data import Dataset, redraw_labels
 from jaxsharp.measures import MEASURES, Options
 from jaxsharp.network import Network
-from jaxsharp.optimizers import OPTIMIZERS
+from jaxsharp.optimizers import OPTIMIZERS, SHARPNESS_AWARE
 from jaxsharp.runs import RunConfig
 from jaxsharp.train import (
     Data,
@@ -72,25 +73,56 @@ def workbench(dataset: Dataset, model: str, *, members: int = 1) -> Workbench:
 
 
 def make_recipe(config: RunConfig, bench: Workbench) -> Recipe:
-    """What the members of a group share; ValueError for a batch larger than the data."""
+    """What the members of a group share; ValueError for what the data or the variant refuses."""
     settings, num_examples = config.settings, len(bench.dataset.train.labels)
-    if settings.batch_size > num_examples:
-        raise ValueError(
-            f"batch_size is {settings.batch_size}; "
-            f"it must be from 1 to {num_examples} (the number of training examples)"
-        )
+    for name in ("batch_size", "measure_size"):
+        size = getattr(settings, name)
+        if size is not None and size > num_examples:
+            raise ValueError(
+                f"{name} is {size}; "
+                f"it must be from 1 to {num_examples} (the number of training examples)"
+            )
     stopping = Stopping(
         settings.epochs, settings.loss_below, settings.change_below, settings.patience
     )
-    optimizer = OPTIMIZERS[config.optimizer]
-    return Recipe(bench.network, optimizer, config.sam, settings.batch_size, stopping)
+    optimizer = optimizer_factory(config.optimizer, config.sam)
+    recipe = Recipe(bench.network, optimizer, settings.batch_size, stopping)
+    check_step(recipe)
+    return recipe
+
+
+def optimizer_factory(optimizer: str, sam: str) -> Callable[..., optax.GradientTransformation]:
+    """The factory of an optimizer, wrapped by a sharpness-aware variant unless that is none."""
+    base = OPTIMIZERS[optimizer]
+    if sam == "none":
+        return base
+    wrap = SHARPNESS_AWARE[sam]
+
+    def wrapped(*, rho=None, **hyper):
+        return wrap(base(**hyper)) if rho is None else wrap(base(**hyper), rho)
+
+    return wrapped
+
+
+def check_step(recipe: Recipe) -> None:
+    """Let an optimizer refuse the network or the batch size before anything is compiled."""
+
+    def step(key, batch):
+        params, _ = recipe.network.init(key)
+        optimizer = optax.with_extra_args_support(recipe.optimizer())
+        extra = {"grad_fn": lambda params, batch=batch: params, "batch": batch}
+        return optimizer.update(params, optimizer.init(params), params, **extra)
+
+    jax.eval_shape(step, jax.random.key(0), jnp.zeros(recipe.batch_size))
 
 
 def hyper_parameters(config: RunConfig) -> dict[str, float]:
     """The numeric hyper-parameters that are traced: those given, others are the optimizer's own."""
-    rate = config.settings.learning_rate
-    hyper = {} if rate is None else {"learning_rate": rate}
-    return {**hyper, "rho": config.settings.rho} if config.sam else hyper
+    settings = config.settings
+    hyper = {"learning_rate": settings.learning_rate}
+    if config.sam != "none":
+        hyper["rho"] = settings.rho
+    return {name: value for name, value in hyper.items() if value is not None}
 
 
 def labels_of(config: RunConfig, bench: Workbench) -> jax.Array:
@@ -199,8 +231,9 @@ def measure(
     options: Options,
     report: Callable[[str], Any] = lambda name: None,
 ) -> None:
-    """Measure the end of a run on its full training set; what its directory has is not repeated.
+    """Measure the end of a run on its training set; what its directory has is not repeated.
 
+    The settings' `measure_size`, if given, is the number of examples, the first of the set.
     A diverged run gets NaN for value and error. Each measure has its own random key. ``report``
     gets the name of each measure before it is taken.
     """
@@ -211,7 +244,8 @@ def measure(
     if not missing:
         return
     state = final_state(config, path, bench)
-    batch = (bench.images, labels_of(config, bench))
+    size = config.settings.measure_size
+    batch = (bench.images[:size], labels_of(config, bench)[:size])
     for name, settings in missing.items():
         report(name)
         key = jax.random.fold_in(streams(config.seed).measure, zlib.crc32(name.encode()))

@@ -18,7 +18,6 @@ from jaxsharp.chunks import mean_over_chunks
 from jaxsharp.losses import accuracy, cross_entropy
 from jaxsharp.memory import affordable_chunk
 from jaxsharp.network import Network
-from jaxsharp.optimizers.sam import sam_gradient
 
 
 class Streams(NamedTuple):
@@ -81,21 +80,23 @@ class Metrics(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """What the members of one program share. ``optimizer(**hyper)`` makes the transformation."""
+    """What the members of one program share.
+
+    ``optimizer(**hyper)`` makes the transformation, a sharpness-aware one included: it may take
+    ``grad_fn`` and ``batch`` as `optimizers.sharpness.sharpness_aware` has it.
+    """
 
     network: Network
     optimizer: Callable[..., optax.GradientTransformation]
-    sam: bool
     batch_size: int
     stopping: Stopping
 
 
 def init_state(recipe: Recipe, hyper: dict, params: PyTree, stats: PyTree) -> TrainState:
     """State of one member before its first epoch."""
-    optimizer = recipe.optimizer(**{k: v for k, v in hyper.items() if k != "rho"})
+    opt_state = recipe.optimizer(**hyper).init(params)
     zero, no = jnp.int32(0), jnp.array(False)
-    loss = jnp.float32(math.inf)
-    return TrainState(params, stats, optimizer.init(params), zero, loss, zero, no, no)
+    return TrainState(params, stats, opt_state, zero, jnp.float32(math.inf), zero, no, no)
 
 
 def is_active(state: TrainState, stopping: Stopping) -> Bool[Array, "*members"]:
@@ -103,16 +104,15 @@ def is_active(state: TrainState, stopping: Stopping) -> Bool[Array, "*members"]:
     return ~state.converged & ~state.diverged & (state.epoch < stopping.max_epochs)
 
 
-def gradient_function(recipe: Recipe, rho) -> Callable:
-    """Return ``f(params, stats, batch) -> ((loss, stats), grads)`` in training mode, SAM or not."""
+def training_gradient(network: Network) -> Callable:
+    """Return ``f(params, stats, batch) -> ((loss, stats), grads)`` in training mode."""
 
     def loss(params, stats, batch):
         images, labels = batch
-        logits, stats = recipe.network.apply(params, stats, images, True)
+        logits, stats = network.apply(params, stats, images, True)
         return cross_entropy(logits, labels), stats
 
-    value_and_grad = jax.value_and_grad(loss, has_aux=True)
-    return sam_gradient(value_and_grad, rho) if recipe.sam else value_and_grad
+    return jax.value_and_grad(loss, has_aux=True)
 
 
 def evaluate(network: Network, params, stats, images, labels) -> tuple[Array, Array]:
@@ -132,18 +132,23 @@ def train_epoch(
     """One epoch of one member: n // batch_size steps over a fresh permutation, then evaluation.
 
     The permutation is drawn from ``fold_in(key, epoch)``; the n % batch_size examples at its end
-    are left out of this epoch (PyTorch's default makes a short batch of them).
+    are left out of this epoch (PyTorch's default makes a short batch of them). BatchNorm statistics
+    are those of the clean pass, whatever other gradients a sharpness-aware optimizer takes.
     """
-    hyper = dict(hyper)
-    gradient = gradient_function(recipe, hyper.pop("rho", None))
-    optimizer = recipe.optimizer(**hyper)
+    value_and_grad = training_gradient(recipe.network)
+    optimizer = optax.with_extra_args_support(recipe.optimizer(**hyper))
 
     def step(carry, indices):
         params, stats, opt_state = carry
         batch = data.images[indices], data.labels[indices]
-        (_, stats), grads = gradient(params, stats, batch)
-        updates, opt_state = optimizer.update(grads, opt_state, params)
-        return (optax.apply_updates(params, updates), stats, opt_state), None
+
+        def grad_fn(params, batch=batch):
+            return value_and_grad(params, stats, batch)[1]
+
+        (_, new_stats), grads = value_and_grad(params, stats, batch)
+        extra = {"grad_fn": grad_fn, "batch": batch}
+        updates, opt_state = optimizer.update(grads, opt_state, params, **extra)
+        return (optax.apply_updates(params, updates), new_stats, opt_state), None
 
     num_examples = data.labels.shape[0]
     steps = num_examples // recipe.batch_size

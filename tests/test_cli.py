@@ -11,11 +11,12 @@ from rich.console import Console
 
 from jaxsharp import cli
 from jaxsharp.measures import MEASURES
-from jaxsharp.optimizers import OPTIMIZERS
+from jaxsharp.optimizers import OPTIMIZERS, SHARPNESS_AWARE
 from jaxsharp.progress import Tracker
 
 SMALL = ["--train-size", "200", "--epochs", "3", "--num-perturbations", "4"]
-STUDY = ["study", "--optimizers", "sgd,adam", "--seeds", "2", *SMALL]
+SAM = ("none", "sam", "asam")
+STUDY = ["study", "--optimizers", "sgd,adam", "--sam", ",".join(SAM), "--seeds", "2", *SMALL]
 FILES = [
     "runs.csv",
     "history.csv",
@@ -55,10 +56,12 @@ def refusal(capsys, *arguments):
 
 def test_a_study_writes_its_tables(study):
     runs = pd.read_csv(study / "runs.csv")
-    assert len(runs) == 8
-    assert list(runs.groupby(["optimizer", "sam"], sort=False).size()) == [2] * 4
-    named = ["dataset", "model", "optimizer", "sam", "seed", "epochs", "converged", "diverged"]
-    named += ["train_loss", "train_accuracy", "test_loss", "test_accuracy", "gap", "loss_gap"]
+    assert len(runs) == 12
+    sizes = runs.groupby(["optimizer", "sam"], sort=False).size().to_dict()
+    assert sizes == {(optimizer, sam): 2 for optimizer in ("sgd", "adam") for sam in SAM}
+    named = ["dataset", "model", "optimizer", "sam", "rho", "seed"]
+    named += ["epochs", "converged", "diverged", "train_loss", "train_accuracy"]
+    named += ["test_loss", "test_accuracy", "gap", "loss_gap"]
     measures = ["minimum_sharpness", "top_eigenvalue", "random_perturbation"]
     assert list(runs.columns) == named + [c for m in measures for c in (m, f"{m}_error")]
     assert np.isfinite(runs[measures]).all(axis=None)
@@ -66,7 +69,7 @@ def test_a_study_writes_its_tables(study):
         runs["gap"], 100 * (runs["train_accuracy"] - runs["test_accuracy"]), atol=1e-5
     )
     history = pd.read_csv(study / "history.csv")
-    assert len(history) == 8 * 3
+    assert len(history) == 12 * 3
     last = history[history["epoch"] == 3].reset_index(drop=True)
     np.testing.assert_array_equal(last["test_loss"], runs["test_loss"])
     config = json.loads((study / "config.json").read_text())
@@ -94,24 +97,26 @@ def test_a_finished_study_is_read_and_not_repeated(study, monkeypatch, capsys):
     assert (study / "runs.csv").read_bytes() == before
     out = capsys.readouterr().out
     assert "minimum sharpness" in out and str(study) in out
-    assert "8 unconverged left out" in out
+    assert "12 unconverged left out" in out
+    assert all(f" {name} " in out for name in SAM)
 
 
 def test_another_study_in_the_same_folder_is_refused(study, capsys):
     err = refusal(capsys, *STUDY, "--rho", "0.1", "--out", str(study))
-    assert "rho 0.05 -> 0.1" in err
+    assert "rho None -> 0.1" in err
 
 
 def test_train_sharpness_and_plot_work_on_run_directories(tmp_path, capsys, study):
     shared = ["--optimizer", "adam", "--seed", "1", "--quiet", *SMALL[:4]]
-    for sam in ([], ["--sam"]):
-        out = tmp_path / f"run{len(sam)}"
+    for name, sam in (("plain", []), ("asam", ["--sam", "asam"])):
+        out = tmp_path / name
         cli.main(["train", *shared, *sam, "--out", str(out)])
         cli.main(["sharpness", str(out), "--num-perturbations", "4", "--quiet"])
-    in_study = pd.read_csv(study / "runs" / "adam-sam-seed1" / "sharpness.csv")
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "run1" / "sharpness.csv"), in_study)
+    in_study = study / "runs" / "adam-asam-seed1"
+    for name in ("sharpness.csv", "history.csv", "config.json"):
+        assert (tmp_path / "asam" / name).read_bytes() == (in_study / name).read_bytes()
     cli.main(
-        ["plot", str(tmp_path / "run0"), str(tmp_path / "run1"), "--out", str(tmp_path / "c.svg")]
+        ["plot", str(tmp_path / "plain"), str(tmp_path / "asam"), "--out", str(tmp_path / "c.svg")]
     )
     drawn = (tmp_path / "c.svg").read_text()
     assert "<svg" in drawn
@@ -123,6 +128,7 @@ def test_list_names_everything(capsys):
     words = capsys.readouterr().out.split()
     for name in ("digits", "cifar10", "simple_batch", "mlp_1", *OPTIMIZERS, *MEASURES):
         assert name in words
+    assert set(SHARPNESS_AWARE) <= set(words) and "neighbourhood that scales" in " ".join(words)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +145,9 @@ def test_list_names_everything(capsys):
             "unknown model 'simplebatch'; valid are simple_batch,",
             ["mlp"],
         ),
+        (["--sam", "sma"], "unknown SAM variant 'sma'; valid are sam,", ["none", "asam", "gsam"]),
+        (["--sam", "none,m_sam", "--batch-size", "100"], "m is 16; it must divide the 100", []),
+        (["--measure-size", "2000"], "measure_size is 2000; it must be from 1 to 1437", []),
         (["--measures", "top"], "unknown measure 'top'; valid are top_eigenvalue,", list(MEASURES)),
         (["--seeds", "0"], "seeds is 0; it must be at least 1", []),
         (["--epochs", "0"], "epochs is 0; it must be at least 1", []),

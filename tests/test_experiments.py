@@ -16,7 +16,7 @@ def test_study_a(tmp_path):
     assert done.returncode == 0, done.stderr
     runs = pd.read_csv(tmp_path / "digits-small_mlp" / "runs.csv")
     assert list(zip(runs["optimizer"], runs["sam"], strict=True)) == [
-        *(("sgd", False), ("sgd", True), ("adashift", False), ("adashift", True))
+        *(("sgd", "none"), ("sgd", "sam"), ("adashift", "none"), ("adashift", "sam"))
     ]
 
 

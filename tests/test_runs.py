@@ -1,7 +1,7 @@
 """Run directories: configurations that clash, files that are whole, histories that fit."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -10,13 +10,15 @@ import pytest
 from jaxsharp import runs
 from jaxsharp.runs import RunConfig, RunError, Settings
 
-CONFIG = RunConfig("digits", "small_mlp", "adam", True, 3, Settings(epochs=7))
+CONFIG = RunConfig("digits", "small_mlp", "adam", "sam", 3, Settings(epochs=7))
 
 
 def test_a_configuration_reads_back(tmp_path):
     runs.claim_run(tmp_path / "run", CONFIG)
     assert runs.read_run_config(tmp_path / "run") == CONFIG
     assert CONFIG.name == "adam-sam-seed3"
+    assert replace(CONFIG, sam="asam").name == "adam-asam-seed3"
+    assert replace(CONFIG, sam="none").name == "adam-seed3"
     runs.claim_run(tmp_path / "run", CONFIG)  # the same one may continue
 
 
@@ -32,6 +34,22 @@ def test_another_configuration_is_refused_by_field_and_nothing_changes(tmp_path)
     runs.claim_run(path, other, fresh=True)
     assert runs.read_run_config(path) == other
     assert not (path / "history.csv").exists()
+
+
+def test_the_radius_on_record_is_the_one_that_is_taken():
+    given = replace(CONFIG, settings=Settings(rho=0.2))
+    for sam, own, other in (("sam", 0.05, 0.2), ("asam", 0.5, 0.2), ("none", None, None)):
+        assert replace(CONFIG, sam=sam).resolved().settings.rho == own
+        assert replace(given, sam=sam).resolved().settings.rho == other
+    assert CONFIG.resolved().settings.epochs == 7
+
+
+def test_a_variant_that_does_not_exist_is_refused_by_name(tmp_path):
+    with pytest.raises(ValueError, match="sam is 'sma'; it must be one of none, sam, asam, "):
+        replace(CONFIG, sam="sma")
+    runs.claim(tmp_path / "run", {**asdict(CONFIG), "sam": "sma"})
+    with pytest.raises(RunError, match=r"config\.json: sam is 'sma'; it must be one of none, "):
+        runs.read_run_config(tmp_path / "run")
 
 
 def test_folders_that_are_no_runs_are_left_alone(tmp_path):
@@ -104,6 +122,7 @@ def test_a_history_that_misses_epochs_is_refused(tmp_path):
         ("change_below", 0.0),
         ("patience", 0),
         ("label_noise", 1.5),
+        ("measure_size", 0),
     ],
 )
 def test_settings_that_no_run_can_have(field, value):

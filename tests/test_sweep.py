@@ -2,7 +2,9 @@
 
 from dataclasses import replace
 
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pandas as pd
 import pytest
 
@@ -23,9 +25,9 @@ def bench():
     return fields._replace(network=mlp())
 
 
-def members(root, seeds=(0, 1), **changes):
+def members(root, seeds=(0, 1), sam="sam", **changes):
     settings = replace(SETTINGS, **changes)
-    configs = [RunConfig("tiny", "small_mlp", "adam", True, seed, settings) for seed in seeds]
+    configs = [RunConfig("tiny", "small_mlp", "adam", sam, seed, settings) for seed in seeds]
     paths = [root / config.name for config in configs]
     for config, path in zip(configs, paths, strict=True):
         runs.claim_run(path, config)
@@ -158,10 +160,64 @@ def test_a_diverged_run_has_rows_without_numbers(tmp_path, bench):
     assert all(pd.isna(row[name]) and pd.isna(row[f"{name}_error"]) for name in MEASURES)
 
 
-def test_a_batch_larger_than_the_data_is_refused(bench):
-    config = RunConfig("tiny", "small_mlp", "sgd", False, 0, replace(SETTINGS, batch_size=41))
-    with pytest.raises(ValueError, match="batch_size is 41; it must be from 1 to 40"):
+@pytest.mark.parametrize("name", ["batch_size", "measure_size"])
+def test_more_examples_than_the_data_has_are_refused(bench, name):
+    config = RunConfig("tiny", "small_mlp", "sgd", "none", 0, replace(SETTINGS, **{name: 41}))
+    with pytest.raises(ValueError, match=f"{name} is 41; it must be from 1 to 40"):
         sweep.make_recipe(config, bench)
+
+
+def test_a_variant_refuses_a_batch_size_before_anything_is_trained(bench):
+    config = RunConfig("tiny", "small_mlp", "sgd", "m_sam", 0, replace(SETTINGS, batch_size=20))
+    with pytest.raises(ValueError, match="m is 16; it must divide the 20 examples"):
+        sweep.make_recipe(config, bench)
+    sweep.make_recipe(replace(config, settings=replace(SETTINGS, batch_size=32)), bench)
+
+
+@pytest.mark.parametrize("sam", runs.SAM)
+def test_the_radius_is_the_variants_own_unless_it_is_given(sam):
+    config = RunConfig("tiny", "small_mlp", "sgd", sam, 0, Settings(learning_rate=0.1))
+    unsaid, own = (sweep.hyper_parameters(c) for c in (config, config.resolved()))
+    assert set(unsaid) == {"learning_rate"}
+    assert set(own) == ({"learning_rate"} if sam == "none" else {"learning_rate", "rho"})
+    params, batch = {"w": jnp.array([1.0, 2.0])}, jnp.ones((16, 1))
+
+    def two_steps(hyper):
+        optimizer = optax.with_extra_args_support(sweep.optimizer_factory("sgd", sam)(**hyper))
+        grad_fn = lambda p, batch=batch: {"w": p["w"] ** 3 * batch.mean()}  # noqa: E731
+        point, state = params, optimizer.init(params)
+        for _ in range(2):
+            extra = {"grad_fn": grad_fn, "batch": batch}
+            updates, state = optimizer.update(grad_fn(point), state, point, **extra)
+            point = optax.apply_updates(point, updates)
+        return point["w"]
+
+    np.testing.assert_array_equal(two_steps(unsaid), two_steps(own))
+    if sam != "none":
+        assert np.all(two_steps(own) != two_steps({**own, "rho": 0.9}))
+
+
+@pytest.mark.parametrize("sam", ["look_sam", "momentum_sam"])
+def test_the_memory_of_a_variant_continues_bit_for_bit(tmp_path, bench, sam):
+    """One epoch is 8 steps, so the interruption falls between two looks of LookSAM."""
+    _, (whole,) = train(tmp_path / "whole", bench, seeds=(0,), sam=sam)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "parts", bench, seeds=(0,), sam=sam, report=Stop(2))
+    _, (parts,) = train(tmp_path / "parts", bench, seeds=(0,), sam=sam)
+    assert_same_end(whole, parts)
+
+
+def test_measures_see_the_first_examples_alone(tmp_path, bench):
+    (config,), (path,) = train(tmp_path / "some", bench, seeds=(0,), measure_size=10)
+    sweep.measure(config, path, bench, MEASURES[:2], OPTIONS)
+    train_split = bench.dataset.train
+    few = bench.dataset._replace(train=train_split._replace(labels=train_split.labels[:10]))
+    small = bench._replace(dataset=few, images=bench.images[:10])
+    (_,), (other,) = train(tmp_path / "all", bench, seeds=(0,))
+    sweep.measure(replace(config, settings=SETTINGS), other, small, MEASURES[:2], OPTIONS)
+    one, two = (runs.read_sharpness(p)["value"] for p in (path, other))
+    np.testing.assert_array_equal(one, two)
+    sweep.measure(config, other, bench, ("random_perturbation",), OPTIONS)
 
 
 def test_measuring_needs_a_checkpoint(tmp_path, bench):

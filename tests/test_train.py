@@ -8,7 +8,8 @@ import pytest
 
 from jaxsharp.ascent import ascent_step
 from jaxsharp.losses import cross_entropy
-from jaxsharp.optimizers import OPTIMIZERS
+from jaxsharp.optimizers import OPTIMIZERS, SHARPNESS_AWARE
+from jaxsharp.sweep import optimizer_factory
 from jaxsharp.train import (
     Data,
     Recipe,
@@ -32,9 +33,9 @@ def data_of(dataset, members=1):
     return Data(images, jnp.stack([labels] * members), test_images, test_labels)
 
 
-def recipe_of(network, optimizer="sgd", sam=False, epochs=3, **stopping):
-    rule = Stopping(epochs, **stopping)
-    return Recipe(network, OPTIMIZERS[optimizer], sam, BATCH_SIZE, rule)
+def recipe_of(network, optimizer="sgd", sam="none", epochs=3, *, batch_size=BATCH_SIZE, **stopping):
+    factory = optimizer_factory(optimizer, sam)
+    return Recipe(network, factory, batch_size, Stopping(epochs, **stopping))
 
 
 def start(recipe, hypers, seeds):
@@ -52,13 +53,14 @@ def member(tree, index):
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
-def plain_epoch(network, optimizer, params, stats, opt_state, batches, rho):
+def plain_epoch(network, optimizer, params, stats, batches, rho):
     """The same epoch as a Python loop over batches, with SAM written out."""
 
     def loss(params, stats, images, labels):
         logits, new_stats = network.apply(params, stats, images, True)
         return cross_entropy(logits, labels), new_stats
 
+    opt_state = optimizer.init(params)
     gradient = jax.jit(jax.grad(loss, has_aux=True))
     for images, labels in batches:
         grads, new_stats = gradient(params, stats, images, labels)
@@ -70,12 +72,12 @@ def plain_epoch(network, optimizer, params, stats, opt_state, batches, rho):
     return params, stats
 
 
-@pytest.mark.parametrize("sam", [False, True])
+@pytest.mark.parametrize("sam", ["none", "sam"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_an_epoch_is_a_loop_over_a_permutation(optimizer, sam):
     network, dataset = cnn(), tiny_dataset()
     recipe = recipe_of(network, optimizer, sam)
-    hypers = [{"learning_rate": 0.05, **({"rho": 0.2} if sam else {})}]
+    hypers = [{"learning_rate": 0.05, **({} if sam == "none" else {"rho": 0.2})}]
     states, hyper, order = start(recipe, hypers, [3])
     after, metrics = epoch_program(recipe)(states, hyper, order, data_of(dataset))
 
@@ -90,9 +92,8 @@ def test_an_epoch_is_a_loop_over_a_permutation(optimizer, sam):
         OPTIMIZERS[optimizer](learning_rate=0.05),
         first.params,
         first.stats,
-        first.opt_state,
         batches,
-        0.2 if sam else None,
+        None if sam == "none" else 0.2,
     )
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6)  # noqa: E731
     jax.tree.map(close, member(after, 0).params, params)
@@ -103,6 +104,32 @@ def test_an_epoch_is_a_loop_over_a_permutation(optimizer, sam):
         logits, _ = network.apply(params, stats, jnp.asarray(images), False)
         np.testing.assert_allclose(values[0][0], cross_entropy(logits, labels), rtol=1e-3)
         np.testing.assert_allclose(values[1][0], np.mean(np.argmax(logits, 1) == labels), atol=1e-6)
+
+
+def ends_of(sam, hypers):
+    """Members after one epoch of two steps with SGD and a variant."""
+    recipe = recipe_of(cnn(), "sgd", sam, batch_size=16)
+    states, hyper, order = start(recipe, hypers, [0] * len(hypers))
+    data = data_of(tiny_dataset(num=40), len(hypers))
+    after, _ = epoch_program(recipe)(states, hyper, order, data)
+    return [member(after, i) for i in range(len(hypers))]
+
+
+@pytest.fixture(scope="module")
+def plain_ends():
+    return ends_of("none", [{"learning_rate": 0.0}, {"learning_rate": 0.1}])
+
+
+@pytest.mark.parametrize("sam", SHARPNESS_AWARE)
+def test_a_variant_changes_the_step_and_not_the_statistics(sam, plain_ends):
+    """Without a learning rate the clean passes of all variants are those of the base."""
+    (still, moved), rhos = plain_ends, (10.0, 1.0)
+    hypers = [{"learning_rate": r, "rho": rho} for r, rho in zip((0.0, 0.1), rhos, strict=True)]
+    far, sharp = ends_of(sam, hypers)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)  # noqa: E731
+    jax.tree.map(close, far.stats, still.stats)
+    step, change = (optax.tree.sub(moved.params, other.params) for other in (still, sharp))
+    assert optax.tree.norm(change) > 1e-3 * optax.tree.norm(step)
 
 
 def test_every_epoch_has_its_own_order_and_every_seed_its_own_streams():
@@ -195,7 +222,7 @@ def test_the_data_is_an_argument_of_the_program_and_no_constant():
 
 
 def test_no_hyper_parameter_value_compiles_anew():
-    recipe = recipe_of(mlp(), sam=True)
+    recipe = recipe_of(mlp(), sam="sam")
     program = epoch_program(recipe)
     for rate, rho in ((0.1, 0.05), (0.2, 0.1)):
         states, hyper, order = start(recipe, [{"learning_rate": rate, "rho": rho}], [0])
