@@ -1,4 +1,4 @@
-"""The benchmark runs from end to end in its smallest form, with the peers that are installed."""
+"""The benchmarks run from end to end in their smallest form, with the peers that are installed."""
 
 import importlib.util
 import json
@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+
+from jaxsharp.optimizers import OPTIMIZERS, SHARPNESS_AWARE
 
 ROOT = Path(__file__).parents[1]
 # Compiling is nearly all of the time.
@@ -35,13 +37,18 @@ PEERS = ("torch", "pyhessian", "curvlinops", "hessian_eigenthings", "matfree", "
 def smoke(tmp_path_factory):
     """Folder and output of the smallest run."""
     out = tmp_path_factory.mktemp("benchmark")
-    command = [sys.executable, "experiments/benchmarks/curvature.py", "--smoke", "--out", str(out)]
+    return out, run("curvature.py", "--out", str(out))
+
+
+def run(script, *options):
+    """The output of a benchmark in its smoke form."""
+    command = [sys.executable, f"experiments/benchmarks/{script}", "--smoke", *options]
     environment = {**os.environ, **FAST}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    return out, done.stdout
+    return done.stdout
 
 
 def test_every_contender_has_a_row_or_a_reason(smoke):
@@ -88,3 +95,19 @@ def test_the_page_has_the_targets_and_the_configuration_no_paths(smoke):
     for text in (page, json.dumps(config)):
         assert str(ROOT) not in text
         assert str(out) not in text
+
+
+def test_the_optimizer_benchmark_times_the_steps_it_names(tmp_path):
+    run("optimizers.py", "--repeats", "1", "--out", str(tmp_path))
+    timings = pd.read_csv(tmp_path / "timings.csv")
+    variants = timings[timings["work"] == "variants tiny_cnn"].set_index("contender")
+    m_sams = [f"m_sam, m = 4, {way}" for way in ("in turn", "vmapped")]
+    assert {*SHARPNESS_AWARE} - {"m_sam"} | {*m_sams} <= set(variants.index)
+    # Of steps of size 0.0005; those of SAM and of plain SGD differ by far more.
+    checked = ["base, sgd", "sam", "optax.contrib.sam", *m_sams]
+    assert (variants.loc[checked, "error"] < 1e-4).all()
+    arithmetic = timings[timings["work"] == "arithmetic tiny_cnn"]["contender"]
+    assert set(arithmetic) == {*OPTIMIZERS} | {f"{name}, updates alone" for name in OPTIMIZERS}
+    page = (tmp_path / "README.md").read_text()
+    assert all(text in page for text in pd.read_csv(tmp_path / "targets.csv")["ratio"])
+    assert str(tmp_path) not in page

@@ -29,6 +29,18 @@ import tyro
 Name = Literal["products", "eigenpairs", "examples", "traces", "step"]
 NAMES: tuple[Name, ...] = ("products", "eigenpairs", "examples", "traces", "step")
 
+NOTES = """
+- first call: preparation, compilation and first run. memory: growth of the process while preparing
+  and running once, compilation included, over data, weights and modules; each in a process of its
+  own.
+- error: of a product, the relative difference from float64; of eigenpairs, the largest residual
+  ||H v - value v|| / |value| of unit vectors, the product in float64; of exact traces, the largest
+  relative difference from float64; of estimates, the relative error.
+- "linearized" and "graph kept" time what every further product costs; the others begin anew.
+- PyHessian has its default tolerance; matfree and hessian-eigenthings, which have no stopping rule,
+  are told the number of steps that jaxsharp took. The inputs of PyTorch are normalized beforehand.
+"""
+
 
 def curvature(
     *,
@@ -51,7 +63,7 @@ def curvature(
         smoke: Tiny networks and data; the memory of one contender alone.
         worker: Only print the memory of one contender, "work/contender".
     """
-    _use_threads(threads)
+    use_threads(threads)
     import measuring
     import tables
 
@@ -73,10 +85,10 @@ def curvature(
             if memory and not (smoke and rows):
                 row = row._replace(memory=_memory(work.name, row.contender, threads, smoke))
             rows.append(row)
-        tables.write(out, rows, chosen, options)
+        tables.write(out, rows, chosen, options, "Curvature benchmark", NOTES)
     print((out / "README.md").read_text())
-    if wrong := [f"{row.work}, {row.contender}" for row in rows if "WRONG" in row.remark]:
-        sys.exit(f"error above the tolerance: {'; '.join(wrong)}")
+    if wrong := tables.wrong(rows):
+        sys.exit(wrong)
 
 
 def _groups(smoke):
@@ -102,7 +114,7 @@ def _memory(work, contender, threads, smoke):
     return measuring.memory_in_subprocess(arguments + ["--smoke"] * smoke)
 
 
-def _use_threads(threads: int) -> None:
+def use_threads(threads: int) -> None:
     """Hold the process to some cores, before JAX counts them, and PyTorch to as many threads."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     warnings.filterwarnings("ignore", message="Using backward.. with create_graph=True")

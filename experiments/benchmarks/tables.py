@@ -1,6 +1,7 @@
 """The benchmark's files: a row a contender, the ratios against the targets, the configuration."""
 
 import importlib.metadata
+import itertools
 import json
 import platform
 from pathlib import Path
@@ -16,8 +17,10 @@ PACKAGES = (
 )
 
 
-def write(out: Path, rows: list[Row], works: list[Work], options: dict) -> None:
-    """Write timings.csv, targets.csv, README.md and config.json."""
+def write(
+    out: Path, rows: list[Row], works: list[Work], options: dict, title: str, notes: str
+) -> None:
+    """Write timings.csv, targets.csv, config.json, and README.md with a title and notes."""
     out.mkdir(parents=True, exist_ok=True)
     timings = pd.DataFrame([_timing(row) for row in rows])
     targets = pd.DataFrame(_targets(rows, works))
@@ -25,7 +28,13 @@ def write(out: Path, rows: list[Row], works: list[Work], options: dict) -> None:
     targets.to_csv(out / "targets.csv", index=False)
     config = configuration(options)
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    (out / "README.md").write_text(_page(timings, targets, config))
+    (out / "README.md").write_text(_page(title, timings, targets, config) + notes)
+
+
+def wrong(rows: list[Row]) -> str:
+    """What the run fails with if an error is above its work's tolerance; "" if none is."""
+    found = [f"{row.work}, {row.contender}" for row in rows if "WRONG" in row.remark]
+    return f"error above the tolerance: {'; '.join(found)}" if found else ""
 
 
 def _timing(row: Row) -> dict:
@@ -95,9 +104,9 @@ def configuration(options: dict) -> dict:
     }
 
 
-def _page(timings, targets, config) -> str:
+def _page(title, timings, targets, config) -> str:
     versions = ", ".join(f"{name} {v}" for name, v in config["versions"].items() if v)
-    head = f"""# Curvature benchmark
+    head = f"""# {title}
 
     {config["command"]}
 
@@ -122,7 +131,9 @@ and data, float32. Ratios are of times in the same round: median (smallest to la
         ]
         for t in timings.itertuples()
     ]
-    return page + "\n" + _markdown(columns.split(","), lines) + NOTES
+    filled = [any(cells) for cells in zip(*lines, strict=True)]
+    lines = [list(itertools.compress(line, filled)) for line in lines]
+    return page + "\n" + _markdown(list(itertools.compress(columns.split(","), filled)), lines)
 
 
 def _number(value) -> str:
@@ -132,16 +143,3 @@ def _number(value) -> str:
 def _markdown(columns, lines) -> str:
     table = [columns, ["---"] * len(columns), *lines]
     return "".join("| " + " | ".join(map(str, line)) + " |\n" for line in table)
-
-
-NOTES = """
-- first call: preparation, compilation and first run. memory: growth of the process while preparing
-  and running once, compilation included, over data, weights and modules; each in a process of its
-  own.
-- error: of a product, the relative difference from float64; of eigenpairs, the largest residual
-  ||H v - value v|| / |value| of unit vectors, the product in float64; of exact traces, the largest
-  relative difference from float64; of estimates, the relative error.
-- "linearized" and "graph kept" time what every further product costs; the others begin anew.
-- PyHessian has its default tolerance; matfree and hessian-eigenthings, which have no stopping rule,
-  are told the number of steps that jaxsharp took. The inputs of PyTorch are normalized beforehand.
-"""
