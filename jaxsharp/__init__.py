@@ -18,7 +18,8 @@ layers, models             networks of the two studies; MODELS; the only modules
 train                      one compiled program an epoch, stopping rules
 checkpoint, runs           arrays on disk (orbax); the run directory
 sweep, study               groups of runs as one program, resumed; the main job
-stats, figures, report     intervals, correlations with controls; figures; printed tables
+stats, canvas, figures     intervals, correlations with controls; the look of figures; figures
+report                     printed tables
 progress, cli              the command line
 """
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxsharp
-from jaxsharp import data, figures, models, report, runs, sweep
+from jaxsharp import canvas, data, figures, models, report, runs, sweep
 from jaxsharp import study as studies
 from jaxsharp.measures import DEFAULT_MEASURES, MEASURES, Options
 from jaxsharp.optimizers import OPTIMIZERS, SHARPNESS_AWARE
@@ -183,7 +183,7 @@ def plot(run: tyro.conf.Positional[tuple[Path, ...]], *, out: Path | None = None
         label = f"{studies.group_name(config)}, seed {config.seed}"
         histories[label if label not in histories else str(path)] = runs.read_history(path)
     out = out or run[0] / "curves.png"
-    figures.save(figures.run_curves(histories), out)
+    canvas.save(figures.run_curves(histories), out)
     print(out)
 
 

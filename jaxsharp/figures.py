@@ -4,27 +4,18 @@ Tables are those of ``runs``: a row a run, or a row a run and epoch. Figures say
 out: a run that diverged has no point, and a panel without points says that there are none.
 """
 
-import os
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from pathlib import Path
 
-import matplotlib as mpl
-import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from jaxsharp import canvas
 from jaxsharp.stats import Coefficient, Correlation
 
-# Okabe and Ito: told apart under the common colour-vision deficiencies, and in print.
-BLUE, RED = "#0072B2", "#D55E00"
-PALETTE = (BLUE, RED, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-GREY = "#595959"
 LABELS = {
     "minimum_sharpness": "minimum sharpness (rescaled Hessian trace)",
     "top_eigenvalue": "largest eigenvalue of the Hessian",
@@ -32,49 +23,29 @@ LABELS = {
     "random_perturbation_bn": "rise of the loss at random points,\nBatchNorm recomputed (nats)",
 }
 LOSSES = ["train_loss", "test_loss"]
-NOTHING = "no usable runs"
-STYLE = {
-    "font.size": 9,
-    "axes.titlesize": 8.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": GREY,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#E5E5E5",
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "lines.linewidth": 1.2,
-    "lines.markersize": 5.5,
-    "savefig.dpi": 160,
-    "svg.hashsalt": "jaxsharp",
-}
-# What a file says of its making must not change from one day to the next.
-METADATA = {".png": {"Software": None}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
 
 
 def training_curves(history: pd.DataFrame) -> Figure:
     """Return the loss of every run against the epoch, a panel for each optimizer, on equal axes.
 
-    Colour tells SAM, a dashed line the test loss. Each run has its own thin line: runs end at
-    different epochs, so a mean over seeds would jump where one ends. A dot is the end of a run, a
-    cross that of one whose loss did not stay finite. The axis is logarithmic if all losses are
-    positive, and ends at the largest loss of the runs that stayed finite.
+    Colour tells the SAM variant, a dashed line the test loss. Each run has its own thin line: runs
+    end at different epochs, so a mean over seeds would jump where one ends. A dot is the end of a
+    run, a cross that of one whose loss did not stay finite. The axis is logarithmic if all losses
+    are positive, and ends at the largest loss of the runs that stayed finite.
     """
     losses, top = _losses(run for _, run in history.groupby(["optimizer", "sam", "seed"]))
-    with _style():
+    with canvas.style():
         num = history["optimizer"].nunique()
-        figure, panels = _panels(num, width=3.1, height=2.5, sharex=True, sharey=True)
+        looks = {s: {"color": c} for s, c in _by_variant(history, canvas.PALETTE).items()}
+        figure, panels = canvas.panels(num, width=3.1, height=2.5, sharex=True, sharey=True)
         optimizers = history.groupby("optimizer", sort=False)
         for panel, (optimizer, part) in zip(panels, optimizers, strict=False):
             panel.set_title(optimizer)
             for (sam, _), run in part.groupby(["sam", "seed"], sort=False):
-                color = RED if sam else BLUE
-                _draw_run(panel, run, "loss", color, top=top, linewidth=0.9, alpha=0.8)
+                _draw_run(panel, run, "loss", **looks[sam], top=top, linewidth=0.9, alpha=0.8)
         _scale_loss(panels, losses, top)
-        _label(panels, "epoch", "loss (nats)")
-        keys = [_key("without SAM", BLUE), _key("with SAM", RED), *_line_keys(losses)]
-        _legend(figure, keys, columns=(2, 4, 6))
+        canvas.label(panels, "epoch", "loss (nats)")
+        canvas.legend(figure, [*_variant_keys(looks), *_line_keys(losses)])
     return figure
 
 
@@ -83,85 +54,50 @@ def sharpness_against_gap(
 ) -> Figure:
     """Return the generalization gap of every run against its sharpness, a panel for each measure.
 
-    Colour tells the optimizer, a hollow marker SAM, a cross a run that did not converge: it is
-    drawn, but no part of the coefficients in the title. Bars are NAME_error to both sides. Values
-    that are all positive get a logarithmic axis. Raises ValueError for a measure that has no
-    correlation.
+    Colour tells the optimizer, the marker's shape the SAM variant. A hollow marker is a run that
+    did not converge: drawn, but no part of the coefficients in the title. Bars are NAME_error to
+    both sides. Values that are all positive get a logarithmic axis. Raises ValueError for a measure
+    that has no correlation.
     """
     missing = [name for name in measures if name not in correlations]
     if missing:
         raise ValueError(f"correlations lacks {missing}; it has {list(correlations)}")
     optimizers = list(runs["optimizer"].unique())
-    colors = dict(zip(optimizers, _colors(len(optimizers)), strict=True))
-    with _style():
-        figure, panels = _panels(len(measures), width=3.6, height=3.6, sharey=True)
+    colors = dict(zip(optimizers, canvas.colors(len(optimizers)), strict=True))
+    markers = _by_variant(runs, canvas.MARKERS)
+    with canvas.style():
+        figure, panels = canvas.panels(len(measures), width=3.6, height=3.6, sharey=True)
         for panel, name in zip(panels, measures, strict=False):
-            _draw_points(panel, runs, name, colors)
+            _draw_points(panel, runs, name, colors, markers)
             panel.set_title(_correlation_title(correlations[name]))
             panel.set_xlabel(LABELS.get(name, name.replace("_", " ")))
-        _label(panels, None, "generalization gap (percentage points)")
-        keys = [_key(name, c, marker="o", linestyle="") for name, c in colors.items()]
-        keys.append(_key("without SAM", marker="o", linestyle=""))
-        keys.append(_key("with SAM", marker="o", linestyle="", markerfacecolor="white"))
-        keys.append(_key("unconverged", marker="X", linestyle=""))
-        _legend(figure, keys, columns=(3, 5, 9))
+        canvas.label(panels, None, "generalization gap (percentage points)")
+        dot = {"marker": "o", "linestyle": ""}
+        keys = [canvas.key(name, color, **dot) for name, color in colors.items()]
+        keys += _variant_keys({sam: {**dot, "marker": m} for sam, m in markers.items()})
+        keys.append(canvas.key("unconverged", markerfacecolor="white", **dot))
+        canvas.legend(figure, keys)
     return figure
 
 
 def run_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
     """Return loss and accuracy of labelled runs, drawn as in `training_curves` but for colours."""
-    colors = _colors(len(histories))
+    colors = canvas.colors(len(histories))
     losses, top = _losses(histories.values())
-    with _style():
-        keys = [_key(label, color) for label, color in zip(histories, colors, strict=True)]
+    with canvas.style():
+        keys = [canvas.key(label, color) for label, color in zip(histories, colors, strict=True)]
         keys += _line_keys(losses)
-        columns = len(keys) if sum(len(key.get_label()) + 8 for key in keys) < 110 else 1
-        figure, panels = _panels(2, width=3.9, height=2.9 + 0.18 * (len(keys) // columns))
+        rows = -(-len(keys) // canvas.num_columns(keys, 2 * 3.9))
+        figure, panels = canvas.panels(2, width=3.9, height=2.9 + 0.18 * rows)
         for history, color in zip(histories.values(), colors, strict=True):
             percent = {name: 100 * history[name] for name in ("train_accuracy", "test_accuracy")}
             _draw_run(panels[0], history, "loss", color, top=top)
             _draw_run(panels[1], history.assign(**percent), "accuracy", color)
         _scale_loss(panels[:1], losses, top)
-        _label(panels[:1], "epoch", "loss (nats)")
-        _label(panels[1:], "epoch", "accuracy (%)")
-        _legend(figure, keys, columns=(columns, columns))
+        canvas.label(panels[:1], "epoch", "loss (nats)")
+        canvas.label(panels[1:], "epoch", "accuracy (%)")
+        canvas.legend(figure, keys)
     return figure
-
-
-def save(figure: Figure, path: str | os.PathLike) -> None:
-    """Write a figure so that a reader finds the old file or the new one, and nothing between.
-
-    The suffix decides the format: png, pdf or svg. Equal figures give equal bytes. Raises
-    ValueError for another suffix.
-    """
-    path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in METADATA:
-        raise ValueError(f"path is {str(path)!r}; its suffix must be one of {', '.join(METADATA)}")
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with _style():
-            figure.savefig(temporary, format=suffix[1:], metadata=METADATA[suffix])
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _style() -> AbstractContextManager:
-    """The look of all figures, whatever the user's matplotlibrc says, for the time of a block."""
-    return matplotlib.style.context(["default", STYLE])
-
-
-def _panels(num: int, *, width: float, height: float, **share: bool) -> tuple[Figure, list[Axes]]:
-    """A figure with at least one and otherwise `num` panels, at most three a row."""
-    num = max(num, 1)
-    columns = 2 if num == 4 else min(num, 3)
-    rows = -(-num // columns)
-    figure = Figure(figsize=(max(width * columns, 4.2), height * rows + 0.6), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, **share).ravel()
-    for spare in axes[num:]:
-        spare.remove()
-    return figure, list(axes[:num])
 
 
 def _losses(histories: Iterable[pd.DataFrame]) -> tuple[np.ndarray, float]:
@@ -196,26 +132,13 @@ def _scale_loss(panels: list[Axes], losses: np.ndarray, top: float) -> None:
     low, high = finite.min(), min(finite.max(), top)
     for panel in panels:
         if low > 0:
-            _scale_log(panel.yaxis, low, high)
+            canvas.scale_log(panel.yaxis, low, high)
         else:
             room = 0.05 * (high - low) or 1.0
             panel.set_ylim(low - room, high + room)
 
 
-def _scale_log(axis: Axis, low: float, high: float) -> None:
-    """Logarithmic from `low` to `high` with some room; ticks at round numbers, written plainly."""
-    room = max((high / low) ** 0.05, 1.05)
-    low, high = low / room, high * room
-    axis.axes.set(**{f"{axis.axis_name}scale": "log", f"{axis.axis_name}lim": (low, high)})
-    if high / low < 3:
-        axis.set_major_locator(MaxNLocator(4))
-    elif high / low < 100:
-        axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7) if high / low < 12 else (1, 2, 5)))
-    axis.set_major_formatter(lambda value, _: f"{value:g}")
-    axis.set_minor_formatter(NullFormatter())
-
-
-def _draw_points(panel: Axes, runs: pd.DataFrame, name: str, colors: dict[str, str]) -> None:
+def _draw_points(panel: Axes, runs: pd.DataFrame, name: str, colors: dict, markers: dict) -> None:
     """The gap of the runs that have one against a measure, with the measure's errors."""
     finite = np.isfinite(runs[[name, "gap"]].astype(np.float64)).all(axis=1)
     runs = runs[finite & ~runs["diverged"].astype(bool)]
@@ -225,13 +148,13 @@ def _draw_points(panel: Axes, runs: pd.DataFrame, name: str, colors: dict[str, s
     kinds = ["optimizer", "sam", "converged"]
     for (optimizer, sam, converged), group in runs.groupby(kinds, sort=False):
         color = colors[optimizer]
-        mark = {"fmt": "o" if converged else "X", "markerfacecolor": "white" if sam else color}
+        mark = {"fmt": markers[sam], "markerfacecolor": color if converged else "white"}
         bars = {"xerr": group["_error"], "elinewidth": 0.8}
         panel.errorbar(group[name], group["gap"], color=color, **mark, **bars)
     if (runs[name] > 0).all():
         error = runs["_error"].where(np.isfinite(runs["_error"]), 0.0)
         low, high = runs[name] - error, runs[name] + error
-        _scale_log(panel.xaxis, low.where(low > 0, runs[name]).min(), high.max())
+        canvas.scale_log(panel.xaxis, low.where(low > 0, runs[name]).min(), high.max())
 
 
 def _correlation_title(result: Correlation) -> str:
@@ -252,48 +175,21 @@ def _coefficient_text(coefficient: Coefficient, confidence: float) -> str:
     return f"{value} ({100 * confidence:g}%: {low} to {high})"
 
 
-def _label(panels: list[Axes], x: str | None, y: str) -> None:
-    """Label the outer axes, or say that there is nothing to see."""
-    for panel in panels:
-        place = panel.get_subplotspec()
-        if place.is_first_col() or len(panels) == 1:
-            panel.set_ylabel(y)
-        if x is not None:
-            panel.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
-            below = place.rowspan.stop * place.get_gridspec().ncols + place.colspan.start
-            if below >= len(panels):
-                panel.set_xlabel(x)
-                panel.tick_params(labelbottom=True)
-        if panel.has_data():
-            continue
-        panel.text(0.5, 0.5, NOTHING, transform=panel.transAxes, ha="center", color=GREY)
-        if not any(other.has_data() for other in panels):
-            panel.set(xticks=[], yticks=[])
-        elif x is None:
-            panel.set_xticks([])
-
-
-def _key(label: str, color: str = GREY, **line) -> Line2D:
-    """An entry of a legend."""
-    return Line2D([], [], color=color, label=label, **line)
-
-
 def _line_keys(losses: np.ndarray) -> list[Line2D]:
-    end = _key("end of a run", marker="o", linestyle="", markersize=3)
-    keys = [_key("training data"), _key("test data", linestyle="--"), end]
+    end = canvas.key("end of a run", marker="o", linestyle="", markersize=3)
+    keys = [canvas.key("training data"), canvas.key("test data", linestyle="--"), end]
     if np.isfinite(losses).all():
         return keys
-    return [*keys, _key("loss not finite", marker="x", linestyle="")]
+    return [*keys, canvas.key("loss not finite", marker="x", linestyle="")]
 
 
-def _legend(figure: Figure, keys: list[Line2D], columns: Sequence[int]) -> None:
-    """Below the panels, with as many columns as fit below one, two or three panels."""
-    width = figure.axes[0].get_gridspec().ncols
-    figure.legend(handles=keys, loc="outside lower center", ncols=columns[width - 1])
+def _by_variant(table: pd.DataFrame, looks: Sequence[str]) -> dict[str, str]:
+    """A look for each SAM variant in a table; none has the first of them in every figure."""
+    found = list(table["sam"].unique())
+    others = zip((name for name in found if name != "none"), itertools.cycle(looks[1:]))
+    return ({"none": looks[0]} if "none" in found else {}) | dict(others)
 
 
-def _colors(num: int) -> list[str]:
-    """Colours to tell apart; beyond the palette, shades of one map."""
-    if num <= len(PALETTE):
-        return list(PALETTE[:num])
-    return [mpl.colors.to_hex(c) for c in mpl.colormaps["viridis"](np.linspace(0, 0.95, num))]
+def _variant_keys(looks: Mapping[str, dict]) -> list[Line2D]:
+    texts = {"none": "without SAM"}
+    return [canvas.key(texts.get(sam, sam), **look) for sam, look in looks.items()]

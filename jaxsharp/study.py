@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from jaxsharp import figures, runs, stats, sweep
+from jaxsharp import canvas, figures, runs, stats, sweep
 from jaxsharp.measures import DEFAULT_MEASURES, Options
 from jaxsharp.optimizers import OPTIMIZERS
 from jaxsharp.runs import RunConfig, Settings
@@ -173,9 +173,9 @@ def summarize(config: StudyConfig, out: Path) -> StudyResult:
     correlations = {name: stats.correlation(table, name, "gap", GROUP) for name in config.measures}
     runs.write_table(out / "summary.csv", summary)
     runs.write_table(out / "correlations.csv", correlation_table(correlations))
-    figures.save(figures.training_curves(history), out / "training.png")
+    canvas.save(figures.training_curves(history), out / "training.png")
     sharpness = figures.sharpness_against_gap(table, list(config.measures), correlations)
-    figures.save(sharpness, out / "sharpness.png")
+    canvas.save(sharpness, out / "sharpness.png")
     return StudyResult(table, summary, correlations)
 
 

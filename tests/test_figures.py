@@ -9,16 +9,18 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from jaxsharp import figures, stats
+from jaxsharp import canvas, figures, stats
+from jaxsharp.optimizers import SHARPNESS_AWARE
 
 NAN = float("nan")
 MEASURES = ["minimum_sharpness", "top_eigenvalue"]
+VARIANTS = ("none", "sam", "asam")
 
 
-def one_history(optimizer="sgd", sam=False, seed=0, epochs=5):
-    """A run whose losses fall from 1 and 2, by the epoch, the seed and SAM."""
+def one_history(optimizer="sgd", sam="none", seed=0, epochs=5):
+    """A run whose losses fall from 1 and 2, by the epoch, the seed and the variant."""
     epoch = np.arange(1, epochs + 1)
-    loss = np.exp(-0.3 * epoch * (1 + 0.1 * seed + 0.2 * sam))
+    loss = np.exp(-0.3 * epoch * (1 + 0.1 * seed + 0.02 * len(sam)))
     return pd.DataFrame(
         {
             "optimizer": optimizer,
@@ -33,22 +35,22 @@ def one_history(optimizer="sgd", sam=False, seed=0, epochs=5):
     )
 
 
-def study_history(optimizers=("sgd", "adam"), seeds=3):
+def study_history(optimizers=("sgd", "adam"), seeds=3, variants=VARIANTS):
     """Every run of a small study; the later seeds stop later."""
     return pd.concat(
         [
             one_history(optimizer, sam, seed, epochs=5 + seed)
             for optimizer in optimizers
-            for sam in (False, True)
+            for sam in variants
             for seed in range(seeds)
         ],
         ignore_index=True,
     )
 
 
-def study_runs(optimizers=("sgd", "adam"), seeds=3):
+def study_runs(optimizers=("sgd", "adam"), seeds=3, variants=("none", "sam")):
     """Runs whose sharpness and gap are increasing with the row."""
-    keys = [(o, sam, s) for o in optimizers for sam in (False, True) for s in range(seeds)]
+    keys = [(o, sam, s) for o in optimizers for sam in variants for s in range(seeds)]
     runs = pd.DataFrame(keys, columns=["optimizer", "sam", "seed"])
     row = np.arange(len(runs))
     return runs.assign(
@@ -101,20 +103,21 @@ def test_every_run_has_its_own_line_in_the_panel_of_its_optimizer():
     figure = drawn(figures.training_curves(history))
     assert [panel.get_title() for panel in figure.axes] == ["sgd", "adam"]
     for panel in figure.axes:
-        runs = history[history["optimizer"] == panel.get_title()].groupby(["sam", "seed"])
+        part = history[history["optimizer"] == panel.get_title()]
+        runs = part.groupby(["sam", "seed"], sort=False)
         for linestyle, column in (("-", "train_loss"), ("--", "test_loss")):
             for line, (key, run) in zip(curves(panel, linestyle), runs, strict=True):
                 np.testing.assert_array_equal(line.get_xdata(), run["epoch"])
                 np.testing.assert_array_equal(line.get_ydata(), run[column])
-                assert line.get_color() == (figures.RED if key[0] else figures.BLUE)
+                assert line.get_color() == canvas.PALETTE[VARIANTS.index(key[0])]
         ends = sorted(int(line.get_xdata()[0]) for line in marks(panel, "o"))
-        assert ends == [5] * 4 + [6] * 4 + [7] * 4
+        assert ends == [5] * 6 + [6] * 6 + [7] * 6
         assert not marks(panel, "x")
         assert panel.get_yscale() == "log"
     assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
     assert figure.axes[0].get_ylabel() == "loss (nats)"
     assert legend(figure) == [
-        *("without SAM", "with SAM", "training data", "test data", "end of a run")
+        *("without SAM", "sam", "asam", "training data", "test data", "end of a run")
     ]
 
 
@@ -172,7 +175,7 @@ def test_a_panel_without_finite_losses_says_so_and_leaves_the_others_their_ticks
     history = study_history(seeds=1)
     history.loc[history["optimizer"] == "sgd", ["train_loss", "test_loss"]] = NAN
     empty, full = drawn(figures.training_curves(history)).axes
-    assert texts(empty) == [figures.NOTHING] and not empty.lines
+    assert texts(empty) == [canvas.NOTHING] and not empty.lines
     assert texts(full) == [] and len(full.get_xticks()) > 1
 
 
@@ -181,7 +184,7 @@ def test_nothing_to_draw_is_said(losses):
     history = one_history().assign(train_loss=losses, test_loss=losses)
     for table in (history, history[:0]):
         (panel,) = drawn(figures.training_curves(table)).axes
-        assert texts(panel) == [figures.NOTHING]
+        assert texts(panel) == [canvas.NOTHING]
         assert len(panel.get_xticks()) == len(panel.get_yticks()) == 0
 
 
@@ -196,7 +199,7 @@ def containers(panel):
 
 
 def test_points_bars_and_markers_are_those_of_the_table():
-    runs = study_runs()
+    runs = study_runs(variants=VARIANTS)
     runs.loc[0, "converged"] = False
     figure = drawn(against_gap(runs))
     for panel, name in zip(figure.axes, MEASURES, strict=True):
@@ -204,9 +207,9 @@ def test_points_bars_and_markers_are_those_of_the_table():
         found = containers(panel)
         for (container, marker, face), (key, group) in zip(found, kinds, strict=True):
             optimizer, sam, converged = key
-            color = dict(sgd=figures.BLUE, adam=figures.RED)[optimizer]
-            assert marker == ("o" if converged else "X")
-            assert face == ("#ffffff" if sam else color.lower())
+            color = dict(sgd=canvas.BLUE, adam=canvas.RED)[optimizer]
+            assert marker == dict(none="o", sam="s", asam="^")[sam]
+            assert face == (color.lower() if converged else "#ffffff")
             assert container.lines[0].get_color() == color
             np.testing.assert_array_equal(container.lines[0].get_xdata(), group[name])
             np.testing.assert_array_equal(container.lines[0].get_ydata(), group["gap"])
@@ -220,7 +223,24 @@ def test_points_bars_and_markers_are_those_of_the_table():
     assert figure.axes[1].get_xlabel() == "largest eigenvalue of the Hessian"
     labels = [panel.get_ylabel() for panel in figure.axes]
     assert labels == ["generalization gap (percentage points)", ""]
-    assert legend(figure) == ["sgd", "adam", "without SAM", "with SAM", "unconverged"]
+    assert legend(figure) == ["sgd", "adam", "without SAM", "sam", "asam", "unconverged"]
+    marks = [line.get_marker() for line in figure.legends[0].get_lines()]
+    assert marks == ["o", "o", "o", "s", "^", "o"]
+
+
+def test_no_variant_has_one_look_in_every_figure_and_the_others_differ():
+    for variants in (["none", "sam"], ["gsam", "none"], ["none", *SHARPNESS_AWARE]):
+        (curve,) = figures.training_curves(study_history(["sgd"], 1, variants)).axes
+        colors = [line.get_color() for line in curves(curve, "-")]
+        assert colors[variants.index("none")] == canvas.BLUE
+        runs = study_runs(["sgd"], 1, variants)
+        (points,) = against_gap(runs, MEASURES[:1]).axes
+        shapes = [marker for _, marker, _ in containers(points)]
+        assert shapes[variants.index("none")] == "o"
+        assert len(set(colors)) == len(set(shapes)) == len(variants)
+    assert canvas.BLUE not in [
+        line.get_color() for line in figures.training_curves(one_history(sam="sam")).axes[0].lines
+    ]
 
 
 def test_the_title_has_both_coefficients_and_the_runs_behind_them():
@@ -284,7 +304,7 @@ def test_one_run_is_drawn_with_room_around_it():
 
 def test_a_measure_that_no_run_has_says_so_beside_the_others():
     empty, full = drawn(against_gap(study_runs().assign(minimum_sharpness=NAN))).axes
-    assert texts(empty) == [figures.NOTHING] and len(empty.get_xticks()) == 0
+    assert texts(empty) == [canvas.NOTHING] and len(empty.get_xticks()) == 0
     assert texts(full) == [] and len(full.get_yticks()) > 1
     assert empty.get_title().endswith("0 of 12 runs (out: 12 not finite)")
 
@@ -293,10 +313,10 @@ def test_no_usable_runs_are_said_in_every_panel():
     runs = study_runs()
     for table in (runs.assign(diverged=True, gap=NAN), runs[:0]):
         for panel in drawn(against_gap(table)).axes:
-            assert texts(panel) == [figures.NOTHING] and not panel.containers
+            assert texts(panel) == [canvas.NOTHING] and not panel.containers
             assert "raw: undefined" in panel.get_title()
     (panel,) = drawn(against_gap(runs, [])).axes
-    assert texts(panel) == [figures.NOTHING]
+    assert texts(panel) == [canvas.NOTHING]
 
 
 def test_a_measure_without_a_correlation_is_refused():
@@ -308,7 +328,7 @@ def test_a_measure_without_a_correlation_is_refused():
 
 
 def test_run_curves_show_loss_and_accuracy_in_percent():
-    histories = {"plain": one_history(), "with SAM": one_history(sam=True, epochs=8)}
+    histories = {"plain": one_history(), "with SAM": one_history(sam="sam", epochs=8)}
     figure = drawn(figures.run_curves(histories))
     loss, accuracy = figure.axes
     for panel, name, factor in ((loss, "loss", 1), (accuracy, "accuracy", 100)):
@@ -318,7 +338,7 @@ def test_run_curves_show_loss_and_accuracy_in_percent():
                 np.testing.assert_array_equal(line.get_xdata(), history["epoch"])
                 expected = factor * history[f"{split}_{name}"]
                 np.testing.assert_allclose(line.get_ydata(), expected, rtol=1e-15)
-            assert [line.get_color() for line in lines] == [figures.BLUE, figures.RED]
+            assert [line.get_color() for line in lines] == [canvas.BLUE, canvas.RED]
         assert len(marks(panel, "o")) == 4
     assert (loss.get_yscale(), accuracy.get_yscale()) == ("log", "linear")
     assert (loss.get_ylabel(), accuracy.get_ylabel()) == ("loss (nats)", "accuracy (%)")
@@ -338,18 +358,19 @@ def test_run_curves_of_many_runs_have_as_many_colours_and_a_legend_inside_the_pa
 def test_run_curves_of_nothing_say_so():
     for histories in ({}, {"new": one_history()[:0]}):
         figure = drawn(figures.run_curves(histories))
-        assert [texts(panel) for panel in figure.axes] == [[figures.NOTHING]] * 2
+        assert [texts(panel) for panel in figure.axes] == [[canvas.NOTHING]] * 2
 
 
 def test_legends_of_whole_studies_stay_inside_the_page():
     names = ["sgd", "heavy_ball", "adagrad", "adam", "adashift", "adabound"]
-    runs = study_runs(names)
+    variants = ["none", *SHARPNESS_AWARE]
+    runs = study_runs(names, variants=variants)
     for measures in (MEASURES[:1], MEASURES, [*MEASURES, *MEASURES[:1]]):
         figure = drawn(against_gap(runs, measures))
         box = figure.legends[0].get_window_extent()
         assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
     for num in (1, 2, 3, 4):
-        figure = drawn(figures.training_curves(study_history(names[:num], seeds=1)))
+        figure = drawn(figures.training_curves(study_history(names[:num], 1, variants)))
         box = figure.legends[0].get_window_extent()
         assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
 
@@ -361,7 +382,7 @@ def test_legends_of_whole_studies_stay_inside_the_page():
 def test_equal_tables_give_equal_bytes_and_nothing_else(suffix, tmp_path, monkeypatch):
     for clock, name in (("0", "first"), ("1000000000", "second")):
         monkeypatch.setenv("SOURCE_DATE_EPOCH", clock)  # another day
-        figures.save(against_gap(study_runs()), tmp_path / f"{name}.{suffix}")
+        canvas.save(against_gap(study_runs()), tmp_path / f"{name}.{suffix}")
     first, second = (tmp_path / f"{name}.{suffix}" for name in ("first", "second"))
     assert first.read_bytes() == second.read_bytes()
     assert sorted(tmp_path.iterdir()) == [first, second]
@@ -373,7 +394,7 @@ def test_equal_tables_give_equal_bytes_and_nothing_else(suffix, tmp_path, monkey
 def test_different_tables_give_different_bytes(tmp_path):
     for epochs in (5, 6):
         figure = figures.training_curves(one_history(epochs=epochs))
-        figures.save(figure, tmp_path / f"{epochs}.png")
+        canvas.save(figure, tmp_path / f"{epochs}.png")
     assert (tmp_path / "5.png").read_bytes() != (tmp_path / "6.png").read_bytes()
 
 
@@ -387,28 +408,29 @@ def test_a_write_that_fails_leaves_the_old_file_alone(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Figure, "savefig", fail)
     with pytest.raises(OSError, match="no space left"):
-        figures.save(Figure(), path)
+        canvas.save(Figure(), path)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_an_unknown_suffix_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match=r"its suffix must be one of \.png, \.pdf, \.svg"):
-        figures.save(Figure(), tmp_path / "figure.xyz")
+        canvas.save(Figure(), tmp_path / "figure.xyz")
     assert not list(tmp_path.iterdir())
 
 
 def test_nothing_global_changes_or_matters(tmp_path):
     before = dict(mpl.rcParams)
-    figures.save(figures.training_curves(study_history()), tmp_path / "plain.png")
+    canvas.save(figures.training_curves(study_history()), tmp_path / "plain.png")
     assert dict(mpl.rcParams) == before
     with mpl.rc_context({"font.size": 20, "axes.facecolor": "red", "savefig.dpi": 30}):
-        figures.save(figures.training_curves(study_history()), tmp_path / "user.png")
+        canvas.save(figures.training_curves(study_history()), tmp_path / "user.png")
     assert (tmp_path / "plain.png").read_bytes() == (tmp_path / "user.png").read_bytes()
 
 
 def test_pyplot_is_not_needed(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # an import of it fails
-    importlib.reload(figures)
-    figures.save(figures.run_curves({"run": one_history()}), tmp_path / "run.png")
+    for module in (canvas, figures):
+        importlib.reload(module)
+    canvas.save(figures.run_curves({"run": one_history()}), tmp_path / "run.png")
     assert (tmp_path / "run.png").exists()

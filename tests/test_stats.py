@@ -68,7 +68,7 @@ def test_a_summary_counts_diverged_runs_and_averages_the_others():
     runs = pd.DataFrame(
         {
             "optimizer": ["sgd", "adam", "sgd", "sgd", "adam"],
-            "sam": [True, False, True, True, False],
+            "sam": ["sam", "none", "sam", "sam", "none"],
             "converged": [True, False, False, False, False],
             "diverged": [False, True, False, True, True],
             "gap": [2.0, 50.0, 4.0, 90.0, NAN],
@@ -78,9 +78,9 @@ def test_a_summary_counts_diverged_runs_and_averages_the_others():
     names = ["optimizer", "sam", "runs", "converged", "diverged", "gap", "gap_low", "gap_high"]
     assert list(summary.columns) == names
     # Two values, 2 and 4: s / sqrt(2) = 1, and t(0.975, 1 degree) = 12.7062.
-    assert list(summary.iloc[0, :6]) == ["sgd", True, 3, 1, 1, 3.0]
+    assert list(summary.iloc[0, :6]) == ["sgd", "sam", 3, 1, 1, 3.0]
     np.testing.assert_allclose(list(summary.iloc[0, 6:]), [3 - 12.7062047, 3 + 12.7062047])
-    assert list(summary.iloc[1, :5]) == ["adam", False, 2, 0, 2]
+    assert list(summary.iloc[1, :5]) == ["adam", "none", 2, 0, 2]
     assert summary.iloc[1, 5:].isna().all()
 
 
