@@ -42,7 +42,11 @@ def run(tx, problem, steps):
         params = optax.apply_updates(params, updates)
         return (params, state), jnp.concatenate([jnp.ravel(params[n]) for n in problem.params])
 
-    loop = jax.jit(lambda params: jax.lax.scan(step, (params, tx.init(params)), length=steps)[1])
+    # These programs run for milliseconds; compiling them is what takes time.
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    def loop(params):
+        return jax.lax.scan(step, (params, tx.init(params)), length=steps)[1]
+
     return np.asarray(loop(params), np.float64)
 
 

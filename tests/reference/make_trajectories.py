@@ -10,6 +10,8 @@ agree with it; else the transcription is. Keys that start with "differing" are o
 implementations as they are, which do something else.
 """
 
+import functools
+
 import adabound
 import numpy as np
 import numpy_optimizers
@@ -68,6 +70,12 @@ def torch_base(base, problem):
     }[base]
 
 
+def torch_alone(base, problem):
+    """A function of the parameters that makes a public optimizer."""
+    cls, options = torch_base(base, problem)
+    return lambda params: cls(params, **options)
+
+
 class Constant:
     """A schedule of rho as GSAM of pytorch-optimizer wants it."""
 
@@ -90,35 +98,56 @@ def torch_sharp(sharp, base, problem):
     }.get(sharp)
 
 
-def numpy_trajectory(sharp, base, name):
-    """The stored steps of a transcription, or None if there is none of the base."""
+def numpy_gradient(sharp, name):
+    """The gradient of a problem, or a transcription's sharpness-aware one."""
     problem, rho = PROBLEMS[name], RHO[name]
 
     def grad(params):
         return problem.grad(params, problem.batch)
 
+    if sharp is None:
+        return grad
+    if sharp == "sam":
+        return numpy_optimizers.sam_grad(grad, rho)
+    _, options = SHARP[sharp]
     if sharp == "m_sam":
-        grad = numpy_sharpness.m_sam_grad(problem.grad, problem.batch, rho, **SHARP[sharp][1])
-    elif sharp == "sam":
-        grad = numpy_optimizers.sam_grad(grad, rho)
-    elif sharp is not None:
-        options = dict(SHARP[sharp][1])
-        if sharp.startswith("asam"):
-            everywhere = "mask" in options and options.pop("mask") is None
-            options["is_adapted"] = (lambda name: True) if everywhere else is_weight
-            sharp = "asam"
-        make = {"multi_step_sam": "multi_step"}.get(sharp, sharp)
-        grad = getattr(numpy_sharpness, f"{make}_grad")(grad, rho, **options)
-    factory, options = BASES[base]
-    if "decay" in base or base == "adamw":
+        return numpy_sharpness.m_sam_grad(problem.grad, problem.batch, rho, **options)
+    if sharp in IS_ADAPTED:
+        eta, is_adapted = options["eta"], IS_ADAPTED[sharp]
+        return numpy_sharpness.asam_grad(grad, rho, eta=eta, is_adapted=is_adapted)
+    return SHARP_GRADIENTS[sharp](grad, rho, **options)
+
+
+IS_ADAPTED = {"asam": is_weight, "asam_everywhere": lambda name: True}
+SHARP_GRADIENTS = {
+    "multi_step_sam": numpy_sharpness.multi_step_grad,
+    "gsam": numpy_sharpness.gsam_grad,
+    "look_sam": numpy_sharpness.look_sam_grad,
+    "friendly_sam": numpy_sharpness.friendly_sam_grad,
+    "momentum_sam": numpy_sharpness.momentum_sam_grad,
+}
+LOOPS = {
+    "sgd": numpy_optimizers.sgd,
+    "heavy_ball": numpy_optimizers.heavy_ball,
+    "adagrad": numpy_optimizers.adagrad,
+    "adam": numpy_optimizers.adam,
+    "adabound": numpy_optimizers.adabound,
+    "amsbound": functools.partial(numpy_optimizers.adabound, ams=True),
+    "adashift": numpy_optimizers.adashift,
+}
+
+
+def numpy_trajectory(sharp, base, name):
+    """The stored steps of a transcription, or None for weight decay, of which there is none."""
+    if base not in LOOPS:
         return None
-    rate = rates_of(base, name)
-    options = options | rate | {"lr": rate["learning_rate"]}
-    del options["learning_rate"]
-    if "bound" in base:
-        factory, options = "adabound", options | {"base_lr": options["lr"], "ams": "ams" in base}
-    loop = getattr(numpy_optimizers, factory)
-    trajectory = loop(grad, problem.params, max(STEPS), **options)
+    rates = rates_of(base, name)
+    options = BASES[base][1] | {"lr": rates["learning_rate"]}
+    if "final_lr" in rates:
+        options |= {"final_lr": rates["final_lr"], "base_lr": rates["learning_rate"]}
+    trajectory = LOOPS[base](
+        numpy_gradient(sharp, name), PROBLEMS[name].params, max(STEPS), **options
+    )
     return np.stack([vector(trajectory[step]) for step in STEPS])
 
 
@@ -150,29 +179,25 @@ def differing():
     return {f"differing/{name}": trajectory for name, trajectory in found.items()}
 
 
+def trajectory(sharp, base, name):
+    """A public optimizer's, checked against the transcription; else the transcription's."""
+    transcribed = numpy_trajectory(sharp, base, name)
+    make = torch_alone(base, name) if sharp is None else torch_sharp(sharp, base, name)
+    if make is None:
+        return transcribed
+    public = torch_trajectory(make, PROBLEMS[name], STEPS)
+    if transcribed is not None:
+        gap = distance(transcribed, public)
+        print(f"{key(sharp, base, name):40} {gap:.1e}")
+        assert gap < 1e-11, key(sharp, base, name)
+    return public
+
+
 def main():
-    """Every entry, then the public optimizers that differ from the papers."""
-    public_norm = pytorch_optimizer.optimizer.sam.get_global_gradient_norm
-    stored = {}
+    others = differing()
     pytorch_optimizer.optimizer.sam.get_global_gradient_norm = double_norm
-    for sharp, base, name in entries():
-        if sharp is None:
-            cls, options = torch_base(base, name)
-            make = lambda params, cls=cls, options=options: cls(params, **options)  # noqa: E731
-        else:
-            make = torch_sharp(sharp, base, name)
-        transcribed = numpy_trajectory(sharp, base, name)
-        if make is None:
-            stored[key(sharp, base, name)] = transcribed
-            continue
-        public = torch_trajectory(make, PROBLEMS[name], STEPS)
-        if transcribed is not None:
-            gap = distance(transcribed, public)
-            print(f"{key(sharp, base, name):40} {gap:.1e}")
-            assert gap < 1e-11, key(sharp, base, name)
-        stored[key(sharp, base, name)] = public
-    pytorch_optimizer.optimizer.sam.get_global_gradient_norm = public_norm
-    np.savez(FILE, **stored, **differing())
+    stored = {key(*entry): trajectory(*entry) for entry in entries()}
+    np.savez(FILE, **stored, **others)
 
 
 if __name__ == "__main__":
