@@ -12,7 +12,9 @@ device ascends on its own, which is m-SAM with m examples a device, and the call
 
 Gradient accumulation. `groups.per_group(value_and_grad, m)` is the gradient of a batch in parts of
 m: give it to `sharp_gradient`, and the ascent is that of the whole batch. The other way round,
-`per_group` of a sharp gradient, or a rule around `optax.MultiSteps`, is m-SAM.
+`per_group` of a sharp gradient, or `optax.MultiSteps(base, k).gradient_transformation()` as the
+base, is m-SAM. `MultiSteps` around a wrapper would take the sharp gradient of the last part alone,
+and `optax.masked` around one hides parameters that grad_fn needs: masks belong to the base.
 """
 
 import inspect
@@ -98,8 +100,8 @@ def sharpness_aware(
     """Return the base optimizer on the gradients of a rule.
 
     update(grads, state, params, grad_fn=...), with grad_fn(params) -> grads on the same batch, or
-    grad_fn(params, i) as `optax.contrib.sam` with opaque_mode calls it; i counts the gradients
-    after the first. Momentum, clipping and weight decay of `base` act on the sharp gradient and the
+    grad_fn(params, i) as `optax.contrib.sam` with opaque_mode calls it; i counts its calls in an
+    update from 0. Momentum, clipping and weight decay of `base` act on the sharp gradient and the
     clean params; all extra arguments but grad_fn reach it. Transformations chained before change
     `grads`, so the direction of the ascent, alone. A schedule counts updates.
     """
@@ -153,5 +155,5 @@ def _of_params(grad_fn):
         return grad_fn
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     required = [p for p in parameters if p.kind in positional and p.default is p.empty]
-    calls = itertools.count(1)
+    calls = itertools.count()
     return (lambda params: grad_fn(params, next(calls))) if len(required) == 2 else grad_fn

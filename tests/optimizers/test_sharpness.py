@@ -173,15 +173,22 @@ def test_a_loop_written_for_optax_in_opaque_mode_runs_unchanged(x64):
 
     def loop(tx):
         params, batch = network()
-        state, path = tx.init(params), []
-        gradient = jax.grad(lambda params, i: value_and_grad(params, batch)[0][0])
+        state, path, indices = tx.init(params), [], []
+
+        def loss(params, i):
+            indices.append(i)
+            return value_and_grad(params, batch)[0][0]
+
+        gradient = jax.grad(loss)
         for _ in range(5):
-            updates, state = tx.update(gradient(params, 0), state, params, grad_fn=gradient)
+            updates, state = tx.update(gradient(params, -1), state, params, grad_fn=gradient)
             params = optax.apply_updates(params, updates)
             path.append(params["w"])
-        return np.array(path)
+        return np.array(path), [int(i) for i in indices]
 
-    np.testing.assert_allclose(loop(sam(optax.sgd(0.05), 0.3)), loop(theirs), rtol=1e-12)
+    (ours, our_indices), (path, indices) = loop(sam(optax.sgd(0.05), 0.3)), loop(theirs)
+    np.testing.assert_allclose(ours, path, rtol=1e-12)
+    assert our_indices == indices
 
 
 def test_gradient_functions_with_defaults_get_parameters_alone():
