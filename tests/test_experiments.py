@@ -10,14 +10,22 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-def test_study_a(tmp_path):
-    command = [sys.executable, "experiments/study_a.py", "--smoke", "--out", str(tmp_path)]
+def runs_of(script, out, folder=""):
+    """Optimizer and variant of every run of an experiment's smallest form."""
+    command = [sys.executable, f"experiments/{script}.py", "--smoke", "--seeds", "1", "--out", out]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    runs = pd.read_csv(tmp_path / "digits-small_mlp" / "runs.csv")
-    assert list(zip(runs["optimizer"], runs["sam"], strict=True)) == [
-        *(("sgd", "none"), ("sgd", "sam"), ("adashift", "none"), ("adashift", "sam"))
-    ]
+    runs = pd.read_csv(out / folder / "runs.csv")
+    return list(zip(runs["optimizer"], runs["sam"], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("script", "folder", "variants"),
+    [("study_a", "digits-small_mlp", ("none", "sam")), ("optimizers", "", ("none", "sam", "asam"))],
+)
+def test_experiment(tmp_path, script, folder, variants):
+    expected = [(optimizer, sam) for optimizer in ("sgd", "adashift") for sam in variants]
+    assert runs_of(script, tmp_path, folder) == expected
 
 
 @pytest.mark.parametrize("folder", sorted(p.name for p in (ROOT / "results").iterdir()))
