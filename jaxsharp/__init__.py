@@ -12,7 +12,7 @@ traces, sketches           stochastic traces with standard errors; Hutch++ and X
 structure, exact           rescalings a network admits, read off its program; exact traces
 ascent, losses, network    inner maximizers; the training loss; what a network is to the rest
 measures                   minimum sharpness, top eigenvalue, random perturbations; MEASURES
-optimizers                 the six of study A, SAM over any of them; OPTIMIZERS
+optimizers                 the six of study A; SAM and its variants over any; OPTIMIZERS
 data, readers              image data sets as uint8 arrays; DATASETS
 layers, models             networks of the two studies; MODELS; the only modules that know flax
 train                      one compiled program an epoch, stopping rules

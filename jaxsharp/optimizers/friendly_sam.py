@@ -1,14 +1,12 @@
 """F-SAM: SAM that ascends along what is particular to the batch."""
 
 import jax
-import jax.numpy as jnp
 import optax
 from jaxtyping import ScalarLike
 
 from jaxsharp.ascent import ascent_step
 from jaxsharp.optimizers.arguments import check_decay, check_non_negative, check_rate
-from jaxsharp.optimizers.sharpness import Rho, Rule, at_step, sharpness_aware, shifted
-from jaxsharp.trees import widen
+from jaxsharp.optimizers.sharpness import Rho, Rule, at_step, sharpness_aware, shifted, zero_memory
 
 
 def friendly_sam(
@@ -36,13 +34,10 @@ def friendly_sam_rule(rho: Rho, *, sigma: ScalarLike = 1.0, decay: ScalarLike = 
     check_non_negative(sigma=sigma)
     check_decay(decay=decay)
 
-    def init(params):
-        return jax.tree.map(jnp.zeros_like, widen(params))
-
     def gradient(grad_fn, grads, params, average, step):
         average = optax.tree.update_moment(grads, average, decay, 1)
         noise = jax.tree.map(lambda g, m: g - sigma * m, grads, average)
         ascent = optax.tree.cast_like(ascent_step(noise, at_step(rho, step)), grads)
         return grad_fn(shifted(params, ascent)), average
 
-    return Rule(init, gradient)
+    return Rule(zero_memory, gradient)

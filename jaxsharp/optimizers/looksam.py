@@ -8,8 +8,8 @@ from jaxtyping import ScalarLike
 from jaxsharp.ascent import ascent_step
 from jaxsharp.optimizers.arguments import check_count, check_non_negative, check_rate
 from jaxsharp.optimizers.gsam import without_direction
-from jaxsharp.optimizers.sharpness import Rho, Rule, at_step, sharpness_aware, shifted
-from jaxsharp.trees import norm, scaled_to_norm, widen
+from jaxsharp.optimizers.sharpness import Rho, Rule, at_step, sharpness_aware, shifted, zero_memory
+from jaxsharp.trees import norm, scaled_to_norm
 
 # Of the SAM gradient, a part across the clean one below this many eps is rounding.
 ROUNDING = 10.0
@@ -40,9 +40,6 @@ def look_sam_rule(rho: Rho, *, every: int = 5, alpha: ScalarLike = 0.7) -> Rule:
     check_count(every=every)
     check_non_negative(alpha=alpha)
 
-    def init(params):
-        return jax.tree.map(jnp.zeros_like, widen(params))
-
     def gradient(grad_fn, grads, params, across, step):
         def look():
             sharp = grad_fn(shifted(params, ascent_step(grads, at_step(rho, step))))
@@ -59,4 +56,4 @@ def look_sam_rule(rho: Rho, *, every: int = 5, alpha: ScalarLike = 0.7) -> Rule:
 
         return jax.lax.cond(step % every == 0, look, remember)
 
-    return Rule(init, gradient)
+    return Rule(zero_memory, gradient)

@@ -1,14 +1,12 @@
 """MSAM: SAM along the momentum, without a second gradient."""
 
 import jax
-import jax.numpy as jnp
 import optax
 from jaxtyping import ScalarLike
 
 from jaxsharp.ascent import ascent_step
 from jaxsharp.optimizers.arguments import check_decay, check_rate
-from jaxsharp.optimizers.sharpness import Rho, Rule, at_step, sharpness_aware, shifted
-from jaxsharp.trees import widen
+from jaxsharp.optimizers.sharpness import Rho, Rule, at_step, sharpness_aware, shifted, zero_memory
 
 
 def momentum_sam(
@@ -35,13 +33,10 @@ def momentum_sam_rule(rho: Rho, *, decay: ScalarLike = 0.9) -> Rule:
     check_rate(rho=rho)
     check_decay(decay=decay)
 
-    def init(params):
-        return jax.tree.map(jnp.zeros_like, widen(params))
-
     def gradient(grad_fn, grads, params, momentum, step):
         ascent = optax.tree.scale(-1, ascent_step(momentum, at_step(rho, step)))
         sharp = grad_fn(shifted(params, ascent))
         momentum = jax.tree.map(lambda v, g: decay * v + g, momentum, sharp)
         return sharp, momentum
 
-    return Rule(init, gradient)
+    return Rule(zero_memory, gradient)

@@ -61,6 +61,11 @@ def no_memory(params: PyTree) -> tuple[()]:
     return ()
 
 
+def zero_memory(params: PyTree) -> Vector:
+    """Return the memory of a rule that remembers a vector, at first zero."""
+    return optax.tree.zeros_like(widen(params))
+
+
 def at_step(rho: Rho, step: Int[Array, ""] | int) -> ScalarLike:
     """Return the value of a number or a schedule."""
     return rho(step) if callable(rho) else rho
