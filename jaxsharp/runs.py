@@ -1,129 +1,59 @@
-"""Run directories: what is on disk of a run or a study, files written completely or not at all.
+"""Run directories: what is on disk of a run or a study, and how what is damaged is noticed.
 
-RUN/config.json              the run's configuration
-RUN/history.csv              loss and accuracy on both splits after every epoch
-RUN/checkpoints/epoch_0050   training state after 50 epochs (``checkpoint``)
-RUN/checkpoints/converged    training state at the end of a run that converged (or: diverged)
-RUN/sharpness.csv            measure, settings, value, error
+RUN/config.json              the run's configuration, with a checksum
+RUN/checkpoints/epoch_0050   state and history after 50 epochs (``checkpoint``)
+RUN/checkpoints/converged    state and history at the end of a run that converged (or: diverged)
+RUN/history.csv              loss and accuracy on both splits after every epoch, a copy
+RUN/sharpness.csv            measure, settings, value, error, checksum of the row
+
+Training is deterministic, so whatever is damaged is left out, with a warning, and made again.
 """
 
-import inspect
+import hashlib
+import io
+import itertools
 import json
 import math
-import os
 import shutil
-from dataclasses import asdict, dataclass, replace
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from jaxsharp import checkpoint
-from jaxsharp.optimizers import SHARPNESS_AWARE
+from jaxsharp import checkpoint, files
+from jaxsharp.config import RunConfig, Settings
 from jaxsharp.train import TrainState
 
-SAM = ("none", *SHARPNESS_AWARE)
 HISTORY = ("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
+SHARPNESS = {"measure": str, "settings": str, "value": float, "error": float}
+VARIED = ("rho", "momentum", "weight_decay", "learning_rate", "batch_size", "label_noise")
+ENDS = ("converged", "diverged")
+Warn = Callable[[str], Any]
 
 
 class RunError(ValueError):
     """A run directory that cannot be used as asked; the message is one line."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How a run is trained."""
-
-    epochs: int = 200
-    """Epoch limit."""
-    batch_size: int = 128
-    """Examples a step."""
-    learning_rate: float | None = None
-    """Learning rate instead of the optimizer's own."""
-    rho: float | None = None
-    """Radius of the sharpness-aware variants instead of the own one of each."""
-    loss_below: float | None = 0.01
-    """Converged once the training loss is below this (study A); None: never."""
-    change_below: float | None = None
-    """Converged once the training loss changes by less in `patience` epochs (study B)."""
-    patience: int = 5
-    """Consecutive epochs for change-below."""
-    train_size: int | None = None
-    """Train on a stratified subset of this many examples."""
-    holdout: int = 0
-    """Evaluate on the last N training examples instead of the test set."""
-    label_noise: float = 0.0
-    """Fraction of the training labels that is redrawn at random."""
-    measure_size: int | None = None
-    """Measure sharpness on the first N training examples instead of all."""
-
-    def check(self) -> None:
-        """Raise ValueError for a value that no run can have; the data set's limits come later."""
-        rules = {
-            "epochs": (self.epochs >= 1, "at least 1"),
-            "batch_size": (self.batch_size >= 1, "at least 1"),
-            "learning_rate": (is_positive(self.learning_rate), "a finite number above 0"),
-            "rho": (self.rho is None or 0 <= self.rho < math.inf, "a finite number, at least 0"),
-            "loss_below": (is_positive(self.loss_below), "a finite number above 0, or None"),
-            "change_below": (is_positive(self.change_below), "a finite number above 0, or None"),
-            "patience": (self.patience >= 1, "at least 1"),
-            "label_noise": (0 <= self.label_noise <= 1, "from 0 to 1"),
-            "measure_size": (self.measure_size is None or self.measure_size >= 1, "at least 1"),
-        }
-        for name, (valid, what) in rules.items():
-            if not valid:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be {what}")
+def print_warning(text: str) -> None:
+    """Tell the user of something that was mended."""
+    print(f"jaxsharp: warning: {text}", file=sys.stderr)
 
 
-def is_positive(value: float | None) -> bool:
-    """Whether an optional number is absent, or finite and above zero."""
-    return value is None or 0 < value < math.inf
+@contextmanager
+def claimed(path: Path, config: dict[str, Any], *, fresh: bool = False) -> Iterator[None]:
+    """``claim`` a directory and keep other processes out of it while a block runs.
 
-
-@dataclass(frozen=True)
-class RunConfig:
-    """Everything that decides the numbers of one training run; ``sam`` is one of `SAM`."""
-
-    dataset: str
-    model: str
-    optimizer: str
-    sam: str
-    seed: int
-    settings: Settings = Settings()
-
-    def __post_init__(self) -> None:
-        """Raise ValueError for a variant that does not exist."""
-        if self.sam not in SAM:
-            raise ValueError(f"sam is {self.sam!r}; it must be one of {', '.join(SAM)}")
-
-    @property
-    def name(self) -> str:
-        """Directory name of the run among others of its study."""
-        variant = "" if self.sam == "none" else f"-{self.sam}"
-        return f"{self.optimizer}{variant}-seed{self.seed}"
-
-    def resolved(self) -> "RunConfig":
-        """The same with the radius that it takes: the variant's own unless given, or None."""
-        rho = None
-        if self.sam != "none":
-            own = inspect.signature(SHARPNESS_AWARE[self.sam]).parameters["rho"].default
-            rho = own if self.settings.rho is None else self.settings.rho
-        return replace(self, settings=replace(self.settings, rho=rho))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that a reader finds the old content or the new one, and nothing between."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a table as CSV; floats are the shortest decimals that read back exactly."""
-    write_text(path, table.to_csv(index=False))
+    A directory that is refused is left without a lock file. Raises files.InUseError too.
+    """
+    is_claimed(path, config, fresh=fresh)
+    with files.lock(path):
+        claim(path, config, fresh=fresh)
+        yield
 
 
 def claim(path: Path, config: dict[str, Any], *, fresh: bool = False) -> None:
@@ -133,28 +63,56 @@ def claim(path: Path, config: dict[str, Any], *, fresh: bool = False) -> None:
     leaves everything as it is, for a directory of another configuration (naming the fields that
     differ) and for one that is not empty and holds neither run nor study.
     """
-    file = path / "config.json"
+    if is_claimed(path, config, fresh=fresh):
+        if not fresh:
+            return
+        clear(path)
+    path.mkdir(parents=True, exist_ok=True)
     config = json.loads(json.dumps(config))
+    text = json.dumps({**config, "checksum": checksum(config)}, indent=2)
+    files.write_text(path / "config.json", text + "\n")
+
+
+def claim_run(path: Path, config: RunConfig, *, fresh: bool = False) -> None:
+    """``claim`` for a single run."""
+    claim(path, asdict(config), fresh=fresh)
+
+
+def is_claimed(path: Path, config: dict[str, Any], *, fresh: bool = False) -> bool:
+    """Whether ``path`` holds the run or study of ``config``, any run or study if ``fresh``.
+
+    False if it is empty or absent; RunError if it holds anything else.
+    """
+    file = path / "config.json"
     if path.exists() and not path.is_dir():
         raise RunError(f"{path} is a file; the output must be a directory")
-    if path.exists() and not file.exists() and any(path.iterdir()):
-        raise RunError(f"{path} holds files but no config.json; choose an empty directory")
-    if file.exists():
-        if not {"dataset", "model", "settings"} <= set(read_config(path)):
-            raise RunError(f"{file} is not that of a run or study; choose another directory")
-        found, wanted = flat(read_config(path)), flat(config)
-        differing = [k for k in {**found, **wanted} if found.get(k) != wanted.get(k)]
-        if not differing and not fresh:
-            return
-        if not fresh:
-            changes = ", ".join(f"{k} {found.get(k)!r} -> {wanted.get(k)!r}" for k in differing)
-            raise RunError(
-                f"{path} holds another configuration ({changes}); "
-                "choose another directory, or start over with --fresh"
-            )
-        shutil.rmtree(path)
-    path.mkdir(parents=True, exist_ok=True)
-    write_text(file, json.dumps(config, indent=2) + "\n")
+    if not file.exists():
+        own = (files.TEMPORARY, files.LOCK)  # as a process leaves them that was killed here
+        if path.exists() and any(not p.name.startswith(own) for p in path.iterdir()):
+            raise RunError(f"{path} holds files but no config.json; choose an empty directory")
+        return False
+    if not {"dataset", "model", "settings"} <= set(parse_config(file)):
+        raise RunError(f"{file} is not that of a run or study; choose another directory")
+    if fresh:
+        return True
+    found, wanted = flat(read_config(path)), flat(json.loads(json.dumps(config)))
+    differing = [k for k in {**found, **wanted} if found.get(k) != wanted.get(k)]
+    if differing:
+        changes = ", ".join(f"{k} {found.get(k)!r} -> {wanted.get(k)!r}" for k in differing)
+        raise RunError(
+            f"{path} holds another configuration ({changes}); "
+            "choose another directory, or start over with --fresh"
+        )
+    return True
+
+
+def clear(path: Path) -> None:
+    """Empty a run or study, what says that it is one at the very last, and its lock never."""
+    for each in sorted(path.iterdir(), key=lambda each: each.name == "config.json"):
+        if each.is_dir() and not each.is_symlink():
+            shutil.rmtree(each)
+        elif each.name not in (files.LOCK, files.HOLDER):
+            each.unlink()
 
 
 def flat(config: dict[str, Any]) -> dict[str, Any]:
@@ -163,15 +121,39 @@ def flat(config: dict[str, Any]) -> dict[str, Any]:
     return {k: v for part in parts for k, v in part.items()}
 
 
+def checksum(config: dict[str, Any]) -> str:
+    """SHA-256 of a configuration as JSON with sorted keys."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+
+
 def read_config(path: Path) -> dict[str, Any]:
-    """Configuration of a run or study directory; RunError if it is none."""
+    """Configuration of a run or study directory; RunError if it is none, or was damaged.
+
+    One without a checksum, of an older version, is taken as it is.
+    """
     file = path / "config.json"
     if not file.is_file():
         raise RunError(f"{path} is no run directory: it has no config.json")
+    found = parse_config(file)
+    if found.pop("checksum", checksum(found)) != checksum(found):
+        raise RunError(
+            f"{file} is damaged: its checksum does not fit; "
+            f"delete {path} and give the same command again, or start over with --fresh"
+        )
+    return found
+
+
+def parse_config(file: Path) -> dict[str, Any]:
+    """What a config.json holds; RunError if that is no configuration at all."""
     try:
-        return json.loads(file.read_text())
+        found = json.loads(file.read_text())
     except ValueError as error:
-        raise RunError(f"{file} is not valid JSON: {error}") from error
+        raise RunError(
+            f"{file} is not valid JSON: {error}; if {file.parent} is a run or study, delete it"
+        ) from error
+    if not isinstance(found, dict):
+        raise RunError(f"{file} is not that of a run or study; choose another directory")
+    return found
 
 
 def read_run_config(path: Path) -> RunConfig:
@@ -187,76 +169,129 @@ def read_run_config(path: Path) -> RunConfig:
         raise RunError(f"{path / 'config.json'}: {error}") from None
 
 
-def claim_run(path: Path, config: RunConfig, *, fresh: bool = False) -> None:
-    """``claim`` for a single run."""
-    claim(path, asdict(config), fresh=fresh)
-
-
-def read_history(path: Path, last_epoch: int | None = None) -> pd.DataFrame:
-    """Metrics of the first ``last_epoch`` epochs of a run, or all; RunError if there are fewer."""
-    if last_epoch == 0:
-        return pd.DataFrame(columns=list(HISTORY))
-    file = path / "history.csv"
-    if not file.is_file():
-        raise RunError(f"{file} is missing although a checkpoint exists; start over with --fresh")
-    table = pd.read_csv(file)
-    if last_epoch is None:
-        return table
-    table = table[table["epoch"] <= last_epoch]
-    if list(table["epoch"]) != list(range(1, last_epoch + 1)):
-        raise RunError(f"{file} does not hold epochs 1 to {last_epoch}; start over with --fresh")
-    return table
-
-
-def save_state(path: Path, state: TrainState, history: pd.DataFrame) -> None:
-    """Save the training state of a run, the history first, so that it is never behind."""
-    write_table(path / "history.csv", history)
+def save(path: Path, state: TrainState, history: pd.DataFrame) -> None:
+    """Save the training state of a run and the history that belongs to it, in one step."""
     name = f"epoch_{int(state.epoch):04d}"
     if state.converged or state.diverged:
         name = "converged" if state.converged else "diverged"
-    target = path / "checkpoints" / name
+    target, text = path / "checkpoints" / name, history.to_csv(index=False)
     if not target.exists():
-        checkpoint.save(target, state)
+        checkpoint.save(target, state, {"history.csv": text})
+    files.write_text(path / "history.csv", text)
+
+
+def checkpoints(path: Path) -> list[Path]:
+    """Checkpoints of a run, the one to continue from first: its end, then the latest epoch."""
+    folder = path / "checkpoints"
+    ends = [folder / name for name in ENDS if (folder / name).is_dir()]
+    epochs = [p for p in folder.glob("epoch_*") if p.name[6:].isdecimal()]  # no unfinished ones
+    return ends + sorted(epochs, key=lambda p: int(p.name[6:]), reverse=True)
 
 
 def latest_checkpoint(path: Path) -> Path | None:
-    """The checkpoint to continue a run from: its end, or else the one of the latest epoch."""
-    folder = path / "checkpoints"
-    for name in ("converged", "diverged"):
-        if (folder / name).is_dir():
-            return folder / name
-    epochs = [p for p in folder.glob("epoch_*") if p.name[6:].isdecimal()]  # no unfinished ones
-    return max(epochs, default=None, key=lambda p: int(p.name[6:]))
+    """The checkpoint to continue a run from, not yet read."""
+    return next(iter(checkpoints(path)), None)
 
 
-def load_state(path: Path, like: TrainState) -> TrainState | None:
-    """Latest training state of a run, None before its first checkpoint."""
+def load(
+    path: Path, like: TrainState, warn: Warn = print_warning
+) -> tuple[TrainState, pd.DataFrame] | None:
+    """Training state and history of the newest intact checkpoint of a run, None if it has none.
+
+    A damaged one is renamed, and ``warn`` gets a line that names it. Raises ValueError for an
+    intact one of another network or optimizer.
+    """
+    for latest in checkpoints(path):
+        try:
+            state = checkpoint.load(latest, like)
+            text = checkpoint.read_text(latest, "history.csv")
+        except checkpoint.DamagedError as error:
+            aside = set_aside(latest)
+            before = latest_checkpoint(path)
+            start = "the start" if before is None else before.name
+            warn(f"{error}; it is now {aside.name}, and training continues from {start}")
+            continue
+        copy = path / "history.csv"
+        if not copy.is_file() or copy.read_bytes() != text.encode():
+            files.write_text(copy, text)
+        return state, parse_history(text)
+    return None
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged checkpoint so that nothing takes it for one; the new path."""
+    for number in itertools.count(1):
+        aside = path.with_name(f"damaged-{path.name}" + (f"-{number}" if number > 1 else ""))
+        if not aside.exists():
+            return path.rename(aside)
+
+
+def read_history(path: Path, last_epoch: int | None = None) -> pd.DataFrame:
+    """Metrics after every epoch of a run, see ``newest_history``."""
+    if last_epoch == 0:  # alias, with the argument
+        return pd.DataFrame(columns=list(HISTORY))
+    return newest_history(path)[1]
+
+
+def newest_history(path: Path) -> tuple[Path, pd.DataFrame]:
+    """The newest checkpoint whose history is intact, and that; RunError if there is none.
+
+    The arrays beside it are not read, let alone checked: that is for ``load``.
+    """
+    for saved in checkpoints(path):
+        try:
+            return saved, parse_history(checkpoint.read_text(saved, "history.csv"))
+        except checkpoint.DamagedError:
+            continue
+    raise RunError(f"{path} has no intact checkpoint yet; train the run first")
+
+
+def parse_history(text: str) -> pd.DataFrame:
+    """The table that a history was written from."""
+    return pd.read_csv(io.StringIO(text))
+
+
+def is_trained(path: Path) -> bool:
+    """Whether the newest checkpoint of a run, which is not read, is that of its end."""
     latest = latest_checkpoint(path)
-    return None if latest is None else checkpoint.load(latest, like)
+    if latest is None or latest.name in ENDS:
+        return latest is not None
+    return int(latest.name[6:]) >= read_config(path)["settings"]["epochs"]
 
 
-def read_sharpness(path: Path) -> pd.DataFrame:
-    """Measurements of a run so far: measure, settings, value, error."""
-    kinds = {"measure": str, "settings": str, "value": float, "error": float}
-    file = path / "sharpness.csv"
-    if not file.is_file():
-        return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in kinds.items()})
-    table = pd.read_csv(file, dtype=kinds)
-    return table.assign(settings=table["settings"].fillna(""))
+def write_sharpness(path: Path, table: pd.DataFrame) -> None:
+    """Write the measurements of a run: measure, settings, value, error."""
+    rows = zip(*(table[name].map(kind) for name, kind in SHARPNESS.items()), strict=True)
+    files.write_rows(path / "sharpness.csv", tuple(SHARPNESS), rows)
+
+
+def read_sharpness(path: Path, warn: Warn = print_warning) -> pd.DataFrame:
+    """Measurements of a run so far: measure, settings, value, error.
+
+    Rows that are damaged are left out, and ``warn`` gets a line that names them.
+    """
+    file, rows, damaged = path / "sharpness.csv", [], []
+    if file.is_file():
+        rows, damaged = files.read_rows(file, tuple(SHARPNESS))
+    if damaged:
+        names = ", ".join(map(repr, damaged))
+        warn(f"{file} is damaged at {names}; what is left out is measured again when asked for")
+    return pd.DataFrame(rows, columns=list(SHARPNESS)).astype(SHARPNESS)
 
 
 def row(path: Path) -> dict[str, Any]:
     """One row of runs.csv: configuration, end of training, and each measure with its error."""
     config = read_run_config(path)
-    last, end = read_history(path).iloc[-1], latest_checkpoint(path)
+    end, history = newest_history(path)
+    last = history.iloc[-1]
     metrics = {name: float(last[name]) for name in HISTORY[1:]}
+    varied = {name: getattr(config.settings, name) for name in VARIED}
     table = {
         **{k: getattr(config, k) for k in ("dataset", "model", "optimizer", "sam")},
-        "rho": config.settings.rho,
+        **{name: math.nan if value is None else value for name, value in varied.items()},
         "seed": config.seed,
         "epochs": int(last["epoch"]),
-        "converged": end is not None and end.name == "converged",
-        "diverged": end is not None and end.name == "diverged",
+        **{name: end.name == name for name in ENDS},
         **metrics,
         "gap": 100 * (metrics["train_accuracy"] - metrics["test_accuracy"]),
         "loss_gap": metrics["train_loss"] - metrics["test_loss"],
@@ -265,3 +300,22 @@ def row(path: Path) -> dict[str, Any]:
         table[record.measure] = record.value
         table[f"{record.measure}_error"] = record.error
     return table
+
+
+# Aliases until sweep, study and cli call the new names.
+from jaxsharp.config import SAM  # noqa: E402, F401
+
+write_text, save_state = files.write_text, save
+
+
+def write_table(path, table):
+    """Alias."""
+    if path.name == "sharpness.csv":
+        return write_sharpness(path.parent, table)
+    return files.write_table(path, table)
+
+
+def load_state(path, like):
+    """Alias."""
+    found = load(path, like)
+    return None if found is None else found[0]

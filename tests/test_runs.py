@@ -1,24 +1,60 @@
-"""Run directories: configurations that clash, files that are whole, histories that fit."""
+"""Run directories: configurations that clash, states with their histories, damage of every kind."""
 
 import json
+import os
+import shutil
 from dataclasses import asdict, replace
 
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
 
-from jaxsharp import runs
-from jaxsharp.runs import RunConfig, RunError, Settings
+from jaxsharp import checkpoint, files, runs
+from jaxsharp.config import RunConfig, Settings
+from jaxsharp.runs import RunError
+from jaxsharp.train import TrainState
 
 CONFIG = RunConfig("digits", "small_mlp", "adam", "sam", 3, Settings(epochs=7))
+
+
+def state_at(epoch, *, converged=False, diverged=False):
+    scalars = (jnp.int32(epoch), jnp.float32(1 / epoch), jnp.int32(0))
+    flags = (jnp.array(converged), jnp.array(diverged))
+    return TrainState({"w": jnp.full(3, epoch / 3)}, {}, (), *scalars, *flags)
+
+
+def history_to(epoch):
+    columns = {name: np.float32(1 / (np.arange(epoch) + i + 3)) for i, name in enumerate("abcd")}
+    table = pd.DataFrame({"epoch": range(1, epoch + 1), **columns})
+    return table.set_axis(list(runs.HISTORY), axis=1)
+
+
+def saved_run(path, *epochs):
+    runs.claim_run(path, CONFIG)
+    for epoch in epochs:
+        runs.save(path, state_at(epoch), history_to(epoch))
+    return path
+
+
+@pytest.fixture
+def run(tmp_path):
+    return saved_run(tmp_path / "run", 2, 4)
+
+
+def damage(saved):
+    """Cut the largest file of a checkpoint in half."""
+    file = max((p for p in saved.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def unexpected(text):
+    raise AssertionError(text)
 
 
 def test_a_configuration_reads_back(tmp_path):
     runs.claim_run(tmp_path / "run", CONFIG)
     assert runs.read_run_config(tmp_path / "run") == CONFIG
-    assert CONFIG.name == "adam-sam-seed3"
-    assert replace(CONFIG, sam="asam").name == "adam-asam-seed3"
-    assert replace(CONFIG, sam="none").name == "adam-seed3"
     runs.claim_run(tmp_path / "run", CONFIG)  # the same one may continue
 
 
@@ -31,22 +67,13 @@ def test_another_configuration_is_refused_by_field_and_nothing_changes(tmp_path)
         runs.claim_run(path, other)
     assert runs.read_run_config(path) == CONFIG
     assert (path / "history.csv").read_text() == "kept"
+    (path / "runs" / "deep").mkdir(parents=True)
     runs.claim_run(path, other, fresh=True)
     assert runs.read_run_config(path) == other
-    assert not (path / "history.csv").exists()
-
-
-def test_the_radius_on_record_is_the_one_that_is_taken():
-    given = replace(CONFIG, settings=Settings(rho=0.2))
-    for sam, own, other in (("sam", 0.05, 0.2), ("asam", 0.5, 0.2), ("none", None, None)):
-        assert replace(CONFIG, sam=sam).resolved().settings.rho == own
-        assert replace(given, sam=sam).resolved().settings.rho == other
-    assert CONFIG.resolved().settings.epochs == 7
+    assert os.listdir(path) == ["config.json"]
 
 
 def test_a_variant_that_does_not_exist_is_refused_by_name(tmp_path):
-    with pytest.raises(ValueError, match="sam is 'sma'; it must be one of none, sam, asam, "):
-        replace(CONFIG, sam="sma")
     runs.claim(tmp_path / "run", {**asdict(CONFIG), "sam": "sma"})
     with pytest.raises(RunError, match=r"config\.json: sam is 'sma'; it must be one of none, "):
         runs.read_run_config(tmp_path / "run")
@@ -57,16 +84,22 @@ def test_folders_that_are_no_runs_are_left_alone(tmp_path):
     for fresh in (False, True):
         with pytest.raises(RunError, match=r"holds files but no config\.json"):
             runs.claim_run(tmp_path, CONFIG, fresh=fresh)
+        with pytest.raises(RunError, match=r"holds files but no config\.json"):
+            with runs.claimed(tmp_path, asdict(CONFIG), fresh=fresh):
+                raise AssertionError("claimed")
         with pytest.raises(RunError, match="is a file"):
             runs.claim_run(tmp_path / "thesis.tex", CONFIG, fresh=fresh)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
+    assert os.listdir(tmp_path) == ["thesis.tex"]
 
 
-def test_a_config_file_of_another_program_is_left_alone(tmp_path):
-    (tmp_path / "config.json").write_text('{"port": 8080}')
-    with pytest.raises(RunError, match="not that of a run or study"):
-        runs.claim_run(tmp_path, CONFIG, fresh=True)
-    assert (tmp_path / "config.json").read_text() == '{"port": 8080}'
+@pytest.mark.parametrize("text", ['{"port": 8080}', "[1, 2]", "3"])
+def test_a_config_file_of_another_program_is_left_alone(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    for fresh in (False, True):
+        with pytest.raises(RunError, match="not that of a run or study"):
+            runs.claim_run(tmp_path, CONFIG, fresh=fresh)
+    assert (tmp_path / "config.json").read_text() == text
 
 
 def test_directories_that_hold_no_single_run_are_named(tmp_path):
@@ -75,57 +108,241 @@ def test_directories_that_hold_no_single_run_are_named(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"dataset": "digits", "seeds": 3}))
     with pytest.raises(RunError, match="not the directory of a single run"):
         runs.read_run_config(tmp_path)
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(RunError, match="not valid JSON"):
-        runs.read_config(tmp_path)
+    for content in (b"{", b"", b'{"a": "\xff"}'):
+        (tmp_path / "config.json").write_bytes(content)
+        for fresh in (False, True):
+            with pytest.raises(RunError, match=r"not valid JSON.*delete it"):
+                runs.claim_run(tmp_path, CONFIG, fresh=fresh)
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    file = tmp_path / "table.csv"
-    runs.write_text(file, "old")
-
-    def fail(descriptor):
-        raise OSError("no space left")
-
-    monkeypatch.setattr(runs.os, "fsync", fail)
-    with pytest.raises(OSError, match="no space"):
-        runs.write_text(file, "new")
-    assert file.read_text() == "old"
+def test_a_changed_configuration_is_refused_and_fresh_starts_over(run):
+    file = run / "config.json"
+    file.write_text(file.read_text().replace('"epochs": 7', '"epochs": 8'))
+    for use in (runs.read_config, runs.read_run_config, lambda path: runs.claim_run(path, CONFIG)):
+        with pytest.raises(RunError, match=r"config\.json is damaged.*delete .*run .*--fresh"):
+            use(run)
+    runs.claim_run(run, CONFIG, fresh=True)
+    assert runs.read_run_config(run) == CONFIG
+    assert runs.latest_checkpoint(run) is None
 
 
-def test_tables_read_back_exactly(tmp_path):
-    values = np.random.default_rng(0).normal(size=9).astype(np.float32)
-    runs.write_table(tmp_path / "t.csv", pd.DataFrame({"x": values}))
-    np.testing.assert_array_equal(pd.read_csv(tmp_path / "t.csv", dtype="float32")["x"], values)
+def test_a_configuration_of_an_older_version_is_taken(tmp_path):
+    old = asdict(CONFIG)
+    for name in ("momentum", "weight_decay"):
+        del old["settings"][name]
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    assert runs.read_run_config(tmp_path) == CONFIG
+    runs.claim_run(tmp_path, CONFIG)
+    with pytest.raises(RunError, match=r"momentum None -> 0\.5"):
+        runs.claim_run(tmp_path, replace(CONFIG, settings=Settings(epochs=7, momentum=0.5)))
 
 
-def test_a_history_that_misses_epochs_is_refused(tmp_path):
-    table = pd.DataFrame({"epoch": [1, 2, 4], **{name: 0.5 for name in runs.HISTORY[1:]}})
-    runs.write_table(tmp_path / "history.csv", table)
-    assert len(runs.read_history(tmp_path, 2)) == 2
-    assert len(runs.read_history(tmp_path, 0)) == 0
-    with pytest.raises(RunError, match="does not hold epochs 1 to 4"):
-        runs.read_history(tmp_path, 4)
-    with pytest.raises(RunError, match="is missing"):
-        runs.read_history(tmp_path / "other", 1)
+def test_a_claimed_directory_is_locked_even_while_it_starts_over(run):
+    with runs.claimed(run, asdict(CONFIG), fresh=True):
+        assert runs.latest_checkpoint(run) is None
+        with pytest.raises(files.InUseError, match="run is in use by process"):
+            with runs.claimed(run, asdict(CONFIG)):
+                raise AssertionError("two holders")
+    with runs.claimed(run, asdict(CONFIG)):
+        assert runs.read_run_config(run) == CONFIG
+
+
+def test_what_a_process_leaves_that_is_killed_while_it_claims_is_no_obstacle(tmp_path):
+    for name in (".tmp-config.json", ".lock", ".lock.json"):
+        (tmp_path / name).write_text("{")
+    runs.claim_run(tmp_path, CONFIG)
+    assert runs.read_run_config(tmp_path) == CONFIG
+
+
+def test_what_makes_a_directory_a_run_is_deleted_last(run, monkeypatch):
+    def fail(path, **_):
+        raise OSError("interrupted")
+
+    monkeypatch.setattr(runs.shutil, "rmtree", fail)
+    with pytest.raises(OSError, match="interrupted"):
+        runs.claim_run(run, CONFIG, fresh=True)
+    monkeypatch.undo()
+    runs.claim_run(run, CONFIG, fresh=True)
+    assert os.listdir(run) == ["config.json"]
+
+
+def test_a_state_reads_back_with_its_history(run):
+    state, history = runs.load(run, state_at(1), unexpected)
+    np.testing.assert_array_equal(state.params["w"], state_at(4).params["w"])
+    assert int(state.epoch) == 4 and float(state.loss) == 0.25
+    exact = history.astype(dict.fromkeys(runs.HISTORY[1:], "float32"))
+    pd.testing.assert_frame_equal(exact, history_to(4))
+    assert (run / "history.csv").read_text() == history_to(4).to_csv(index=False)
+    pd.testing.assert_frame_equal(runs.read_history(run), history)
+
+
+def test_a_run_without_checkpoints_has_no_state(tmp_path):
+    runs.claim_run(tmp_path, CONFIG)
+    assert runs.load(tmp_path, state_at(1), unexpected) is None
+    assert runs.latest_checkpoint(tmp_path) is None and not runs.is_trained(tmp_path)
+    with pytest.raises(RunError, match="has no intact checkpoint yet; train the run first"):
+        runs.read_history(tmp_path)
+
+
+@pytest.mark.parametrize("end", runs.ENDS)
+def test_the_end_of_a_run_comes_before_every_epoch(run, end):
+    assert runs.latest_checkpoint(run).name == "epoch_0004" and not runs.is_trained(run)
+    runs.save(run, state_at(5, **{end: True}), history_to(5))
+    assert runs.latest_checkpoint(run).name == end and runs.is_trained(run)
+    assert len(runs.read_history(run)) == 5
+    row = runs.row(run)
+    assert [row[name] for name in runs.ENDS] == [name == end for name in runs.ENDS]
+
+
+def test_a_run_is_trained_at_its_epoch_limit(tmp_path):
+    assert runs.is_trained(saved_run(tmp_path / "run", 7))
+
+
+def test_epochs_are_ordered_by_number(tmp_path):
+    run = saved_run(tmp_path / "run", 9999, 10000)
+    assert runs.latest_checkpoint(run).name == "epoch_10000"
+
+
+def test_what_is_no_checkpoint_is_ignored(run):
+    for name in (".tmp-epoch_0006", "damaged-epoch_0006", "damaged-converged", "epoch_0006.orbax"):
+        shutil.copytree(run / "checkpoints" / "epoch_0004", run / "checkpoints" / name)
+    assert runs.latest_checkpoint(run).name == "epoch_0004"
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_is_taken(run):
+    damage(run / "checkpoints" / "epoch_0004")
+    (run / "history.csv").write_text("wrong")
+    warnings = []
+    state, history = runs.load(run, state_at(1), warnings.append)
+    assert int(state.epoch) == len(history) == 2
+    assert sorted(os.listdir(run / "checkpoints")) == ["damaged-epoch_0004", "epoch_0002"]
+    assert (run / "history.csv").read_text() == history_to(2).to_csv(index=False)
+    (warning,) = warnings
+    assert f"checkpoint {run}/checkpoints/epoch_0004 cannot be read: " in warning
+    assert warning.endswith("damaged-epoch_0004, and training continues from epoch_0002")
+    assert "\n" not in warning
+
+
+def test_with_no_intact_checkpoint_a_run_starts_over(run):
+    for name in ("epoch_0002", "epoch_0004"):
+        damage(run / "checkpoints" / name)
+    warnings = []
+    assert runs.load(run, state_at(1), warnings.append) is None
+    assert [w.rpartition(" from ")[2] for w in warnings] == ["epoch_0002", "the start"]
+
+
+def test_a_checkpoint_that_is_damaged_again_has_a_number(run):
+    for _ in range(3):
+        damage(run / "checkpoints" / "epoch_0004")
+        runs.load(run, state_at(1), lambda text: None)
+        runs.save(run, state_at(4), history_to(4))
+    aside = [f"damaged-epoch_0004{n}" for n in ("", "-2", "-3")]
+    assert sorted(os.listdir(run / "checkpoints")) == [*aside, "epoch_0002", "epoch_0004"]
+    assert int(runs.load(run, state_at(1), unexpected)[0].epoch) == 4
+
+
+def test_a_warning_goes_to_stderr(run, capsys):
+    damage(run / "checkpoints" / "epoch_0004")
+    runs.load(run, state_at(1))
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("jaxsharp: warning: checkpoint ") and err.count("\n") == 1
+
+
+def test_a_state_of_another_network_is_refused_and_stays(run):
+    like = state_at(1)._replace(params={"w": jnp.zeros(4)})
+    with pytest.raises(ValueError, match=r"checkpoint .*epoch_0004"):
+        runs.load(run, like, unexpected)
+    assert runs.latest_checkpoint(run).name == "epoch_0004"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe", b"epoch,train_loss\n1,2\n"])
+def test_the_history_beside_a_checkpoint_is_mended(run, content):
+    file = run / "history.csv"
+    file.unlink() if content is None else file.write_bytes(content)
+    assert len(runs.read_history(run)) == 4
+    runs.load(run, state_at(1), unexpected)
+    assert file.read_text() == history_to(4).to_csv(index=False)
+
+
+def test_a_history_that_is_as_it_should_be_is_not_written_again(run):
+    before = (run / "history.csv").stat()
+    runs.load(run, state_at(1), unexpected)
+    assert (run / "history.csv").stat().st_ino == before.st_ino
+
+
+def test_a_damaged_history_gives_way_to_the_one_before(run):
+    (run / "checkpoints" / "epoch_0004" / "history.csv").write_text("epoch\n9\n")
+    assert len(runs.read_history(run)) == 2
+    warnings = []
+    assert int(runs.load(run, state_at(1), warnings.append)[0].epoch) == 2
+    assert "history.csv is not as it was written" in warnings[0]
+
+
+def test_an_unfinished_save_leaves_the_run_as_it_was(run, monkeypatch):
+    def fail(*_):
+        raise OSError("No space left on device")
+
+    before = (run / "history.csv").read_bytes()
+    monkeypatch.setattr(checkpoint.os, "rename", fail)
+    with pytest.raises(OSError, match="No space"):
+        runs.save(run, state_at(6), history_to(6))
+    assert runs.latest_checkpoint(run).name == "epoch_0004"
+    assert (run / "history.csv").read_bytes() == before
+
+
+TABLE = pd.DataFrame(
+    {
+        "measure": ["minimum_sharpness", "top_eigenvalue", "random_perturbation"],
+        "settings": ["", "eigenvalue_tol=0.01", "radius=5.0 num_perturbations=20"],
+        "value": [np.float32(0.1), 1 / 3, float("nan")],
+        "error": [0.0, 1e-300, float("nan")],
+    }
+)
+
+
+def test_measurements_read_back_exactly(tmp_path):
+    empty = runs.read_sharpness(tmp_path, unexpected)
+    assert list(empty.columns) == list(runs.SHARPNESS) and len(empty) == 0
+    runs.write_sharpness(tmp_path, TABLE)
+    pd.testing.assert_frame_equal(runs.read_sharpness(tmp_path, unexpected), TABLE)
+    lines = (tmp_path / "sharpness.csv").read_text().splitlines()
+    assert lines[0] == "measure,settings,value,error,crc32"
+    runs.write_sharpness(tmp_path, empty)
+    pd.testing.assert_frame_equal(runs.read_sharpness(tmp_path, unexpected), empty)
+
+
+def test_a_damaged_measurement_is_left_out_and_named(tmp_path):
+    runs.write_sharpness(tmp_path, TABLE)
+    file = tmp_path / "sharpness.csv"
+    file.write_text(file.read_text().replace("0.333", "0.334"))
+    warnings = []
+    left = runs.read_sharpness(tmp_path, warnings.append)
+    assert list(left["measure"]) == ["minimum_sharpness", "random_perturbation"]
+    (warning,) = warnings
+    assert str(file) in warning and "'top_eigenvalue'" in warning and "measured again" in warning
 
 
 @pytest.mark.parametrize(
-    "field, value",
-    [
-        ("epochs", 0),
-        ("batch_size", 0),
-        ("learning_rate", 0.0),
-        ("learning_rate", float("nan")),
-        ("rho", -0.1),
-        ("loss_below", -1.0),
-        ("change_below", 0.0),
-        ("patience", 0),
-        ("label_noise", 1.5),
-        ("measure_size", 0),
-    ],
+    "content", [b"", b"\x00\xff" * 99, b"measure,settings,value,error\na,,1,2\n"]
 )
-def test_settings_that_no_run_can_have(field, value):
-    with pytest.raises(ValueError, match=f"{field} is {value}; it must be"):
-        replace(Settings(), **{field: value}).check()
-    Settings().check()
+def test_a_table_of_measurements_that_is_none_is_left_out(tmp_path, content):
+    (tmp_path / "sharpness.csv").write_bytes(content)
+    warnings = []
+    assert len(runs.read_sharpness(tmp_path, warnings.append)) == 0
+    assert len(warnings) == 1 and "\n" not in warnings[0]
+
+
+def test_a_row_has_the_settings_that_a_grid_varies(tmp_path):
+    settings = Settings(learning_rate=0.3, weight_decay=0.0, batch_size=64, label_noise=0.5)
+    config = replace(CONFIG, settings=settings).resolved()
+    runs.claim_run(tmp_path, config)
+    runs.save(tmp_path, state_at(2), history_to(2))
+    runs.write_sharpness(tmp_path, TABLE)
+    row = runs.row(tmp_path)
+    named = ["dataset", "model", "optimizer", "sam", "rho", "momentum", "weight_decay"]
+    named += ["learning_rate", "batch_size", "label_noise", "seed", "epochs"]
+    assert list(row)[:12] == named
+    assert [row[name] for name in named[4:]][2:] == [0.0, 0.3, 64, 0.5, 3, 2]
+    assert row["rho"] == 0.05 and np.isnan(row["momentum"])
+    assert row["test_accuracy"] == history_to(2)["test_accuracy"][1]
+    assert row["top_eigenvalue"] == 1 / 3 and row["top_eigenvalue_error"] == 1e-300
