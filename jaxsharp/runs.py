@@ -95,10 +95,7 @@ def is_claimed(path: Path, config: dict[str, Any], *, fresh: bool = False) -> bo
         raise RunError(f"{file} is not that of a run or study; choose another directory")
     if fresh:
         return True
-    found, wanted = flat(read_config(path)), flat(json.loads(json.dumps(config)))
-    differing = [k for k in {**found, **wanted} if found.get(k) != wanted.get(k)]
-    if differing:
-        changes = ", ".join(f"{k} {found.get(k)!r} -> {wanted.get(k)!r}" for k in differing)
+    if changes := differences(read_config(path), json.loads(json.dumps(config))):
         raise RunError(
             f"{path} holds another configuration ({changes}); "
             "choose another directory, or start over with --fresh"
@@ -113,6 +110,13 @@ def clear(path: Path) -> None:
             shutil.rmtree(each)
         elif each.name not in (files.LOCK, files.HOLDER):
             each.unlink()
+
+
+def differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """The fields in which two configurations differ, in words; empty if there are none."""
+    found, wanted = flat(found), flat(wanted)
+    differing = [k for k in {**found, **wanted} if found.get(k) != wanted.get(k)]
+    return ", ".join(f"{k} {found.get(k)!r} -> {wanted.get(k)!r}" for k in differing)
 
 
 def flat(config: dict[str, Any]) -> dict[str, Any]:
@@ -251,12 +255,10 @@ def parse_history(text: str) -> pd.DataFrame:
     return pd.read_csv(io.StringIO(text))
 
 
-def is_trained(path: Path) -> bool:
-    """Whether the newest checkpoint of a run, which is not read, is that of its end."""
+def is_trained(path: Path, epochs: int) -> bool:
+    """Whether the newest checkpoint of a run, which is not read, is its end by ``epochs``."""
     latest = latest_checkpoint(path)
-    if latest is None or latest.name in ENDS:
-        return latest is not None
-    return int(latest.name[6:]) >= read_config(path)["settings"]["epochs"]
+    return latest is not None and (latest.name in ENDS or int(latest.name[6:]) >= epochs)
 
 
 def write_sharpness(path: Path, table: pd.DataFrame) -> None:

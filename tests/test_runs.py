@@ -13,21 +13,9 @@ import pytest
 from jaxsharp import checkpoint, files, runs
 from jaxsharp.config import RunConfig, Settings
 from jaxsharp.runs import RunError
-from jaxsharp.train import TrainState
+from tests.studies import damage, history_to, state_at
 
 CONFIG = RunConfig("digits", "small_mlp", "adam", "sam", 3, Settings(epochs=7))
-
-
-def state_at(epoch, *, converged=False, diverged=False):
-    scalars = (jnp.int32(epoch), jnp.float32(1 / epoch), jnp.int32(0))
-    flags = (jnp.array(converged), jnp.array(diverged))
-    return TrainState({"w": jnp.full(3, epoch / 3)}, {}, (), *scalars, *flags)
-
-
-def history_to(epoch):
-    columns = {name: np.float32(1 / (np.arange(epoch) + i + 3)) for i, name in enumerate("abcd")}
-    table = pd.DataFrame({"epoch": range(1, epoch + 1), **columns})
-    return table.set_axis(list(runs.HISTORY), axis=1)
 
 
 def saved_run(path, *epochs):
@@ -40,12 +28,6 @@ def saved_run(path, *epochs):
 @pytest.fixture
 def run(tmp_path):
     return saved_run(tmp_path / "run", 2, 4)
-
-
-def damage(saved):
-    """Cut the largest file of a checkpoint in half."""
-    file = max((p for p in saved.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
 def unexpected(text):
@@ -179,23 +161,24 @@ def test_a_state_reads_back_with_its_history(run):
 def test_a_run_without_checkpoints_has_no_state(tmp_path):
     runs.claim_run(tmp_path, CONFIG)
     assert runs.load(tmp_path, state_at(1), unexpected) is None
-    assert runs.latest_checkpoint(tmp_path) is None and not runs.is_trained(tmp_path)
+    assert runs.latest_checkpoint(tmp_path) is None and not runs.is_trained(tmp_path, 7)
     with pytest.raises(RunError, match="has no intact checkpoint yet; train the run first"):
         runs.read_history(tmp_path)
 
 
 @pytest.mark.parametrize("end", runs.ENDS)
 def test_the_end_of_a_run_comes_before_every_epoch(run, end):
-    assert runs.latest_checkpoint(run).name == "epoch_0004" and not runs.is_trained(run)
+    assert runs.latest_checkpoint(run).name == "epoch_0004" and not runs.is_trained(run, 7)
     runs.save(run, state_at(5, **{end: True}), history_to(5))
-    assert runs.latest_checkpoint(run).name == end and runs.is_trained(run)
+    assert runs.latest_checkpoint(run).name == end and runs.is_trained(run, 7)
     assert len(runs.read_history(run)) == 5
     row = runs.row(run)
     assert [row[name] for name in runs.ENDS] == [name == end for name in runs.ENDS]
 
 
 def test_a_run_is_trained_at_its_epoch_limit(tmp_path):
-    assert runs.is_trained(saved_run(tmp_path / "run", 7))
+    run = saved_run(tmp_path / "run", 7)
+    assert runs.is_trained(run, 7) and not runs.is_trained(run, 8)
 
 
 def test_epochs_are_ordered_by_number(tmp_path):
