@@ -83,7 +83,7 @@ def test_an_interrupted_merge_continues(parts, tmp_path, monkeypatch):
         merge(parts, tmp_path / "out")
     assert len(os.listdir(tmp_path / "out" / "runs")) == 2
     monkeypatch.undo()
-    (tmp_path / "out" / "runs" / ".tmp-sgd-seed0").mkdir()  # as a killed process leaves it
+    (tmp_path / "out" / "runs" / ".tmp-adam-seed1").mkdir()  # as a killed process leaves it
     merge(parts, tmp_path / "out")
     assert len(content(tmp_path / "out" / "runs")) == sum(len(content(p / "runs")) for p in parts)
 

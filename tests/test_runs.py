@@ -137,8 +137,13 @@ def test_what_a_process_leaves_that_is_killed_while_it_claims_is_no_obstacle(tmp
 
 
 def test_what_makes_a_directory_a_run_is_deleted_last(run, monkeypatch):
-    def fail(path, **_):
-        raise OSError("interrupted")
+    rmtree = shutil.rmtree
+    (run / "runs").mkdir()
+
+    def fail(path):
+        if path.name == "runs":
+            raise OSError("interrupted")
+        rmtree(path)
 
     monkeypatch.setattr(runs.shutil, "rmtree", fail)
     with pytest.raises(OSError, match="interrupted"):
