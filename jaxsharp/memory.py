@@ -2,7 +2,9 @@
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import jax
 from jax.extend import core
@@ -15,28 +17,44 @@ from jaxsharp.programs import subprograms
 CHUNK_BYTES = {"cpu": 2**26, "other": 2**30}
 # Part of the device's memory that values may fill which are kept from one product to the next.
 KEPT_SHARE = 0.25
+_SHARERS = ContextVar("sharers", default=1)
+
+
+@contextmanager
+def shared_by(calls: int) -> Iterator[None]:
+    """Let functions that are traced in the block choose chunks for so many calls under vmap."""
+    token = _SHARERS.set(calls)
+    try:
+        yield
+    finally:
+        _SHARERS.reset(token)
 
 
 def affordable_chunk(fn: Callable[[PyTree], PyTree], batch: PyTree) -> int | None:
     """Chunk size with which to stream `fn(batch)`, or None to take all examples at once.
 
     The intermediate values of one chunk, counted as if none were freed or fused (an upper bound),
-    fill at most 64 MiB on the CPU and 1 GiB on an accelerator. Chunks are as equal as can be.
+    fill at most 64 MiB on the CPU and 1 GiB on an accelerator, those of all calls together inside
+    of `shared_by`. Chunks are as equal as can be.
     """
     platform = "cpu" if jax.default_backend() == "cpu" else "other"
     n = num_examples(batch)
     per_example = bytes_per_example(
         lambda few: intermediate_bytes(jax.make_jaxpr(fn)(few).jaxpr), batch
     )
-    most = max(1, CHUNK_BYTES[platform] // per_example)
+    most = max(1, CHUNK_BYTES[platform] // _SHARERS.get() // per_example)
     return None if most >= n else -(-n // -(-n // most))
 
 
 def can_keep(num_bytes: int) -> bool:
     """Return whether a quarter of the memory of the default device holds so many bytes."""
+    return num_bytes <= KEPT_SHARE * device_bytes()
+
+
+def device_bytes() -> int:
+    """Return the memory of a device, that of the host where the device does not say."""
     stats = jax.local_devices()[0].memory_stats() or {}
-    host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return num_bytes <= KEPT_SHARE * stats.get("bytes_limit", host)
+    return stats.get("bytes_limit", os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
 def bytes_per_example(count: Callable[[PyTree], int], batch: PyTree) -> int:

@@ -1,8 +1,8 @@
 """Training as a pure function of (hyper-parameters, key): one compiled program an epoch.
 
-A *member* is one training run. A program trains a stack of members that share a network, an
-optimizer and a batch size; whatever is numeric (seed, learning rate, rho, labels) differs. On
-the CPU the members follow each other inside the program, on an accelerator they are vmapped.
+A *member* is one training run. A program trains a stack of members (`members`) that share a
+network, an optimizer and a batch size; whatever is numeric (seed, learning rate, rho, labels)
+differs.
 """
 
 import math
@@ -12,10 +12,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt8
 
 from jaxsharp.chunks import mean_over_chunks
 from jaxsharp.losses import accuracy, cross_entropy
+from jaxsharp.members import over_members, split_examples
 from jaxsharp.memory import affordable_chunk
 from jaxsharp.network import Network
 
@@ -38,7 +40,7 @@ class Data(NamedTuple):
     """Device arrays: images uint8, shared by the members; training labels one row a member."""
 
     images: UInt8[Array, "n h w c"]
-    labels: Int[Array, "*members n"]
+    labels: Int[Array, "*members n"] | tuple[()]
     test_images: UInt8[Array, "t h w c"]
     test_labels: Int[Array, " t"]
 
@@ -83,13 +85,15 @@ class Recipe(NamedTuple):
     """What the members of one program share.
 
     ``optimizer(**hyper)`` makes the transformation, a sharpness-aware one included: it may take
-    ``grad_fn`` and ``batch`` as `optimizers.sharpness.sharpness_aware` has it.
+    ``grad_fn`` and ``batch`` as `optimizers.sharpness.sharpness_aware` has it. With
+    ``split_batches`` the devices of a member share each of its batches.
     """
 
     network: Network
     optimizer: Callable[..., optax.GradientTransformation]
     batch_size: int
     stopping: Stopping
+    split_batches: bool = False
 
 
 def init_state(recipe: Recipe, hyper: dict, params: PyTree, stats: PyTree) -> TrainState:
@@ -141,6 +145,8 @@ def train_epoch(
     def step(carry, indices):
         params, stats, opt_state = carry
         batch = data.images[indices], data.labels[indices]
+        if recipe.split_batches:
+            batch = split_examples(batch)
 
         def grad_fn(params, batch=batch):
             return value_and_grad(params, stats, batch)[1]
@@ -176,14 +182,7 @@ def judge(stopping: Stopping, old: TrainState, params, stats, opt_state, loss) -
     return TrainState(params, stats, opt_state, old.epoch + 1, loss, calm, converged, diverged)
 
 
-def map_members(fn: Callable, *stacked: PyTree) -> PyTree:
-    """Map over the leading axis: in sequence on the CPU, vmapped on an accelerator."""
-    if jax.default_backend() == "cpu":
-        return jax.lax.map(lambda args: fn(*args), stacked)
-    return jax.vmap(fn)(*stacked)
-
-
-def epoch_program(recipe: Recipe) -> Callable:
+def epoch_program(recipe: Recipe, mesh: Mesh | None = None) -> Callable:
     """Compiled ``(states, hyper, order_keys, data) -> (states, metrics)`` of a stack of members.
 
     A member that has stopped keeps its state, and its metrics are NaN. What a member computes
@@ -198,8 +197,10 @@ def epoch_program(recipe: Recipe) -> Callable:
             lambda: (state, nothing),
         )
 
+    epoch = over_members(member, mesh)
+
     @jax.jit
     def run(states, hyper, keys, data):
-        return map_members(lambda *args: member(*args, data), states, hyper, keys, data.labels)
+        return epoch((states, hyper, keys, data.labels), data._replace(labels=()))
 
     return run
