@@ -3,11 +3,12 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
-from jaxsharp.measures.minimum import minimum_sharpness
-from jaxsharp.measures.neighbourhood import random_perturbation
-from jaxsharp.measures.spectrum import top_eigenvalue
+import jax.numpy as jnp
+
+from jaxsharp.measures import minimum, neighbourhood, spectrum
 
 
 @dataclass(frozen=True)
@@ -34,42 +35,42 @@ class Options:
 
 
 class Measure(NamedTuple):
-    """One line of ``jaxsharp list``, what its error is, the options it reads, and the function.
+    """One line of ``jaxsharp list``, what its error is, the options it reads, and the measure.
 
-    ``function(network, params, stats, batch, key, options)`` returns a result with ``value``
-    and ``error``, among others.
+    ``arrays(network, params, stats, batch, key, options)`` is a pure function, mapped over the
+    members of a group by one program; ``result(network, params, stats, images, arrays)``, on the
+    host, has ``value`` and ``error``, among others. ``images`` gives a shape, and no more.
     """
 
     description: str
     error: str
     options: tuple[str, ...]
-    function: Callable
+    arrays: Callable
+    result: Callable
 
     def settings(self, options: Options) -> str:
         """The options that decide the value, as text for a table."""
         return " ".join(f"{name}={getattr(options, name)}" for name in self.options)
 
 
-def _minimum(network, params, stats, batch, key, options):
-    return minimum_sharpness(network, params, stats, batch)
+def _traces(network, params, stats, batch, key, options):
+    return minimum.group_traces(network, None, params, stats, batch[0])
 
 
 def _top(network, params, stats, batch, key, options):
-    return top_eigenvalue(network, params, stats, batch, key, tol=options.eigenvalue_tol)
+    static = (network, options.eigenvalue_tol, spectrum.MAX_PRODUCTS, None)
+    return spectrum.eigenpairs(*static, params, stats, batch, key)
 
 
-def _random(network, params, stats, batch, key, options, recompute=False):
-    radius, num = options.radius, options.num_perturbations
-    return random_perturbation(
-        *(network, params, stats, batch, key),
-        radius=radius,
-        num_perturbations=num,
-        recompute=recompute,
-    )
+def _increases(recompute, network, params, stats, batch, key, options):
+    static = (network, options.num_perturbations, recompute, None, None)
+    radius = jnp.asarray(options.radius)
+    return neighbourhood.loss_increases(*static, params, stats, batch, key, radius)
 
 
-def _random_recomputed(network, params, stats, batch, key, options):
-    return _random(network, params, stats, batch, key, options, recompute=True)
+def _only(from_arrays):
+    """Result that the arrays alone decide."""
+    return lambda network, params, stats, images, arrays: from_arrays(arrays)
 
 
 MEASURES: dict[str, Measure] = {
@@ -77,22 +78,29 @@ MEASURES: dict[str, Measure] = {
         "Hessian trace minimized over all rescalings (Ibayashi et al. 2021)",
         "duality gap",
         (),
-        _minimum,
+        _traces,
+        minimum.from_traces,
     ),
     "top_eigenvalue": Measure(
-        "largest eigenvalue of the Hessian, by Lanczos", "residual", ("eigenvalue_tol",), _top
+        "largest eigenvalue of the Hessian, by Lanczos",
+        "residual",
+        ("eigenvalue_tol",),
+        _top,
+        _only(spectrum.from_pairs),
     ),
     "random_perturbation": Measure(
         "mean rise of the loss at random points of a sphere, BatchNorm frozen",
         "standard error",
         ("radius", "num_perturbations"),
-        _random,
+        partial(_increases, False),
+        _only(neighbourhood.from_increases),
     ),
     "random_perturbation_bn": Measure(
         "the same, BatchNorm statistics recomputed at every point (study B)",
         "standard error",
         ("radius", "num_perturbations"),
-        _random_recomputed,
+        partial(_increases, True),
+        _only(neighbourhood.from_increases),
     ),
 }
 DEFAULT_MEASURES = ("minimum_sharpness", "top_eigenvalue", "random_perturbation")

@@ -205,8 +205,16 @@ def minimum_sharpness(
     StructureError for a network that is not piecewise linear in each parameter.
     """
     images, _ = batch
+    return from_traces(
+        network, params, stats, images, group_traces(network, chunk_size, params, stats, images)
+    )
+
+
+def from_traces(
+    network: Network, params: PyTree, stats: PyTree, images: ArrayLike, traces: PyTree
+) -> ScaleMinimum:
+    """Minimum sharpness from the exact trace of every parameter array's block (`group_traces`)."""
     structure = analyze(_example(network), params, stats, images[0])
-    traces = group_traces(network, chunk_size, params, stats, images)
     return minimize_over_scales(np.array(jax.tree.leaves(traces), np.float64), structure.exponents)
 
 

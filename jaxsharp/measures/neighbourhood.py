@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from jaxsharp.chunks import mean_over_chunks
 from jaxsharp.losses import frozen_loss
@@ -58,28 +58,14 @@ def random_perturbation(
         raise ValueError(
             f"num_perturbations is {num_perturbations}; a standard error needs at least 2"
         )
-    if vmapped is None:
-        vmapped = 1 if jax.default_backend() == "cpu" else 8
-    if chunk_size is None:
-        loss = partial(frozen_loss(network.apply, stats), params)
-        fitting = affordable_chunk(loss, batch) or len(batch[1])
-        chunk_size = max(1, fitting // vmapped)
-    increases = np.asarray(
-        loss_increases(
-            network,
-            num_perturbations,
-            recompute,
-            chunk_size,
-            vmapped,
-            params,
-            stats,
-            batch,
-            key,
-            radius,
-        ),
-        np.float64,
-    )
-    error = increases.std(ddof=1) / np.sqrt(num_perturbations)
+    static = (network, num_perturbations, recompute, chunk_size, vmapped)
+    return from_increases(loss_increases(*static, params, stats, batch, key, radius))
+
+
+def from_increases(increases: ArrayLike) -> RandomSharpness:
+    """Mean and standard error of the increases of the loss at the perturbed points."""
+    increases = np.asarray(increases, np.float64)
+    error = increases.std(ddof=1) / np.sqrt(len(increases))
     return RandomSharpness(float(increases.mean()), float(error), increases)
 
 
@@ -89,7 +75,7 @@ def loss_increases(
     num: int,
     recompute: bool,
     chunk_size: int | None,
-    vmapped: int,
+    vmapped: int | None,
     params: PyTree,
     stats: PyTree,
     batch: PyTree,
@@ -97,6 +83,12 @@ def loss_increases(
     radius: Array,
 ) -> Float[Array, " num"]:
     """L(theta + r u_i) - L(theta) for i < num, u_i drawn from ``fold_in(key, i)``."""
+    if vmapped is None:
+        vmapped = 1 if jax.default_backend() == "cpu" else 8
+    if chunk_size is None:
+        frozen = partial(frozen_loss(network.apply, stats), params)
+        fitting = affordable_chunk(frozen, batch) or len(batch[1])
+        chunk_size = max(1, fitting // vmapped)
 
     def loss(params):
         at = stats

@@ -11,6 +11,8 @@ from jaxsharp.losses import frozen_loss
 from jaxsharp.network import Network
 from jaxsharp.products import hessian
 
+MAX_PRODUCTS = 200
+
 
 class TopEigenvalue(NamedTuple):
     """Largest eigenvalue; ``error`` is its residual ||H v - lambda v||.
@@ -33,7 +35,7 @@ def top_eigenvalue(
     key: Array,
     *,
     tol: float = 1e-3,
-    max_products: int = 200,
+    max_products: int = MAX_PRODUCTS,
     chunk_size: int | None = None,
 ) -> TopEigenvalue:
     """Largest *algebraic* eigenvalue of the Hessian of the loss over ``batch``, by Lanczos.
@@ -43,7 +45,11 @@ def top_eigenvalue(
     product a step, of ``chunk_size`` examples at a time (None: as memory allows). Changes under
     layer rescaling.
     """
-    pairs = eigenpairs(network, tol, max_products, chunk_size, params, stats, batch, key)
+    return from_pairs(eigenpairs(network, tol, max_products, chunk_size, params, stats, batch, key))
+
+
+def from_pairs(pairs: EigenPairs) -> TopEigenvalue:
+    """The first of some eigenpairs."""
     return TopEigenvalue(
         float(pairs.values[0]),
         float(pairs.residuals[0]),
