@@ -1,93 +1,28 @@
 """The command line: parses, checks names, calls, prints."""
 
-import difflib
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import jax
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 import jaxsharp
-from jaxsharp import canvas, data, figures, models, report, runs, sweep
-from jaxsharp import study as studies
+from jaxsharp import canvas, data, figures, files, measuring, models, report, runs, study, sweep
+from jaxsharp.choices import at_least_one, checked, known, known_list
+from jaxsharp.cli_study import DEFAULT_MODEL, Shared, merge_parts, run_study, show_status
+from jaxsharp.config import SAM, RunConfig, Settings
 from jaxsharp.measures import DEFAULT_MEASURES, MEASURES, Options
+from jaxsharp.members import cores_as_devices
 from jaxsharp.optimizers import OPTIMIZERS, SHARPNESS_AWARE
-from jaxsharp.progress import Tracker
-from jaxsharp.runs import SAM, RunConfig, Settings
+from jaxsharp.progress import Tracker, make_console
+from jaxsharp.workbench import load_workbench, make_recipe
 
-Shared = tyro.conf.OmitArgPrefixes
 RunPath = tyro.conf.Positional[Path]
-DEFAULT_MODEL = {"digits": "small_mlp"}
-
-
-def study(
-    *,
-    dataset: str = "digits",
-    model: str | None = None,
-    optimizers: str = ",".join(OPTIMIZERS),
-    sam: str = "none,sam",
-    seeds: int = 3,
-    measures: str = ",".join(DEFAULT_MEASURES),
-    out: Path | None = None,
-    data_dir: Path | None = None,
-    fresh: bool = False,
-    save_every: int = 50,
-    quiet: bool = False,
-    training: Shared[Settings] = Settings(),
-    measuring: Shared[Options] = Options(),
-) -> None:
-    """Train a grid of runs, measure the sharpness of each, write tables and figures.
-
-    The same command continues a study that was interrupted. `jaxsharp list` has the names.
-
-    Args:
-        dataset: Data set.
-        model: Network; small_mlp for the digits, simple_batch otherwise.
-        optimizers: Optimizers, separated by commas.
-        sam: Sharpness-aware variants, separated by commas; none is the optimizer alone.
-        seeds: Runs of each optimizer, with seeds 0, 1, ...
-        measures: Sharpness measures, separated by commas.
-        out: Output folder; by default one below runs/ that is named after the configuration.
-        data_dir: Directory with the official files of the data set.
-        fresh: Delete what the output folder holds and start over.
-        save_every: Epochs between checkpoints.
-        quiet: Print the result alone.
-    """
-    config = studies.StudyConfig(
-        dataset=known("dataset", dataset, data.DATASETS),
-        model=known("model", model or DEFAULT_MODEL.get(dataset, "simple_batch"), models.MODELS),
-        optimizers=known_list("optimizer", optimizers, OPTIMIZERS),
-        sam=known_list("SAM variant", sam, SAM),
-        seeds=at_least_one("seeds", seeds),
-        measures=known_list("measure", measures, MEASURES),
-        settings=checked(training),
-        options=checked(measuring),
-    )
-    at_least_one("save_every", save_every)
-    begin = time.monotonic()
-    bench = load_workbench(config.dataset, config.model, training, data_dir, seeds)
-    for first, *_ in config.groups():
-        sweep.make_recipe(first, bench)
-    out = out or Path("runs") / config.name
-    runs.claim(out, config.as_dict(), fresh=fresh)
-    console = make_console()
-    if not quiet:
-        console.print(
-            f"{len(config.groups()) * seeds} runs of {config.model} on {config.dataset} "
-            f"({len(bench.images)} training and {len(bench.test_images)} test examples from "
-            f"{bench.dataset.source}) into {out}",
-            highlight=False,
-        )
-    with Tracker(console, "study", studies.num_steps(config), quiet=quiet) as tracker:
-        result = studies.run(config, out, bench, save_every=save_every, report=tracker.update)
-    report.print_study(console, config, result, out, time.monotonic() - begin)
 
 
 def train(
@@ -128,12 +63,19 @@ def train(
     ).resolved()
     at_least_one("save_every", save_every)
     bench = load_workbench(config.dataset, config.model, training, data_dir)
-    sweep.make_recipe(config, bench)
+    make_recipe(config, bench)
     out = out or Path("runs") / f"{config.dataset}-{config.model}-{config.name}"
-    runs.claim_run(out, config, fresh=fresh)
     console = make_console()
-    with Tracker(console, "epoch", training.epochs, quiet=quiet) as tracker:
-        studies.train_group([config], [out], bench, save_every, tracker.update)
+    with (
+        runs.claimed(out, asdict(config), fresh=fresh),
+        Tracker(console, "epoch", training.epochs, quiet=quiet) as tracker,
+    ):
+        tracker.update(0, config.label, "compiling")
+        sweep.train(
+            *([config], [out], bench),
+            save_every=save_every,
+            report=lambda p: tracker.update(p.epochs, config.label, study.describe(p)),
+        )
     report.print_run(console, out)
 
 
@@ -143,7 +85,7 @@ def sharpness(
     measures: str = ",".join(DEFAULT_MEASURES),
     data_dir: Path | None = None,
     quiet: bool = False,
-    measuring: Shared[Options] = Options(),
+    options: Shared[Options] = Options(),
 ) -> None:
     """Measure the sharpness of a trained run, into the file sharpness.csv of its directory.
 
@@ -154,16 +96,19 @@ def sharpness(
         quiet: Print the result alone.
     """
     names = known_list("measure", measures, MEASURES)
-    checked(measuring)
+    checked(options)
     config = runs.read_run_config(run)
     if runs.latest_checkpoint(run) is None:
         raise runs.RunError(f"{run} has no checkpoint yet; train the run first")
     bench = load_workbench(config.dataset, config.model, config.settings, data_dir)
     console = make_console()
-    with Tracker(console, "measure", len(names), quiet=quiet) as tracker:
-        sweep.measure(
-            *(config, run, bench, names, measuring),
-            lambda name: tracker.update(names.index(name), name),
+    with (
+        files.lock(run),
+        Tracker(console, "measure", len(names), quiet=quiet) as tracker,
+    ):
+        measuring.measure(
+            *([config], [run], bench, names, options),
+            report=lambda name, _: tracker.update(names.index(name), name),
         )
     report.print_run(console, run)
 
@@ -180,7 +125,7 @@ def plot(run: tyro.conf.Positional[tuple[Path, ...]], *, out: Path | None = None
     histories = {}
     for path in run:
         config = runs.read_run_config(path)
-        label = f"{studies.group_name(config)}, seed {config.seed}"
+        label = f"{config.label}, seed {config.seed}"
         histories[label if label not in histories else str(path)] = runs.read_history(path)
     out = out or run[0] / "curves.png"
     canvas.save(figures.run_curves(histories), out)
@@ -209,52 +154,6 @@ def first_line(function: Callable) -> str:
     return function.__doc__.strip().splitlines()[0]
 
 
-def known(kind: str, name: str, valid: Iterable[str]) -> str:
-    """The name itself, or ValueError with the valid ones, the closest first."""
-    valid = list(valid)
-    if name in valid:
-        return name
-    order = difflib.get_close_matches(name, valid, n=len(valid), cutoff=0.0)
-    raise ValueError(f"unknown {kind} {name!r}; valid are {', '.join(order)}")
-
-
-def known_list(kind: str, names: str, valid: Iterable[str]) -> tuple[str, ...]:
-    """Names separated by commas, each once."""
-    found = tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
-    if not found:
-        raise ValueError(f"no {kind} is named; valid are {', '.join(valid)}")
-    return tuple(known(kind, name, valid) for name in found)
-
-
-def checked(settings: Any) -> Any:
-    """Settings or Options that passed their own check."""
-    settings.check()
-    return settings
-
-
-def at_least_one(name: str, value: int) -> int:
-    """The value itself, or ValueError."""
-    if value < 1:
-        raise ValueError(f"{name} is {value}; it must be at least 1")
-    return value
-
-
-def load_workbench(
-    dataset: str, model: str, settings: Settings, data_dir: Path | None, members: int = 1
-) -> sweep.Workbench:
-    """Data set and network of a configuration."""
-    loaded = data.load(
-        dataset, data_dir=data_dir, train_size=settings.train_size, holdout=settings.holdout
-    )
-    return sweep.workbench(loaded, model, members=members)
-
-
-def make_console() -> Console:
-    """Console that does not cut tables short where its output goes to a file."""
-    console = Console()
-    return console if console.is_terminal else Console(width=140)
-
-
 def use_compilation_cache() -> None:
     """Keep compiled programs between runs, in ~/.cache/jaxsharp unless jax is told otherwise."""
     if not jax.config.jax_compilation_cache_dir:
@@ -270,7 +169,9 @@ def interrupt(*_) -> None:
 
 
 COMMANDS = {
-    "study": study,
+    "study": run_study,
+    "merge": merge_parts,
+    "status": show_status,
     "train": train,
     "sharpness": sharpness,
     "plot": plot,
@@ -282,6 +183,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point of ``jaxsharp``. JAXSHARP_DEBUG=1 shows tracebacks of errors in the input."""
     signal.signal(signal.SIGTERM, interrupt)
     use_compilation_cache()
+    cores_as_devices()
     try:
         summary = jaxsharp.__doc__.splitlines()[0]
         tyro.extras.subcommand_cli_from_dict(

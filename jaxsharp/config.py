@@ -109,6 +109,11 @@ class RunConfig:
         return "-".join([*parts, f"seed{self.seed}"])
 
     @property
+    def label(self) -> str:
+        """Optimizer and sharpness-aware variant, as in a table."""
+        return self.optimizer if self.sam == "none" else f"{self.optimizer} + {self.sam}"
+
+    @property
     def own_rho(self) -> float | None:
         """The radius that the variant takes unless one is given; None without a variant."""
         if self.sam == "none":

@@ -68,3 +68,9 @@ class Tracker:
         remaining = f", about {(self.total - done) / rate:.0f} s left" if rate > 0 else ""
         line = f"{self.title} {done}/{self.total}: {text} {detail}".rstrip()
         self.console.print(f"{line} ({rate:.2g}/s{remaining})", highlight=False, soft_wrap=True)
+
+
+def make_console() -> Console:
+    """Console that does not cut tables short where its output goes to a file."""
+    console = Console()
+    return console if console.is_terminal else Console(width=140)

@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxsharp import runs
+from jaxsharp.grid import StudyConfig
 from jaxsharp.stats import Coefficient
-from jaxsharp.study import StudyConfig, StudyResult
+from jaxsharp.study import StudyResult
 
 
 def print_study(

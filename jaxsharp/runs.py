@@ -230,10 +230,8 @@ def set_aside(path: Path) -> Path:
             return path.rename(aside)
 
 
-def read_history(path: Path, last_epoch: int | None = None) -> pd.DataFrame:
+def read_history(path: Path) -> pd.DataFrame:
     """Metrics after every epoch of a run, see ``newest_history``."""
-    if last_epoch == 0:  # alias, with the argument
-        return pd.DataFrame(columns=list(HISTORY))
     return newest_history(path)[1]
 
 
@@ -302,22 +300,3 @@ def row(path: Path) -> dict[str, Any]:
         table[record.measure] = record.value
         table[f"{record.measure}_error"] = record.error
     return table
-
-
-# Aliases until sweep, study and cli call the new names.
-from jaxsharp.config import SAM  # noqa: E402, F401
-
-write_text, save_state = files.write_text, save
-
-
-def write_table(path, table):
-    """Alias."""
-    if path.name == "sharpness.csv":
-        return write_sharpness(path.parent, table)
-    return files.write_table(path, table)
-
-
-def load_state(path, like):
-    """Alias."""
-    found = load(path, like)
-    return None if found is None else found[0]

@@ -3,64 +3,28 @@
 OUT/config.json   the study's configuration
 OUT/runs.csv      one row a run
 OUT/history.csv   one row a run and epoch
-OUT/summary.csv   mean and 95 % interval over seeds of each optimizer and sharpness-aware variant
+OUT/summary.csv   mean and 95 % interval over seeds of each combination of hyper-parameters
 OUT/correlations.csv   Kendall's tau of each measure with the gap, raw and within groups
 OUT/training.png, OUT/sharpness.png
+OUT/times.csv     seconds of each group, in every session that worked on it
+OUT/status.json   how far the study is (``status``)
 OUT/runs/NAME     directory of one run (``runs``)
 """
 
-import hashlib
-import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from functools import partial
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import pandas as pd
 
-from jaxsharp import canvas, figures, runs, stats, sweep
-from jaxsharp.measures import DEFAULT_MEASURES, Options
-from jaxsharp.optimizers import OPTIMIZERS
-from jaxsharp.runs import RunConfig, Settings
-
-GROUP = ["optimizer", "sam"]
-Report = Callable[[int, str, str], Any]
-
-
-@dataclass(frozen=True)
-class StudyConfig:
-    """Everything that decides the numbers of a study."""
-
-    dataset: str = "digits"
-    model: str = "small_mlp"
-    optimizers: tuple[str, ...] = tuple(OPTIMIZERS)
-    sam: tuple[str, ...] = ("none", "sam")
-    seeds: int = 3
-    measures: tuple[str, ...] = DEFAULT_MEASURES
-    settings: Settings = Settings()
-    options: Options = Options()
-
-    def groups(self) -> list[list[RunConfig]]:
-        """The runs, one list for each optimizer and sharpness-aware variant."""
-        return [
-            [
-                RunConfig(self.dataset, self.model, optimizer, sam, seed, self.settings).resolved()
-                for seed in range(self.seeds)
-            ]
-            for optimizer in self.optimizers
-            for sam in self.sam
-        ]
-
-    def as_dict(self) -> dict[str, Any]:
-        """The configuration for config.json."""
-        return asdict(self)
-
-    @property
-    def name(self) -> str:
-        """Folder name that differs for every configuration."""
-        digest = hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
-        return f"study-{self.dataset}-{self.model}-{digest[:6]}"
+from jaxsharp import canvas, figures, files, measuring, runs, stats, sweep
+from jaxsharp.config import RunConfig
+from jaxsharp.grid import StudyConfig
+from jaxsharp.members import barrier
+from jaxsharp.workbench import Workbench
 
 
 class StudyResult(NamedTuple):
@@ -71,111 +35,188 @@ class StudyResult(NamedTuple):
     correlations: dict[str, stats.Correlation]
 
 
-def num_steps(config: StudyConfig) -> int:
-    """Steps of progress: the epochs of every group at most, and the measures of every run."""
-    groups = config.groups()
-    return len(groups) * (config.settings.epochs + config.seeds * len(config.measures))
+class Progress(NamedTuple):
+    """How far a study is: runs counted, and member-epochs and measures done of their total.
+
+    ``rate`` is in member-epochs a second, of the group at work since it was begun.
+    """
+
+    group: str
+    doing: str
+    runs: int
+    trained: int
+    converged: int
+    diverged: int
+    measured: int
+    steps: int
+    total: int
+    rate: float
+
+
+Report = Callable[[Progress], Any]
 
 
 def run(
     config: StudyConfig,
     out: Path,
-    bench: sweep.Workbench,
+    bench: Workbench,
     *,
     save_every: int = 50,
-    report: Report = lambda step, text, detail: None,
+    layout: sweep.Layout = sweep.ANYHOW,
+    report: Report = lambda progress: None,
 ) -> StudyResult:
     """Train and measure every run of the study in ``out``, a directory claimed for it.
 
     What the directory already holds is not repeated. The tables are written anew after every
-    group, so that an interrupted study leaves those of the groups it finished. ``report`` gets
-    the number of steps done (see ``num_steps``), the group, and its state.
+    group, so that an interrupted study leaves those of the groups it finished.
     """
-    done: list[Path] = []
-    steps_per_group = num_steps(config) // len(config.groups())
-    for index, group in enumerate(config.groups()):
-        paths = [out / "runs" / member.name for member in group]
-        for member, path in zip(group, paths, strict=True):
-            runs.claim_run(path, member)
-        step = index * steps_per_group
-        train_group(group, paths, bench, save_every, partial(later, report, step))
-        step += config.settings.epochs
-        for member, path in zip(group, paths, strict=True):
-            measure_run(config, member, path, bench, partial(later, report, step))
-            step += len(config.measures)
-        done += paths
-        write_tables(out, done)
+    groups = config.groups()
+    work = Work(config, out, bench, save_every, layout, report)
+    for group in groups:
+        for member in group:
+            if is_writer():
+                runs.claim_run(work.path(member), member)
+        barrier()
+        work.do(group)
     return summarize(config, out)
 
 
-def later(report: Report, start: int, step: int, text: str, detail: str) -> None:
-    """Report a step counted from ``start``."""
-    report(start + step, text, detail)
+class Work:
+    """Groups of a study one after the other, and the count of what is done."""
+
+    def __init__(self, config, out, bench, save_every, layout, report):
+        self.config, self.out, self.bench, self.report = config, out, bench, report
+        self.save_every, self.layout = save_every, layout
+        self.runs = len(config.shard_members())
+        self.done: list[RunConfig] = []
+        self.converged = self.diverged = 0
+
+    def path(self, member: RunConfig) -> Path:
+        """Directory of a run."""
+        return self.out / "runs" / member.name
+
+    def do(self, group: list[RunConfig]) -> None:
+        """Train and measure a group, and write the tables of all that is done."""
+        paths = [self.path(member) for member in group]
+        start = time.monotonic()
+        latest = sweep.GroupProgress(len(group), 0, 0, 0, 0, 0)
+
+        def tell(doing, measured, epochs):
+            trained = len(self.done) + latest.stopped
+            seconds = time.monotonic() - start
+            self.report(
+                Progress(
+                    *(group[0].label, doing, self.runs, trained),
+                    *(self.converged + latest.converged, self.diverged + latest.diverged),
+                    len(self.done) + measured // len(self.config.measures),
+                    len(self.done) * self.config.steps_per_run + epochs + measured,
+                    self.runs * self.config.steps_per_run,
+                    latest.trained / seconds if seconds > 0 else 0.0,
+                )
+            )
+
+        def after_epoch(progress):
+            nonlocal latest
+            latest = progress
+            tell(describe(progress), 0, progress.epochs)
+
+        tell("compiling", 0, 0)
+        sweep.train(
+            *(group, paths, self.bench),
+            save_every=self.save_every,
+            layout=self.layout,
+            report=after_epoch,
+        )
+        trained_at = time.monotonic()
+        latest = sweep.GroupProgress(len(group), len(group), *ends(paths), 0, latest.trained)
+        epochs = len(group) * self.config.settings.epochs
+        names = self.config.measures
+
+        def before_measure(name, done):
+            tell(f"measuring {name}", names.index(name) * len(group) + done, epochs)
+
+        measuring.measure(
+            *(group, paths, self.bench, names, self.config.options),
+            layout=self.layout,
+            report=before_measure,
+        )
+        self.done += group
+        self.converged += latest.converged
+        self.diverged += latest.diverged
+        seconds = (trained_at - start, time.monotonic() - trained_at)
+        if is_writer():
+            note_times(self.out, group[0].label, latest.trained, *seconds)
+            write_tables(self.out, self.config, {*self.done})
+        barrier()
 
 
-def train_group(
-    group: list[RunConfig],
-    paths: list[Path],
-    bench: sweep.Workbench,
-    save_every: int,
-    report: Report,
-) -> None:
-    """Train one group; a step is an epoch."""
-    text = group_name(group[0])
-    report(0, text, "compiling")
-
-    def after_epoch(progress: sweep.GroupProgress) -> None:
-        report(progress.epoch, text, describe(progress))
-
-    sweep.train(group, paths, bench, save_every=save_every, report=after_epoch)
+@contextmanager
+def claimed(out: Path, config: StudyConfig, *, fresh: bool) -> Iterator[None]:
+    """Keep ``out`` as the directory of the study, and other processes out of it."""
+    if is_writer():
+        with runs.claimed(out, config.as_dict(), fresh=fresh):
+            barrier()
+            yield
+    else:
+        barrier()
+        yield
 
 
-def measure_run(
-    config: StudyConfig, member: RunConfig, path: Path, bench: sweep.Workbench, report: Report
-) -> None:
-    """Take the measures of one run; each is a step."""
-
-    def before_measure(name: str) -> None:
-        text = f"{group_name(member)}, seed {member.seed}"
-        report(config.measures.index(name), text, f"measuring {name}")
-
-    sweep.measure(member, path, bench, config.measures, config.options, before_measure)
+def is_writer() -> bool:
+    """Whether this process writes the files of the study itself."""
+    return jax.process_index() == 0
 
 
-def group_name(config: RunConfig) -> str:
-    """Optimizer and sharpness-aware variant, as in a table."""
-    return config.optimizer if config.sam == "none" else f"{config.optimizer} + {config.sam}"
+def ends(paths: list[Path]) -> tuple[int, int]:
+    """How many runs converged, and how many diverged."""
+    names = [end.name for path in paths if (end := runs.latest_checkpoint(path)) is not None]
+    return names.count("converged"), names.count("diverged")
 
 
 def describe(progress: sweep.GroupProgress) -> str:
     """State of a group after an epoch."""
-    text = f"epoch {progress.epoch}, {progress.converged} converged"
+    mean = progress.epochs / progress.members
+    text = f"epoch {mean:.0f}, {progress.stopped} of {progress.members} done"
+    text += f", {progress.converged} converged"
     return text + (f", {progress.diverged} diverged" if progress.diverged else "")
 
 
-def write_tables(out: Path, paths: list[Path]) -> None:
-    """Write runs.csv and history.csv from the directories of single runs."""
-    runs.write_table(out / "runs.csv", pd.DataFrame([runs.row(path) for path in paths]))
-    histories = []
-    for path in paths:
-        config = runs.read_run_config(path)
-        labels = {name: getattr(config, name) for name in (*GROUP, "seed")}
-        table = runs.read_history(path)
-        histories.append(pd.DataFrame({**labels, **table}))
-    runs.write_table(out / "history.csv", pd.concat(histories, ignore_index=True))
+def note_times(out: Path, group: str, epochs: int, training: float, measuring: float) -> None:
+    """Add a line to times.csv: these numbers differ from session to session."""
+    file = out / "times.csv"
+    columns = ["group", "member_epochs", "training_s", "measuring_s"]
+    table = pd.read_csv(file) if file.exists() else pd.DataFrame(columns=columns)
+    table.loc[len(table)] = [group, epochs, round(training, 3), round(measuring, 3)]
+    files.write_table(file, table)
+
+
+def write_tables(out: Path, config: StudyConfig, done: set[RunConfig]) -> None:
+    """Write runs.csv and history.csv, in the order of the grid, from the directories of runs."""
+    rows, histories = [], []
+    for member in config.shard_members():
+        if member not in done:
+            continue
+        path = out / "runs" / member.name
+        rows.append(runs.row(path))
+        labels = {name: rows[-1][name] for name in (*config.axes(), "seed")}
+        histories.append(pd.DataFrame({**labels, **runs.read_history(path)}))
+    files.write_table(out / "runs.csv", pd.DataFrame(rows))
+    files.write_table(out / "history.csv", pd.concat(histories, ignore_index=True))
 
 
 def summarize(config: StudyConfig, out: Path) -> StudyResult:
     """Statistics and figures from the tables of a study; nothing else is read."""
     table, history = pd.read_csv(out / "runs.csv"), pd.read_csv(out / "history.csv")
     columns = ["train_accuracy", "test_accuracy", "gap", *config.measures]
-    summary = stats.summarize(table, GROUP, columns)
-    correlations = {name: stats.correlation(table, name, "gap", GROUP) for name in config.measures}
-    runs.write_table(out / "summary.csv", summary)
-    runs.write_table(out / "correlations.csv", correlation_table(correlations))
-    canvas.save(figures.training_curves(history), out / "training.png")
-    sharpness = figures.sharpness_against_gap(table, list(config.measures), correlations)
-    canvas.save(sharpness, out / "sharpness.png")
+    axes = config.axes()
+    summary = stats.summarize(table, axes, columns)
+    correlations = {name: stats.correlation(table, name, "gap", axes) for name in config.measures}
+    if is_writer():
+        files.write_table(out / "summary.csv", summary)
+        files.write_table(out / "correlations.csv", correlation_table(correlations))
+        canvas.save(figures.training_curves(history), out / "training.png")
+        sharpness = figures.sharpness_against_gap(table, list(config.measures), correlations)
+        canvas.save(sharpness, out / "sharpness.png")
     return StudyResult(table, summary, correlations)
 
 

@@ -1,137 +1,125 @@
 """Many runs as few programs: the members of a group share everything but what is numeric.
 
-A group has one optimizer, sharpness-aware or not, and one member a seed. Its epochs are steps of
-one compiled program; each member has a directory of its own, is saved there, and continues from
-there. Nothing that a member computes depends on its neighbours or on interruptions.
+The epochs of a group are steps of one compiled program with as many places as its width; a member
+that has stopped leaves its place to the next at the end of the epoch. Each member has a directory
+of its own, is saved there, and continues from there. Nothing that a member computes depends on its
+neighbours or on interruptions.
 """
 
-import zlib
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pandas as pd
+from jax.sharding import Mesh
 
-from jaxsharp import models, runs
-from jaxsharp.data import Dataset, redraw_labels
-from jaxsharp.measures import MEASURES, Options
-from jaxsharp.network import Network
-from jaxsharp.optimizers import OPTIMIZERS, SHARPNESS_AWARE
-from jaxsharp.runs import RunConfig
+from jaxsharp import interrupts, runs
+from jaxsharp.config import RunConfig
+from jaxsharp.members import (
+    agreed,
+    auto_width,
+    barrier,
+    fetch,
+    is_mine,
+    member_mesh,
+    narrower,
+    place,
+    stack,
+)
+from jaxsharp.memory import intermediate_bytes
 from jaxsharp.train import (
-    Data,
     Metrics,
     Recipe,
-    Stopping,
     TrainState,
     epoch_program,
     init_state,
-    is_active,
     streams,
+    training_gradient,
 )
+from jaxsharp.workbench import Workbench, hyper_parameters, labels_of, make_recipe, shared_data
 
 
-class Workbench(NamedTuple):
-    """A data set, on the device too, and a network: made once, used by every run."""
+class Layout(NamedTuple):
+    """How members are laid out: the width of a program (None: chosen), and devices a member."""
 
-    dataset: Dataset
-    network: Network
-    images: jax.Array
-    test_images: jax.Array
-    test_labels: jax.Array
+    width: int | None = None
+    devices_per_member: int = 1
 
 
-class Group(NamedTuple):
-    """Training states of all members, stacked, and the rows of their histories."""
+ANYHOW = Layout()
 
-    states: TrainState
-    histories: list[list[tuple]]
+
+def check_layout(layout: Layout) -> None:
+    """Raise ValueError for a layout that the devices do not allow."""
+    member_mesh(layout.width or auto_width(1, 1, layout.devices_per_member), *layout[1:])
 
 
 class GroupProgress(NamedTuple):
-    """What is known of a group after an epoch."""
+    """What is known of a group after an epoch.
 
-    epoch: int
-    active: int
+    ``epochs`` done, those that a stopped member no longer needs included; ``trained`` without
+    them, and since the group was begun or continued.
+    """
+
+    members: int
+    stopped: int
     converged: int
     diverged: int
+    epochs: int
+    trained: int
 
 
-def workbench(dataset: Dataset, model: str, *, members: int = 1) -> Workbench:
-    """Build the network for a data set and place the data on the default device.
+class Member:
+    """One run of a group on the host: configuration, latest state, and the rows of its history.
 
-    With several ``members`` a group, convolutions are matrix products on every platform: vmapped
-    over their kernels they would become grouped convolutions.
+    While it is on the devices, ``state`` is that of when it got there.
     """
-    network = models.network(model, dataset, lowering="auto" if members == 1 else "patches")
-    arrays = (dataset.train.images, dataset.test.images, dataset.test.labels)
-    return Workbench(dataset, network, *map(jnp.asarray, arrays))
+
+    def __init__(self, config: RunConfig, path: Path, recipe: Recipe, bench: Workbench):
+        self.config, self.path = config, path
+        self.hyper = jax.tree.map(np.float32, hyper_parameters(config))
+        self.order = np.asarray(jax.random.key_data(streams(config.seed).order))
+        self.labels = labels_of(config, bench)
+        self.state, self.history = resume(recipe, config, path, bench)
+        self.start = self.epoch
+        self.max_epochs = recipe.stopping.max_epochs
+        self.converged, self.diverged = bool(self.state.converged), bool(self.state.diverged)
+
+    @property
+    def epoch(self) -> int:
+        """Epochs trained."""
+        return len(self.history)
+
+    @property
+    def active(self) -> bool:
+        """Whether there are epochs left to train."""
+        return not (self.converged or self.diverged) and self.epoch < self.max_epochs
+
+    def advance(self, row: np.ndarray, converged: bool, diverged: bool) -> None:
+        """Note the metrics of an epoch and how it ended."""
+        self.converged, self.diverged = converged, diverged
+        self.history = [*self.history, (self.epoch + 1, *row)]
+
+    def snapshot(self) -> tuple[Path, TrainState, pd.DataFrame]:
+        """What `runs.save` writes of the present state."""
+        rows = self.history[: int(self.state.epoch)]
+        table = pd.DataFrame(rows, columns=list(runs.HISTORY))
+        return self.path, self.state, table.astype(dict.fromkeys(runs.HISTORY[1:], "float32"))
 
 
-def make_recipe(config: RunConfig, bench: Workbench) -> Recipe:
-    """What the members of a group share; ValueError for what the data or the variant refuses."""
-    settings, num_examples = config.settings, len(bench.dataset.train.labels)
-    for name in ("batch_size", "measure_size"):
-        size = getattr(settings, name)
-        if size is not None and size > num_examples:
-            raise ValueError(
-                f"{name} is {size}; "
-                f"it must be from 1 to {num_examples} (the number of training examples)"
-            )
-    stopping = Stopping(
-        settings.epochs, settings.loss_below, settings.change_below, settings.patience
-    )
-    optimizer = optimizer_factory(config.optimizer, config.sam)
-    recipe = Recipe(bench.network, optimizer, settings.batch_size, stopping)
-    check_step(recipe)
-    return recipe
+class Pack(NamedTuple):
+    """Members on the devices: the one in each place (None: idle), and the program's arguments."""
 
-
-def optimizer_factory(optimizer: str, sam: str) -> Callable[..., optax.GradientTransformation]:
-    """The factory of an optimizer, wrapped by a sharpness-aware variant unless that is none."""
-    base = OPTIMIZERS[optimizer]
-    if sam == "none":
-        return base
-    wrap = SHARPNESS_AWARE[sam]
-
-    def wrapped(*, rho=None, **hyper):
-        return wrap(base(**hyper)) if rho is None else wrap(base(**hyper), rho)
-
-    return wrapped
-
-
-def check_step(recipe: Recipe) -> None:
-    """Let an optimizer refuse the network or the batch size before anything is compiled."""
-
-    def step(key, batch):
-        params, _ = recipe.network.init(key)
-        optimizer = optax.with_extra_args_support(recipe.optimizer())
-        extra = {"grad_fn": lambda params, batch=batch: params, "batch": batch}
-        return optimizer.update(params, optimizer.init(params), params, **extra)
-
-    jax.eval_shape(step, jax.random.key(0), jnp.zeros(recipe.batch_size))
-
-
-def hyper_parameters(config: RunConfig) -> dict[str, float]:
-    """The numeric hyper-parameters that are traced: those given, others are the optimizer's own."""
-    settings = config.settings
-    hyper = {"learning_rate": settings.learning_rate}
-    if config.sam != "none":
-        hyper["rho"] = settings.rho
-    return {name: value for name, value in hyper.items() if value is not None}
-
-
-def labels_of(config: RunConfig, bench: Workbench) -> jax.Array:
-    """Training labels of a run, a fraction of them redrawn."""
-    labels = jnp.asarray(bench.dataset.train.labels)
-    fraction = config.settings.label_noise
-    if fraction == 0:
-        return labels
-    return redraw_labels(streams(config.seed).noise, labels, fraction, bench.dataset.num_classes)
+    places: list[Member | None]
+    states: TrainState
+    hyper: dict
+    orders: jax.Array
+    labels: jax.Array
 
 
 def train(
@@ -140,120 +128,153 @@ def train(
     bench: Workbench,
     *,
     save_every: int,
+    layout: Layout = ANYHOW,
     report: Callable[[GroupProgress], Any] = lambda progress: None,
 ) -> None:
     """Train the members of a group to their ends, from wherever their directories stand.
 
-    A member is saved every ``save_every`` epochs, at its end, and when the user interrupts.
+    A member is saved every ``save_every`` epochs, at its end, and when the user interrupts, which
+    raises KeyboardInterrupt at the end of the epoch. Checkpoints are written beside the training.
     """
-    recipe = make_recipe(configs[0], bench)
-    hyper = stack([jax.tree.map(jnp.float32, hyper_parameters(c)) for c in configs])
-    members = [resume(recipe, c, path, bench) for c, path in zip(configs, paths, strict=True)]
-    group = Group(stack([state for state, _ in members]), [rows for _, rows in members])
-    active = np.asarray(is_active(group.states, recipe.stopping))
-    if not np.any(active):
+    recipe = make_recipe(configs[0], bench, split_batches=layout.devices_per_member > 1)
+    crew = [Member(c, p, recipe, bench) for c, p in zip(configs, paths, strict=True)]
+    waiting = deque(member for member in crew if member.active)
+    if not waiting:
         return
-    labels = jnp.stack([labels_of(c, bench) for c in configs])
-    data = Data(bench.images, labels, bench.test_images, bench.test_labels)
-    order_keys = jnp.stack([streams(c.seed).order for c in configs])
-    program = epoch_program(recipe)
-    try:
-        while np.any(active):
-            states, metrics = program(group.states, hyper, order_keys, data)
-            # One assignment, so that an interruption finds states and histories that fit.
-            group = Group(states, extended(group.histories, active, states.epoch, metrics))
-            trained, active = active, np.asarray(is_active(states, recipe.stopping))
-            due = trained & (~active | (np.asarray(states.epoch) % save_every == 0))
-            save(group, paths, np.flatnonzero(due))
-            report(
-                GroupProgress(
-                    int(states.epoch.max()),
-                    int(active.sum()),
-                    int(states.converged.sum()),
-                    int(states.diverged.sum()),
-                )
-            )
-    except KeyboardInterrupt:
-        save(group, paths, np.arange(len(paths)))
-        raise
+    width = layout.width or auto_width(
+        len(waiting), member_bytes(recipe, crew[0], bench), layout.devices_per_member
+    )
+    mesh = member_mesh(width, layout.devices_per_member)
+    program, data = epoch_program(recipe, mesh), place(shared_data(bench), mesh, shared=True)
+    pack = make_pack([None] * width, waiting, crew[0], mesh)
+    with Saver() as saver, interrupts.deferred() as requested:
+        try:
+            while any(member is not None for member in pack.places):
+                states, metrics = program(*pack[1:4], data._replace(labels=pack.labels))
+                due = advance(pack.places, states, metrics, save_every)
+                pack = pack._replace(states=states)
+                if due:
+                    bring_back(pack)
+                    saver.save(due)
+                report(progress_of(crew))
+                if agreed(requested()):
+                    raise KeyboardInterrupt
+                pack = repack(pack, waiting, mesh)
+        except KeyboardInterrupt:
+            bring_back(pack)
+            saver.save([member for member in pack.places if member is not None])
+            raise
+    barrier()
 
 
-def extended(histories: list, trained: np.ndarray, epochs: jax.Array, metrics: Metrics) -> list:
-    """Histories with a row more for each member that was trained."""
-    rows = np.stack(jax.device_get(metrics), axis=-1)
-    return [
-        [*history, (int(epoch), *row)] if was_trained else history
-        for history, was_trained, epoch, row in zip(histories, trained, epochs, rows, strict=True)
-    ]
+def make_pack(
+    places: list[Member | None], waiting: deque[Member], template: Member, mesh: Mesh
+) -> Pack:
+    """Fill idle places with waiting members, and place all on the devices.
+
+    A place that stays idle has the state of ``template``, marked as converged.
+    """
+    places = [waiting.popleft() if member is None and waiting else member for member in places]
+    idle = template.state._replace(converged=np.array(True))
+    taken = [member or template for member in places]
+    states = [idle if member is None else member.state for member in places]
+    rows = (states, *([getattr(m, name) for m in taken] for name in ("hyper", "order", "labels")))
+    states, hyper, orders, labels = (place(stack(row), mesh) for row in rows)
+    return Pack(places, states, hyper, jax.jit(jax.random.wrap_key_data)(orders), labels)
 
 
-def stack(trees: list) -> Any:
-    """Stack the leaves of equal trees along a new leading axis."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+def repack(pack: Pack, waiting: deque[Member], mesh: Mesh) -> Pack:
+    """Let those that have stopped leave; others take their places, or fewer places go on."""
+    places = [member if member is not None and member.active else None for member in pack.places]
+    running = [member for member in places if member is not None]
+    width = narrower(len(places), len(running) + len(waiting), mesh)
+    if not running and not waiting:
+        return pack._replace(places=places)
+    if width == len(places) and (len(running) == width or not waiting):
+        return pack._replace(places=places)
+    bring_back(pack)
+    if width < len(places):
+        places = running + [None] * (width - len(running))
+    return make_pack(places, waiting, (running or waiting)[0], mesh)
+
+
+def bring_back(pack: Pack) -> None:
+    """Give the members of a pack the states that are on the devices."""
+    states = fetch(pack.states)
+    for i, member in enumerate(pack.places):
+        if member is not None:
+            member.state = jax.tree.map(lambda leaf, i=i: leaf[i], states)
+
+
+def advance(
+    places: list[Member | None], states: TrainState, metrics: Metrics, save_every: int
+) -> list[Member]:
+    """Note an epoch in the members; returns those to be saved."""
+    rows, converged, diverged = fetch((jnp.stack(metrics), states.converged, states.diverged))
+    due = []
+    for i, member in enumerate(places):
+        if member is not None:
+            member.advance(rows[:, i], bool(converged[i]), bool(diverged[i]))
+            if not member.active or member.epoch % save_every == 0:
+                due.append(member)
+    return due
+
+
+class Saver:
+    """Writes checkpoints in a thread of its own; what fails there is raised at the next save."""
+
+    def __enter__(self) -> "Saver":
+        self.pool, self.writing = ThreadPoolExecutor(1), None
+        return self
+
+    def __exit__(self, *_) -> None:
+        try:
+            self.wait()
+        finally:
+            self.pool.shutdown()
+
+    def wait(self) -> None:
+        """Wait for the checkpoints given so far."""
+        writing, self.writing = self.writing, None
+        if writing is not None:
+            writing.result()
+
+    def save(self, members: list[Member]) -> None:
+        """Save the present states of members; of several processes each saves its own."""
+        self.wait()
+        mine = [m.snapshot() for m in members if is_mine(m.path.name)]
+        self.writing = self.pool.submit(lambda: [runs.save(*snapshot) for snapshot in mine])
+
+
+def progress_of(crew: list[Member]) -> GroupProgress:
+    """Count the members of a group and their epochs."""
+    return GroupProgress(
+        members=len(crew),
+        stopped=sum(not member.active for member in crew),
+        converged=sum(member.converged for member in crew),
+        diverged=sum(member.diverged for member in crew),
+        epochs=sum(member.epoch if member.active else member.max_epochs for member in crew),
+        trained=sum(member.epoch - member.start for member in crew),
+    )
+
+
+def member_bytes(recipe: Recipe, member: Member, bench: Workbench) -> int:
+    """Memory that a member takes in training: its states, and everything that a step writes."""
+    state, split = member.state, bench.dataset.train
+    batch = (split.images[: recipe.batch_size], split.labels[: recipe.batch_size])
+    step = jax.make_jaxpr(training_gradient(recipe.network))(state.params, state.stats, batch)
+    held = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(state))
+    return 3 * held + intermediate_bytes(step.jaxpr)
 
 
 def resume(
     recipe: Recipe, config: RunConfig, path: Path, bench: Workbench
 ) -> tuple[TrainState, list[tuple]]:
     """State of a member and the rows of its history, where its directory left them."""
-    hyper = jax.tree.map(jnp.float32, hyper_parameters(config))
-    fresh = init_state(recipe, hyper, *bench.network.init(streams(config.seed).init))
-    saved = runs.load_state(path, fresh)
-    state = fresh if saved is None else jax.tree.map(jnp.asarray, saved)
-    history = runs.read_history(path, int(state.epoch))
+    hyper = jax.tree.map(np.float32, hyper_parameters(config))
+    fresh = init_state(recipe, hyper, *bench.trained.init(streams(config.seed).init))
+    saved = runs.load(path, fresh)
+    if saved is None:
+        return jax.device_get(fresh), []
+    state, history = saved
     return state, list(history.itertuples(index=False, name=None))
-
-
-def save(group: Group, paths: list[Path], which: np.ndarray) -> None:
-    """Save the members ``which`` of a group in their directories."""
-    if len(which) == 0:
-        return
-    states = jax.device_get(group.states)
-    for i in which:
-        table = pd.DataFrame(group.histories[i], columns=list(runs.HISTORY))
-        table = table.astype(dict.fromkeys(runs.HISTORY[1:], "float32"))
-        runs.save_state(paths[i], jax.tree.map(lambda leaf, i=i: leaf[i], states), table)
-
-
-def final_state(config: RunConfig, path: Path, bench: Workbench) -> TrainState:
-    """Latest saved state of a run; RunError if it has none."""
-    if runs.latest_checkpoint(path) is None:
-        raise runs.RunError(f"{path} has no checkpoint yet; train the run first")
-    state, _ = resume(make_recipe(config, bench), config, path, bench)
-    return state
-
-
-def measure(
-    config: RunConfig,
-    path: Path,
-    bench: Workbench,
-    measures: Iterable[str],
-    options: Options,
-    report: Callable[[str], Any] = lambda name: None,
-) -> None:
-    """Measure the end of a run on its training set; what its directory has is not repeated.
-
-    The settings' `measure_size`, if given, is the number of examples, the first of the set.
-    A diverged run gets NaN for value and error. Each measure has its own random key. ``report``
-    gets the name of each measure before it is taken.
-    """
-    table = runs.read_sharpness(path)
-    done = set(zip(table["measure"], table["settings"], strict=True))
-    wanted = {name: MEASURES[name].settings(options) for name in measures}
-    missing = {name: text for name, text in wanted.items() if (name, text) not in done}
-    if not missing:
-        return
-    state = final_state(config, path, bench)
-    size = config.settings.measure_size
-    batch = (bench.images[:size], labels_of(config, bench)[:size])
-    for name, settings in missing.items():
-        report(name)
-        key = jax.random.fold_in(streams(config.seed).measure, zlib.crc32(name.encode()))
-        value = error = float("nan")
-        if not state.diverged:
-            function = MEASURES[name].function
-            result = function(bench.network, state.params, state.stats, batch, key, options)
-            value, error = result.value, result.error
-        table = table[table["measure"] != name].reset_index(drop=True)
-        table.loc[len(table)] = [name, settings, value, error]
-        runs.write_table(path / "sharpness.csv", table)

@@ -30,6 +30,7 @@ FILES = [
 @pytest.fixture(autouse=True)
 def jax_config_unchanged(monkeypatch):
     monkeypatch.setattr(cli, "use_compilation_cache", lambda: None)
+    monkeypatch.setattr(cli, "cores_as_devices", lambda: None)
     monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
 
 
@@ -38,6 +39,7 @@ def study(tmp_path_factory):
     out = tmp_path_factory.mktemp("study") / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cli, "use_compilation_cache", lambda: None)
+        patch.setattr(cli, "cores_as_devices", lambda: None)
         patch.setattr(cli.signal, "signal", lambda *_: None)
         cli.main([*STUDY, "--out", str(out), "--quiet"])
     return out
@@ -59,7 +61,8 @@ def test_a_study_writes_its_tables(study):
     assert len(runs) == 12
     sizes = runs.groupby(["optimizer", "sam"], sort=False).size().to_dict()
     assert sizes == {(optimizer, sam): 2 for optimizer in ("sgd", "adam") for sam in SAM}
-    named = ["dataset", "model", "optimizer", "sam", "rho", "seed"]
+    named = ["dataset", "model", "optimizer", "sam", "rho", "momentum", "weight_decay"]
+    named += ["learning_rate", "batch_size", "label_noise", "seed"]
     named += ["epochs", "converged", "diverged", "train_loss", "train_accuracy"]
     named += ["test_loss", "test_accuracy", "gap", "loss_gap"]
     measures = ["minimum_sharpness", "top_eigenvalue", "random_perturbation"]
@@ -90,7 +93,7 @@ def test_a_finished_study_is_read_and_not_repeated(study, monkeypatch, capsys):
 
     monkeypatch.setattr("jaxsharp.sweep.epoch_program", fail)
     monkeypatch.setattr(
-        "jaxsharp.sweep.MEASURES", {m: v._replace(function=fail) for m, v in MEASURES.items()}
+        "jaxsharp.measuring.MEASURES", {m: v._replace(arrays=fail) for m, v in MEASURES.items()}
     )
     before = (study / "runs.csv").read_bytes()
     cli.main([*STUDY, "--out", str(study), "--quiet"])

@@ -8,9 +8,16 @@ import optax
 import pandas as pd
 import pytest
 
-from jaxsharp import checkpoint, runs, sweep
+from jaxsharp import measuring, runs, sweep
+from jaxsharp.config import SAM, RunConfig, Settings
 from jaxsharp.measures import Options
-from jaxsharp.runs import RunConfig, Settings
+from jaxsharp.workbench import (
+    hyper_parameters,
+    labels_of,
+    make_recipe,
+    optimizer_factory,
+    workbench,
+)
 from tests.networks import mlp, tiny_dataset
 
 SETTINGS = Settings(epochs=6, batch_size=5, loss_below=None)
@@ -20,9 +27,8 @@ OPTIONS = Options(num_perturbations=4, radius=0.5)
 
 @pytest.fixture(scope="module")
 def bench():
-    dataset = tiny_dataset(num=40)
-    fields = sweep.workbench(dataset._replace(train=dataset.train), "small_mlp")
-    return fields._replace(network=mlp())
+    network = mlp()
+    return workbench(tiny_dataset(num=40), "small_mlp")._replace(network=network, trained=network)
 
 
 def members(root, seeds=(0, 1), sam="sam", **changes):
@@ -34,9 +40,14 @@ def members(root, seeds=(0, 1), sam="sam", **changes):
     return configs, paths
 
 
-def train(root, bench, *, save_every=50, report=lambda progress: None, **changes):
-    configs, paths = members(root, **changes)
-    sweep.train(configs, paths, bench, save_every=save_every, report=report)
+def train(root, bench, *, seeds=(0, 1), save_every=50, report=lambda progress: None, **changes):
+    configs, paths = members(root, seeds, **changes)
+    sweep.train(
+        *(configs, paths, bench),
+        save_every=save_every,
+        layout=sweep.Layout(len(seeds)),
+        report=report,
+    )
     return configs, paths
 
 
@@ -83,7 +94,7 @@ def test_members_that_stand_at_different_epochs_continue(tmp_path, bench):
     _, whole = train(tmp_path / "whole", bench)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "parts", bench, save_every=2, report=Stop(4))
-    latest = runs.latest_checkpoint(tmp_path / "parts" / "adam-sam-seed1")
+    latest = runs.latest_checkpoint(tmp_path / "parts" / whole[1].name)
     assert latest.name == "epoch_0004"
     latest.rename(latest.with_name("epoch_0004.orbax-checkpoint-tmp"))  # as a crash leaves it
     _, parts = train(tmp_path / "parts", bench, save_every=2)
@@ -117,24 +128,35 @@ def test_label_noise_is_drawn_for_each_seed(tmp_path, bench):
     configs, _ = members(tmp_path, label_noise=0.5)
     clean, (first, second) = (
         bench.dataset.train.labels,
-        (np.asarray(sweep.labels_of(c, bench)) for c in configs),
+        (np.asarray(labels_of(c, bench)) for c in configs),
     )
     assert 5 <= np.sum(first != clean) <= 20
     assert np.any(first != second)
-    np.testing.assert_array_equal(first, sweep.labels_of(configs[0], bench))
+    np.testing.assert_array_equal(first, labels_of(configs[0], bench))
 
 
 def test_measures_are_taken_once_and_again_when_their_settings_change(tmp_path, bench):
     (config,), (path,) = train(tmp_path, bench, seeds=(0,))
     taken = []
-    sweep.measure(config, path, bench, MEASURES, OPTIONS, taken.append)
+    measuring.measure(
+        [config], [path], bench, MEASURES, OPTIONS, report=lambda name, _: taken.append(name)
+    )
     table = runs.read_sharpness(path)
     assert list(table["measure"]) == list(MEASURES) == taken
     assert np.all(table["value"] > 0)
     again = []
-    sweep.measure(config, path, bench, MEASURES, OPTIONS, again.append)
+    measuring.measure(
+        [config], [path], bench, MEASURES, OPTIONS, report=lambda name, _: again.append(name)
+    )
     assert again == []
-    sweep.measure(config, path, bench, MEASURES, replace(OPTIONS, radius=0.1), again.append)
+    measuring.measure(
+        [config],
+        [path],
+        bench,
+        MEASURES,
+        replace(OPTIONS, radius=0.1),
+        report=lambda n, _: again.append(n),
+    )
     assert again == ["random_perturbation"]
     changed = runs.read_sharpness(path).set_index("measure")["value"]
     assert changed["random_perturbation"] < table["value"][2]
@@ -143,9 +165,9 @@ def test_measures_are_taken_once_and_again_when_their_settings_change(tmp_path, 
 
 def test_a_measure_does_not_depend_on_which_others_are_taken(tmp_path, bench):
     (config,), (path,) = train(tmp_path / "a", bench, seeds=(0,))
-    sweep.measure(config, path, bench, MEASURES, OPTIONS)
+    measuring.measure([config], [path], bench, MEASURES, OPTIONS)
     (_,), (other,) = train(tmp_path / "b", bench, seeds=(0,))
-    sweep.measure(config, other, bench, MEASURES[::-1][:2], OPTIONS)
+    measuring.measure([config], [other], bench, MEASURES[::-1][:2], OPTIONS)
     one, two = (runs.read_sharpness(p).set_index("measure")["value"] for p in (path, other))
     for name in MEASURES[1:]:
         assert one[name] == two[name]
@@ -153,7 +175,7 @@ def test_a_measure_does_not_depend_on_which_others_are_taken(tmp_path, bench):
 
 def test_a_diverged_run_has_rows_without_numbers(tmp_path, bench):
     (config,), (path,) = train(tmp_path, bench, seeds=(0,), learning_rate=1e38)
-    sweep.measure(config, path, bench, MEASURES, OPTIONS)
+    measuring.measure([config], [path], bench, MEASURES, OPTIONS)
     row = runs.row(path)
     assert row["diverged"] and not row["converged"]
     assert row["epochs"] == 1
@@ -164,26 +186,26 @@ def test_a_diverged_run_has_rows_without_numbers(tmp_path, bench):
 def test_more_examples_than_the_data_has_are_refused(bench, name):
     config = RunConfig("tiny", "small_mlp", "sgd", "none", 0, replace(SETTINGS, **{name: 41}))
     with pytest.raises(ValueError, match=f"{name} is 41; it must be from 1 to 40"):
-        sweep.make_recipe(config, bench)
+        make_recipe(config, bench)
 
 
 def test_a_variant_refuses_a_batch_size_before_anything_is_trained(bench):
     config = RunConfig("tiny", "small_mlp", "sgd", "m_sam", 0, replace(SETTINGS, batch_size=20))
     with pytest.raises(ValueError, match="m is 16; it must divide the 20 examples"):
-        sweep.make_recipe(config, bench)
-    sweep.make_recipe(replace(config, settings=replace(SETTINGS, batch_size=32)), bench)
+        make_recipe(config, bench)
+    make_recipe(replace(config, settings=replace(SETTINGS, batch_size=32)), bench)
 
 
-@pytest.mark.parametrize("sam", runs.SAM)
+@pytest.mark.parametrize("sam", SAM)
 def test_the_radius_is_the_variants_own_unless_it_is_given(sam):
     config = RunConfig("tiny", "small_mlp", "sgd", sam, 0, Settings(learning_rate=0.1))
-    unsaid, own = (sweep.hyper_parameters(c) for c in (config, config.resolved()))
+    unsaid, own = (hyper_parameters(c) for c in (config, config.resolved()))
     assert set(unsaid) == {"learning_rate"}
     assert set(own) == ({"learning_rate"} if sam == "none" else {"learning_rate", "rho"})
     params, batch = {"w": jnp.array([1.0, 2.0])}, jnp.ones((16, 1))
 
     def two_steps(hyper):
-        optimizer = optax.with_extra_args_support(sweep.optimizer_factory("sgd", sam)(**hyper))
+        optimizer = optax.with_extra_args_support(optimizer_factory("sgd", sam)(**hyper))
         grad_fn = lambda p, batch=batch: {"w": p["w"] ** 3 * batch.mean()}  # noqa: E731
         point, state = params, optimizer.init(params)
         for _ in range(2):
@@ -209,39 +231,27 @@ def test_the_memory_of_a_variant_continues_bit_for_bit(tmp_path, bench, sam):
 
 def test_measures_see_the_first_examples_alone(tmp_path, bench):
     (config,), (path,) = train(tmp_path / "some", bench, seeds=(0,), measure_size=10)
-    sweep.measure(config, path, bench, MEASURES[:2], OPTIONS)
+    measuring.measure([config], [path], bench, MEASURES[:2], OPTIONS)
     train_split = bench.dataset.train
     few = bench.dataset._replace(train=train_split._replace(labels=train_split.labels[:10]))
-    small = bench._replace(dataset=few, images=bench.images[:10])
+    few = few._replace(train=few.train._replace(images=train_split.images[:10]))
+    small = bench._replace(dataset=few)
     (_,), (other,) = train(tmp_path / "all", bench, seeds=(0,))
-    sweep.measure(replace(config, settings=SETTINGS), other, small, MEASURES[:2], OPTIONS)
+    measuring.measure([replace(config, settings=SETTINGS)], [other], small, MEASURES[:2], OPTIONS)
     one, two = (runs.read_sharpness(p)["value"] for p in (path, other))
     np.testing.assert_array_equal(one, two)
-    sweep.measure(config, other, bench, ("random_perturbation",), OPTIONS)
+    measuring.measure([config], [other], bench, ("random_perturbation",), OPTIONS)
 
 
 def test_measuring_needs_a_checkpoint(tmp_path, bench):
     (config,), (path,) = members(tmp_path, seeds=(0,))
-    with pytest.raises(runs.RunError, match="no checkpoint yet"):
-        sweep.measure(config, path, bench, MEASURES, OPTIONS)
+    with pytest.raises(runs.RunError, match="is not trained to its end; train the run first"):
+        measuring.measure([config], [path], bench, MEASURES, OPTIONS)
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path, bench):
     (config,), (path,) = train(tmp_path, bench, seeds=(0,))
-    other = bench._replace(network=mlp(widths=(5, 3)))
+    network = mlp(widths=(5, 3))
+    other = bench._replace(network=network, trained=network)
     with pytest.raises(ValueError, match=r"checkpoint .*epoch_0006"):
-        sweep.measure(config, path, other, MEASURES, OPTIONS)
-
-
-def test_a_truncated_checkpoint_is_named(tmp_path):
-    checkpoint.save(tmp_path / "state", {"a": np.arange(5000.0), "b": np.int32(3)})
-    like = {"a": np.zeros(5000), "b": np.int32(0)}
-    loaded = checkpoint.load(tmp_path / "state", like)
-    np.testing.assert_array_equal(loaded["a"], np.arange(5000.0))
-    files = [p for p in (tmp_path / "state").rglob("*") if p.is_file() and p.stat().st_size > 1000]
-    for file in files:
-        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with pytest.raises(ValueError, match=f"checkpoint {tmp_path / 'state'} cannot be read"):
-        checkpoint.load(tmp_path / "state", like)
-    with pytest.raises(ValueError, match=r"checkpoint .*absent cannot be read"):
-        checkpoint.load(tmp_path / "absent", like)
+        measuring.measure([config], [path], other, MEASURES, OPTIONS)

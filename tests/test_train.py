@@ -9,7 +9,6 @@ import pytest
 from jaxsharp.ascent import ascent_step
 from jaxsharp.losses import cross_entropy
 from jaxsharp.optimizers import OPTIMIZERS, SHARPNESS_AWARE
-from jaxsharp.sweep import optimizer_factory
 from jaxsharp.train import (
     Data,
     Recipe,
@@ -22,6 +21,7 @@ from jaxsharp.train import (
     judge,
     streams,
 )
+from jaxsharp.workbench import optimizer_factory
 from tests.networks import cnn, mlp, tiny_dataset
 
 BATCH_SIZE = 5
