@@ -111,3 +111,20 @@ def test_the_optimizer_benchmark_times_the_steps_it_names(tmp_path):
     page = (tmp_path / "README.md").read_text()
     assert all(text in page for text in pd.read_csv(tmp_path / "targets.csv")["ratio"])
     assert str(tmp_path) not in page
+
+
+def test_the_sweep_benchmark_has_its_works_and_right_losses(tmp_path):
+    run("sweeps.py", "--repeats", "1", "--out", str(tmp_path))
+    timings = pd.read_csv(tmp_path / "timings.csv").set_index("work")
+    works = {"2 x mlp_1", "2 x tiny_cnn", "bookkeeping small_mlp", "compiling small_mlp"}
+    assert set(timings.index) == works
+    for work in ("2 x mlp_1", "2 x tiny_cnn"):
+        found = timings.loc[work].set_index("contender")
+        assert {"jaxsharp, training alone", "jaxsharp, epoch with evaluation"} <= set(found.index)
+        assert (found["error"] < 1e-5).all()  # of a loss after four small steps in float32
+    # With the full cache, tracing is left.
+    empty, full = timings.loc["compiling small_mlp", "median_s"]
+    assert full < empty
+    page = (tmp_path / "README.md").read_text()
+    assert all(text in page for text in pd.read_csv(tmp_path / "targets.csv")["ratio"])
+    assert str(tmp_path) not in page
