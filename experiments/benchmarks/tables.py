@@ -121,7 +121,7 @@ and data, float32. Ratios are of times in the same round: median (smallest to la
         [t.work, t.ratio, t.target, f"{t.median:.3g} ({t.min:.3g} to {t.max:.3g})", t.met]
         for t in targets.itertuples()
     ]
-    page = head + _markdown(columns, ratios)
+    page = head + markdown(columns, ratios)
     columns = "work,contender,examples,products,median s (quartiles),first call s,memory MiB,error"
     lines = [
         [
@@ -133,13 +133,14 @@ and data, float32. Ratios are of times in the same round: median (smallest to la
     ]
     filled = [any(cells) for cells in zip(*lines, strict=True)]
     lines = [list(itertools.compress(line, filled)) for line in lines]
-    return page + "\n" + _markdown(list(itertools.compress(columns.split(","), filled)), lines)
+    return page + "\n" + markdown(list(itertools.compress(columns.split(","), filled)), lines)
 
 
 def _number(value) -> str:
     return "" if value is None or np.isnan(value) else f"{value:.4g}"
 
 
-def _markdown(columns, lines) -> str:
+def markdown(columns, lines) -> str:
+    """A table in Markdown, its cells any values."""
     table = [columns, ["---"] * len(columns), *lines]
     return "".join("| " + " | ".join(map(str, line)) + " |\n" for line in table)
