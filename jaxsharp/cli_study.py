@@ -10,6 +10,7 @@ from jaxsharp.choices import at_least_one, checked, known, known_list, width_of
 from jaxsharp.config import SAM, Settings
 from jaxsharp.grid import StudyConfig, parse_shard, parse_vary
 from jaxsharp.measures import DEFAULT_MEASURES, MEASURES, Options
+from jaxsharp.members import Hosts, join
 from jaxsharp.optimizers import OPTIMIZERS
 from jaxsharp.progress import Tracker, make_console
 from jaxsharp.workbench import load_workbench, make_recipe
@@ -35,6 +36,7 @@ def run_study(
     width: str = "auto",
     devices_per_member: int = 1,
     shard: str | None = None,
+    hosts: Shared[Hosts] = Hosts(),
     training: Shared[Settings] = Settings(),
     measuring: Shared[Options] = Options(),
 ) -> None:
@@ -61,6 +63,7 @@ def run_study(
     """
     if shard is not None:
         parse_shard(shard)
+    checked(hosts)
     config = StudyConfig(
         dataset=known("dataset", dataset, data.DATASETS),
         model=known("model", model or DEFAULT_MODEL.get(dataset, "simple_batch"), models.MODELS),
@@ -76,6 +79,7 @@ def run_study(
     at_least_one("save_every", save_every)
     layout = sweep.Layout(width_of(width), at_least_one("devices_per_member", devices_per_member))
     begin = time.monotonic()
+    join(hosts)
     bench = load_workbench(config.dataset, config.model, training, data_dir)
     sweep.check_layout(layout)
     if not config.groups():
@@ -86,6 +90,7 @@ def run_study(
         make_recipe(first, bench)
     out = out or Path("runs") / config.name
     console = make_console()
+    quiet = quiet or not study.is_writer()
     with study.claimed(out, config, fresh=fresh):
         if not quiet:
             console.print(opening(config, bench, out), highlight=False)
@@ -99,7 +104,8 @@ def run_study(
             result = study.run(
                 *(config, out, bench), save_every=save_every, layout=layout, report=tell
             )
-    report.print_study(console, config, result, out, time.monotonic() - begin)
+    if study.is_writer():
+        report.print_study(console, config, result, out, time.monotonic() - begin)
 
 
 def opening(config: StudyConfig, bench, out: Path) -> str:

@@ -33,7 +33,9 @@ def training_curves(history: pd.DataFrame) -> Figure:
     run, a cross that of one whose loss did not stay finite. The axis is logarithmic if all losses
     are positive, and ends at the largest loss of the runs that stayed finite.
     """
-    losses, top = _losses(run for _, run in history.groupby(["optimizer", "sam", "seed"]))
+    measured = ("epoch", "_loss", "_accuracy")
+    of_a_run = [name for name in history if not name.endswith(measured)]
+    losses, top = _losses(run for _, run in history.groupby(of_a_run, dropna=False))
     with canvas.style():
         num = history["optimizer"].nunique()
         looks = {s: {"color": c} for s, c in _by_variant(history, canvas.PALETTE).items()}
@@ -41,8 +43,9 @@ def training_curves(history: pd.DataFrame) -> Figure:
         optimizers = history.groupby("optimizer", sort=False)
         for panel, (optimizer, part) in zip(panels, optimizers, strict=False):
             panel.set_title(optimizer)
-            for (sam, _), run in part.groupby(["sam", "seed"], sort=False):
-                _draw_run(panel, run, "loss", **looks[sam], top=top, linewidth=0.9, alpha=0.8)
+            for _, run in part.groupby(of_a_run, sort=False, dropna=False):
+                look = looks[run["sam"].iloc[0]]
+                _draw_run(panel, run, "loss", **look, top=top, linewidth=0.9, alpha=0.8)
         _scale_loss(panels, losses, top)
         canvas.label(panels, "epoch", "loss (nats)")
         canvas.legend(figure, [*_variant_keys(looks), *_line_keys(losses)])

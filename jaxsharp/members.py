@@ -9,6 +9,7 @@ another width or number of devices it is the same to rounding.
 import os
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -31,6 +32,42 @@ def cores_as_devices() -> None:
     said = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if not said and jax.config.jax_num_cpu_devices == -1:
         jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """Processes that work on one study together, with a folder that all of them see."""
+
+    coordinator: str | None = None
+    """Address of the first process, as in node1:1234; auto: what Slurm, Open MPI or a TPU says."""
+    num_processes: int | None = None
+    """Number of processes, with a coordinator's address."""
+    process_id: int | None = None
+    """Number of this process, from 0."""
+
+    def check(self) -> None:
+        """Raise ValueError for numbers without an address, and an address without numbers."""
+        numbers = (self.num_processes, self.process_id)
+        if self.coordinator in (None, "auto"):
+            if numbers != (None, None):
+                raise ValueError(
+                    "num_processes and process_id are given without the address of a coordinator"
+                )
+        elif None in numbers or not 0 <= self.process_id < self.num_processes:
+            raise ValueError(
+                f"num_processes is {self.num_processes} and process_id {self.process_id}; with a "
+                "coordinator both are due, the latter from 0 to the former less one"
+            )
+
+
+def join(hosts: Hosts) -> None:
+    """Join the other processes through `jax.distributed`; to be called before JAX is used."""
+    if hosts.coordinator is None:
+        return
+    if hosts.coordinator == "auto":
+        jax.distributed.initialize()
+    else:
+        jax.distributed.initialize(hosts.coordinator, hosts.num_processes, hosts.process_id)
 
 
 def member_mesh(width: int, devices_per_member: int = 1) -> Mesh:
@@ -67,7 +104,7 @@ def auto_width(num_members: int, bytes_per_member: int, devices_per_member: int 
     each = 1
     while 2 * each <= most and each < needed:
         each *= 2
-    return each * groups
+    return min(each, needed) * groups
 
 
 def narrower(width: int, needed: int, mesh: Mesh) -> int:

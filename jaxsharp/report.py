@@ -28,6 +28,8 @@ def print_study(
     }
     table.add_column("optimizer", no_wrap=True)
     table.add_column("SAM")
+    for name in config.vary:
+        table.add_column(name.replace("_", " "), justify="right")
     table.add_column("converged", justify="right")
     for heading, _ in columns.values():
         table.add_column(heading, justify="right")
@@ -36,7 +38,8 @@ def print_study(
         if row["diverged"]:
             ended += f", {row['diverged']} diverged"
         cells = [interval(row, name, factor) for name, (_, factor) in columns.items()]
-        table.add_row(row["optimizer"], row["sam"], ended, *cells)
+        varied = ["-" if math.isnan(row[name]) else f"{row[name]:g}" for name in config.vary]
+        table.add_row(row["optimizer"], row["sam"], *varied, ended, *cells)
     console.print(table)
     for name, found in result.correlations.items():
         left_out = ", ".join(f"{n} {reason}" for reason, n in found.excluded.items() if n)
