@@ -27,7 +27,7 @@ class StudyConfig:
     measures: tuple[str, ...] = DEFAULT_MEASURES
     settings: Settings = Settings()
     options: Options = Options()
-    vary: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    vary: dict[str, tuple[int | float, ...]] = field(default_factory=dict)
     shard: str | None = None
 
     def members(self) -> list[RunConfig]:
@@ -104,12 +104,12 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(index), int(parts)
 
 
-def parse_vary(texts: tuple[str, ...], settings: Settings) -> dict[str, tuple[float, ...]]:
+def parse_vary(texts: tuple[str, ...], settings: Settings) -> dict[str, tuple[int | float, ...]]:
     """The axes of a grid from texts like learning_rate=0.1,0.01; ValueError for one that is none.
 
     Every value must be one that ``settings`` may have.
     """
-    vary: dict[str, tuple[float, ...]] = {}
+    vary: dict[str, tuple[int | float, ...]] = {}
     for text in texts:
         name, _, values = text.partition("=")
         name = name.strip().replace("-", "_")
