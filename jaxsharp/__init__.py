@@ -15,12 +15,18 @@ measures                   minimum sharpness, top eigenvalue, random perturbatio
 optimizers                 the six of study A; SAM and its variants over any; OPTIMIZERS
 data, readers              image data sets as uint8 arrays; DATASETS
 layers, models             networks of the two studies; MODELS; the only modules that know flax
+members                    runs stacked in one program, over the devices of one host or of several
 train                      one compiled program an epoch, stopping rules
-checkpoint, runs           arrays on disk (orbax); the run directory
-sweep, study               groups of runs as one program, resumed; the main job
+config, files              configuration of a run; files that are whole, folders that are locked
+checkpoint, runs           arrays on disk (orbax) with checksums; the run directory
+workbench                  what a configuration means in arrays and functions
+interrupts, sweep          a group of runs trained to the end, saved and resumed
+measuring                  the measures of a group in one program
 stats, canvas, figures     intervals, correlations with controls; the look of figures; figures
-report                     printed tables
-progress, cli              the command line
+grid, study                groups and parts of a grid; the main job
+status, merge, report      how far a study is; parts put together; printed tables
+choices, progress          what a user may name; progress lines
+cli_study, cli             the command line
 """
 
 __version__ = "0.1.0"
