@@ -95,7 +95,7 @@ def end(process: subprocess.Popen) -> tuple[int, list[str]]:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if "Traceback" in text or process.returncode < 0:
         print(text[:3000], flush=True)
-        raise Unexpected(f"traceback, code {process.returncode}: {lines[-1:]}")
+        raise Unexpected(f"traceback or crash, code {process.returncode}: {lines[-1:]}")
     return process.returncode, lines
 
 
