@@ -1,12 +1,16 @@
-"""Saving and restoring pytrees of arrays, checked against sums; the only place that knows orbax.
+"""Saving and restoring pytrees of arrays, checked against sums.
 
-PATH/...          what orbax writes
+PATH/arrays.npz   the arrays by their paths in the tree, as NumPy writes them
 PATH/NAME         texts that belong to the arrays
 PATH/SHA256SUMS   one line a file, as `sha256sum --check` reads it
+
+Not orbax: on a full or forbidden disk its threads write tracebacks and wait for each other for
+minutes, and a small state takes it ten times as long.
 """
 
 import os
 import shutil
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,7 +20,7 @@ from jaxtyping import PyTree
 
 from jaxsharp import files
 
-SUMS = "SHA256SUMS"
+ARRAYS, SUMS = "arrays.npz", "SHA256SUMS"
 
 
 class DamagedError(ValueError):
@@ -30,14 +34,14 @@ def save(path: Path, tree: PyTree, texts: Mapping[str, str] | None = None) -> No
     is on the disk. What killed processes left unfinished beside ``path`` is removed, so that one
     process at a time may save there.
     """
-    from orbax.checkpoint import v1 as ocp  # slow to import, and many commands need no checkpoint
-
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_unfinished(path.parent)
     temporary = path.with_name(files.TEMPORARY + path.name)
     try:
-        ocp.save(temporary, {k: np.asarray(v) for k, v in enumerate_leaves(tree)})
+        temporary.mkdir()
+        leaves = {name: np.asarray(leaf) for name, leaf in enumerate_leaves(tree)}
+        np.savez(temporary / ARRAYS, allow_pickle=False, **leaves)
         for name, text in (texts or {}).items():
             (temporary / name).write_text(text, encoding="utf-8", newline="")
         sums = [f"{files.digest(temporary / name)}  {name}\n" for name in file_names(temporary)]
@@ -51,7 +55,7 @@ def save(path: Path, tree: PyTree, texts: Mapping[str, str] | None = None) -> No
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what was begun in a folder of checkpoints, by orbax too, and not finished."""
+    """Remove what was begun in a folder of checkpoints and not finished."""
     for path in folder.glob(f"{files.TEMPORARY}*/"):
         shutil.rmtree(path, ignore_errors=True)
 
@@ -103,28 +107,28 @@ def load(path: Path, like: PyTree) -> PyTree:
     is known. Raises DamagedError before anything is read if a file is not as it was written, and
     ValueError, naming the directory, if it does not hold such a tree.
     """
-    from orbax.checkpoint import v1 as ocp
-
     if (reason := verify(path)) is not None:
         raise DamagedError(f"checkpoint {path} cannot be read: {reason}")
-    wanted = dict(enumerate_leaves(like))
-    target = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in wanted.items()}
+    leaves = []
     try:
-        found = ocp.load(path.resolve(), target)
-    except Exception as error:  # orbax raises many kinds for what is missing or of another shape
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"checkpoint {path} cannot be read: {reason}") from error
-    leaves = [found[name] for name in wanted]
-    for (name, leaf), got in zip(wanted.items(), leaves, strict=True):
-        if got.shape != leaf.shape or got.dtype != leaf.dtype:
-            raise ValueError(
-                f"checkpoint {path} holds {name} as {got.dtype}{got.shape}; "
-                f"expected {leaf.dtype}{leaf.shape}"
-            )
+        with np.load(path / ARRAYS, allow_pickle=False) as found:
+            for name, leaf in enumerate_leaves(like):
+                got = found[name]
+                # NumPy does not know the types of low precision, and gives their bytes.
+                got = got.view(leaf.dtype) if got.dtype.kind == "V" else got
+                if got.shape != leaf.shape or got.dtype != leaf.dtype:
+                    raise ValueError(
+                        f"it holds {name} as {got.dtype}{got.shape}; "
+                        f"expected {leaf.dtype}{leaf.shape}"
+                    )
+                leaves.append(got)
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"checkpoint {path} cannot be read: {error}") from error
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
 def enumerate_leaves(tree: PyTree) -> list[tuple[str, PyTree]]:
     """Leaves of a tree with their paths as names, so that no container type is stored."""
     leaves = jax.tree.leaves_with_path(tree)
-    return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves]
+    keystr = jax.tree_util.keystr
+    return [(f"tree.{keystr(path, simple=True, separator='.')}", leaf) for path, leaf in leaves]

@@ -123,7 +123,8 @@ def lock(path: Path) -> Iterator[None]:
             write_text(path / HOLDER, json.dumps(who) + "\n", durable=False)
             yield
         finally:
-            (path / HOLDER).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # what ended the block is what the user must see
+                (path / HOLDER).unlink(missing_ok=True)
 
 
 def holder(path: Path) -> str | None:

@@ -67,6 +67,11 @@ def claim(path: Path, config: dict[str, Any], *, fresh: bool = False) -> None:
         if not fresh:
             return
         clear(path)
+    write_config(path, config)
+
+
+def write_config(path: Path, config: dict[str, Any]) -> None:
+    """Write config.json into a directory, made if there is none."""
     path.mkdir(parents=True, exist_ok=True)
     config = json.loads(json.dumps(config))
     text = json.dumps({**config, "checksum": checksum(config)}, indent=2)
@@ -76,6 +81,22 @@ def claim(path: Path, config: dict[str, Any], *, fresh: bool = False) -> None:
 def claim_run(path: Path, config: RunConfig, *, fresh: bool = False) -> None:
     """``claim`` for a single run."""
     claim(path, asdict(config), fresh=fresh)
+
+
+def keep_run(path: Path, config: RunConfig, warn: Warn = print_warning) -> None:
+    """``claim_run`` in the folder of a study, where a name stands for one configuration.
+
+    So a config.json that is missing or damaged is written anew, and ``warn`` gets a line on it.
+    """
+    file = path / "config.json"
+    try:
+        intact = file.exists() and bool(read_config(path))
+    except RunError:
+        intact = False
+    if not intact and path.is_dir() and any(path.iterdir()):
+        warn(f"{file} is missing or damaged; it is written anew")
+        write_config(path, asdict(config))
+    claim_run(path, config)
 
 
 def is_claimed(path: Path, config: dict[str, Any], *, fresh: bool = False) -> bool:

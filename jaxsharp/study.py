@@ -75,7 +75,7 @@ def run(
     for group in groups:
         for member in group:
             if is_writer():
-                runs.claim_run(work.path(member), member)
+                runs.keep_run(work.path(member), member)
         barrier()
         work.do(group)
     return summarize(config, out)

@@ -334,3 +334,21 @@ def test_a_row_has_the_settings_that_a_grid_varies(tmp_path):
     assert row["rho"] == 0.05 and np.isnan(row["momentum"])
     assert row["test_accuracy"] == history_to(2)["test_accuracy"][1]
     assert row["top_eigenvalue"] == 1 / 3 and row["top_eigenvalue_error"] == 1e-300
+
+
+@pytest.mark.parametrize("damage", ["delete", "truncate", "flip"])
+def test_a_study_writes_a_damaged_configuration_of_its_run_anew(tmp_path, damage):
+    path, lines = tmp_path / "run", []
+    runs.keep_run(path, CONFIG, lines.append)
+    file = path / "config.json"
+    whole = file.read_bytes()
+    (path / "history.csv").write_text("kept")
+    if damage == "delete":
+        file.unlink()
+    else:
+        file.write_bytes(whole[:20] if damage == "truncate" else whole.replace(b"adam", b"adem"))
+    runs.keep_run(path, CONFIG, lines.append)
+    assert file.read_bytes() == whole and (path / "history.csv").read_text() == "kept"
+    assert lines == [f"{file} is missing or damaged; it is written anew"]
+    with pytest.raises(RunError, match="seed 3 -> 4"):
+        runs.keep_run(path, replace(CONFIG, seed=4), lines.append)
