@@ -18,7 +18,7 @@ layers, models             networks of the two studies; MODELS; the only modules
 members                    runs stacked in one program, over the devices of one host or of several
 train                      one compiled program an epoch, stopping rules
 config, files              configuration of a run; files that are whole, folders that are locked
-checkpoint, runs           arrays on disk with checksums; the run directory
+checkpoint, claims, runs   arrays on disk with checksums; whose a directory is; what a run has
 workbench                  what a configuration means in arrays and functions
 interrupts, sweep          a group of runs trained to the end, saved and resumed
 measuring                  the measures of a group in one program

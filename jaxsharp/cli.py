@@ -12,7 +12,19 @@ import tyro
 from rich.table import Table
 
 import jaxsharp
-from jaxsharp import canvas, data, figures, files, measuring, models, report, runs, study, sweep
+from jaxsharp import (
+    canvas,
+    claims,
+    data,
+    figures,
+    files,
+    measuring,
+    models,
+    report,
+    runs,
+    study,
+    sweep,
+)
 from jaxsharp.choices import at_least_one, checked, known, known_list
 from jaxsharp.cli_study import DEFAULT_MODEL, Shared, merge_parts, run_study, show_status
 from jaxsharp.config import SAM, RunConfig, Settings
@@ -67,7 +79,7 @@ def train(
     out = out or Path("runs") / f"{config.dataset}-{config.model}-{config.name}"
     console = make_console()
     with (
-        runs.claimed(out, asdict(config), fresh=fresh),
+        claims.claimed(out, asdict(config), fresh=fresh),
         Tracker(console, "epoch", training.epochs, quiet=quiet) as tracker,
     ):
         tracker.update(0, config.label, "compiling")
@@ -97,9 +109,9 @@ def sharpness(
     """
     names = known_list("measure", measures, MEASURES)
     checked(options)
-    config = runs.read_run_config(run)
+    config = claims.read_run_config(run)
     if runs.latest_checkpoint(run) is None:
-        raise runs.RunError(f"{run} has no checkpoint yet; train the run first")
+        raise claims.RunError(f"{run} has no checkpoint yet; train the run first")
     bench = load_workbench(config.dataset, config.model, config.settings, data_dir)
     console = make_console()
     with (
@@ -124,7 +136,7 @@ def plot(run: tyro.conf.Positional[tuple[Path, ...]], *, out: Path | None = None
         raise ValueError("plot needs one or more run directories")
     histories = {}
     for path in run:
-        config = runs.read_run_config(path)
+        config = claims.read_run_config(path)
         label = f"{config.label}, seed {config.seed}"
         histories[label if label not in histories else str(path)] = runs.read_history(path)
     out = out or run[0] / "curves.png"

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxsharp import runs
+from jaxsharp import claims, runs
 from jaxsharp.config import RunConfig
 from jaxsharp.measures import MEASURES, Options
 from jaxsharp.members import (
@@ -134,7 +134,7 @@ def final_state(config: RunConfig, path: Path, bench: Workbench) -> TrainState:
     """State at the end of a run; RunError if it has none, or none that is intact."""
     state, _ = resume(make_recipe(config, bench), config, path, bench)
     if not runs.is_trained(path, config.settings.epochs):
-        raise runs.RunError(f"{path} is not trained to its end; train the run first")
+        raise claims.RunError(f"{path} is not trained to its end; train the run first")
     return state
 
 

@@ -6,10 +6,10 @@ import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from jaxsharp import checkpoint, files, runs
+from jaxsharp import checkpoint, claims, files, runs
+from jaxsharp.claims import RunError
 from jaxsharp.config import RunConfig
 from jaxsharp.grid import StudyConfig, parse_shard
-from jaxsharp.runs import RunError
 from jaxsharp.status import read_study, unmeasured
 
 
@@ -38,7 +38,7 @@ def merge(parts: list[Path], out: Path) -> StudyConfig:
             if (reason := shortcoming(sources[member], member, config)) is not None:
                 raise RunError(f"{part} cannot be merged: run {member.name} {reason}")
     whole = replace(configs[parts[0]], shard=None)
-    with runs.claimed(out, whole.as_dict()):
+    with claims.claimed(out, whole.as_dict()):
         for member, source in sources.items():
             target = out / "runs" / member.name
             if shortcoming(target, member, whole) is not None:
@@ -53,7 +53,7 @@ def check_shards(configs: dict[Path, StudyConfig]) -> None:
         return
     for part, config in others:
         whole = (replace(c, shard=None).as_dict() for c in (like, config))
-        if changes := runs.differences(*whole):
+        if changes := claims.differences(*whole):
             raise RunError(f"{part} is of another study than {first} ({changes})")
     seen: dict[int, Path] = {}
     for part, config in configs.items():
@@ -74,7 +74,7 @@ def shortcoming(path: Path, member: RunConfig, study: StudyConfig) -> str | None
     """What keeps ``path`` from being a finished run of a study, in words; None if nothing does."""
     if not path.is_dir():
         return "is missing"
-    if changes := runs.differences(runs.read_config(path), asdict(member)):
+    if changes := claims.differences(claims.read_config(path), asdict(member)):
         return f"is of another configuration ({changes})"
     latest = runs.latest_checkpoint(path)
     if latest is None:

@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from jaxsharp import checkpoint, files, runs
+from jaxsharp import checkpoint, claims, files, runs
 from jaxsharp.grid import StudyConfig
 from jaxsharp.measures import MEASURES
 from jaxsharp.study import Progress, is_writer
@@ -118,11 +118,11 @@ def derive(out: Path) -> Status:
 
 def read_study(out: Path) -> StudyConfig:
     """Configuration of a study; RunError if the folder holds something else."""
-    config = runs.read_config(out)
+    config = claims.read_config(out)
     try:
         return StudyConfig.from_dict(config)
     except (KeyError, TypeError, ValueError):
-        raise runs.RunError(f"{out} is not the folder of a study") from None
+        raise claims.RunError(f"{out} is not the folder of a study") from None
 
 
 def unmeasured(path: Path, config: StudyConfig) -> list[str]:
@@ -141,8 +141,8 @@ def damages(path: Path) -> list[str]:
             found.append(f"{saved}: {reason}")
     runs.read_sharpness(path, found.append)
     try:
-        runs.read_run_config(path)
-    except runs.RunError as error:
+        claims.read_run_config(path)
+    except claims.RunError as error:
         found.append(str(error))
     return found
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import pandas as pd
 
-from jaxsharp import canvas, figures, files, measuring, runs, stats, sweep
+from jaxsharp import canvas, claims, figures, files, measuring, runs, stats, sweep
 from jaxsharp.config import RunConfig
 from jaxsharp.grid import StudyConfig
 from jaxsharp.members import barrier
@@ -75,7 +75,7 @@ def run(
     for group in groups:
         for member in group:
             if is_writer():
-                runs.keep_run(work.path(member), member)
+                claims.keep_run(work.path(member), member)
         barrier()
         work.do(group)
     return summarize(config, out)
@@ -154,7 +154,7 @@ class Work:
 def claimed(out: Path, config: StudyConfig, *, fresh: bool) -> Iterator[None]:
     """Keep ``out`` as the directory of the study, and other processes out of it."""
     if is_writer():
-        with runs.claimed(out, config.as_dict(), fresh=fresh):
+        with claims.claimed(out, config.as_dict(), fresh=fresh):
             barrier()
             yield
     else:

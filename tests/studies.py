@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from jaxsharp import runs
+from jaxsharp import claims, runs
 from jaxsharp.config import Settings
 from jaxsharp.grid import StudyConfig
 from jaxsharp.measures import MEASURES
@@ -39,7 +39,7 @@ def damage(saved):
 
 def make_run(path, member, *, epoch=3, measures=STUDY.measures, **ends):
     """A run that is trained up to an epoch, and measured."""
-    runs.claim_run(path, member)
+    claims.claim_run(path, member)
     runs.save(path, state_at(epoch, **ends), history_to(epoch))
     rows = [[name, MEASURES[name].settings(STUDY.options), 1.5, 0.5] for name in measures]
     runs.write_sharpness(path, pd.DataFrame(rows, columns=list(runs.SHARPNESS)))
@@ -48,7 +48,7 @@ def make_run(path, member, *, epoch=3, measures=STUDY.measures, **ends):
 
 def make_study(out, config=STUDY):
     """A study, or a part of one, whose runs are finished."""
-    runs.claim(out, config.as_dict())
+    claims.claim(out, config.as_dict())
     for member in config.shard_members():
         make_run(out / "runs" / member.name, member)
     return out

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from jaxsharp import checkpoint, files, runs
+from jaxsharp import checkpoint, claims, files, runs
+from jaxsharp.claims import RunError
 from jaxsharp.config import Settings
 from jaxsharp.merge import merge
-from jaxsharp.runs import RunError
 from tests.studies import STUDY, damage, make_run, make_study, state_at
 
 
@@ -50,7 +50,7 @@ def refusal(parts, out):
 def test_the_shards_make_the_whole_study(parts, tmp_path):
     config = merge(parts[::-1], tmp_path / "out")
     assert config == STUDY
-    assert runs.read_config(tmp_path / "out") == runs.read_config(
+    assert claims.read_config(tmp_path / "out") == claims.read_config(
         make_study(tmp_path / "whole", STUDY)
     )
     names = [member.name for member in STUDY.members()]
@@ -90,7 +90,7 @@ def test_an_interrupted_merge_continues(parts, tmp_path, monkeypatch):
 
 def test_a_run_that_is_unfinished_in_the_output_is_replaced(parts, tmp_path):
     out = tmp_path / "out"
-    runs.claim(out, STUDY.as_dict())
+    claims.claim(out, STUDY.as_dict())
     member = STUDY.members()[0]
     run = make_run(out / "runs" / member.name, member, epoch=2)
     merge(parts, out)
@@ -132,7 +132,7 @@ def test_shards_that_are_missing_doubled_or_of_another_number_are_named(parts, t
 
 def test_shards_of_two_studies_are_refused_by_field(parts, tmp_path):
     other = replace(STUDY, settings=Settings(epochs=4), shard="3/3")
-    runs.claim(tmp_path / "other", other.as_dict())
+    claims.claim(tmp_path / "other", other.as_dict())
     said = refusal([*parts[:2], tmp_path / "other"], tmp_path / "out")
     assert said == f"{tmp_path / 'other'} is of another study than {parts[0]} (epochs 3 -> 4)"
 
@@ -170,7 +170,7 @@ def test_a_folder_that_is_no_study_is_refused(parts, tmp_path):
 
 def test_an_output_of_something_else_or_in_use_is_left_alone(parts, tmp_path):
     out = tmp_path / "out"
-    runs.claim(out, replace(STUDY, seeds=7).as_dict())
+    claims.claim(out, replace(STUDY, seeds=7).as_dict())
     with pytest.raises(RunError, match=r"holds another configuration \(seeds 7 -> 2\)"):
         merge(parts, out)
     assert os.listdir(out) == ["config.json"]

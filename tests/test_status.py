@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from jaxsharp import files, runs, status
-from jaxsharp.runs import RunError
+from jaxsharp import claims, files, status
+from jaxsharp.claims import RunError
 from jaxsharp.study import Progress
 from tests.studies import STUDY, damage, make_run, make_study
 
@@ -18,7 +18,7 @@ PROGRESS = Progress("sgd", "epoch 3", 4, 2, 1, 0, 1, 10, 20, 2.5)
 def half(tmp_path):
     """A study of which one run is finished, one diverged, one half trained and one not begun."""
     out = tmp_path / "study"
-    runs.claim(out, STUDY.as_dict())
+    claims.claim(out, STUDY.as_dict())
     first, second, third, _ = STUDY.members()
     make_run(out / "runs" / first.name, first)
     make_run(out / "runs" / second.name, second, epoch=1, diverged=True, measures=())

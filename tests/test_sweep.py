@@ -8,7 +8,7 @@ import optax
 import pandas as pd
 import pytest
 
-from jaxsharp import checkpoint, measuring, runs, sweep
+from jaxsharp import checkpoint, claims, measuring, runs, sweep
 from jaxsharp.config import SAM, RunConfig, Settings
 from jaxsharp.measures import Options
 from jaxsharp.workbench import (
@@ -36,7 +36,7 @@ def members(root, seeds=(0, 1), sam="sam", **changes):
     configs = [RunConfig("tiny", "small_mlp", "adam", sam, seed, settings) for seed in seeds]
     paths = [root / config.name for config in configs]
     for config, path in zip(configs, paths, strict=True):
-        runs.claim_run(path, config)
+        claims.claim_run(path, config)
     return configs, paths
 
 
@@ -244,7 +244,7 @@ def test_measures_see_the_first_examples_alone(tmp_path, bench):
 
 def test_measuring_needs_a_checkpoint(tmp_path, bench):
     (config,), (path,) = members(tmp_path, seeds=(0,))
-    with pytest.raises(runs.RunError, match="is not trained to its end; train the run first"):
+    with pytest.raises(claims.RunError, match="is not trained to its end; train the run first"):
         measuring.measure([config], [path], bench, MEASURES, OPTIONS)
 
 

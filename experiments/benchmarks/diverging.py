@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from jaxsharp import data, runs, sweep, train
+from jaxsharp import claims, data, runs, sweep, train
 from jaxsharp.config import RunConfig, Settings
 from jaxsharp.workbench import workbench
 
@@ -36,7 +36,7 @@ def group(out: Path, bad: int | None, kind: str) -> list[tuple[pd.DataFrame, dic
         rate = 1e30 if i == bad and kind == "rate" else 0.1
         settings = Settings(**SETTINGS, learning_rate=rate)
         configs.append(RunConfig("digits", "small_mlp", "sgd", "none", i, settings))
-        runs.claim_run(path, configs[-1])
+        claims.claim_run(path, configs[-1])
     bench = workbench(data.load("digits", train_size=SETTINGS["train_size"]), "small_mlp")
     if kind == "weights":
         network = bench.trained._replace(init=spoiled(bench.trained.init, bad))

@@ -15,7 +15,7 @@ from groups import Sizes
 from jax.sharding import Mesh
 from measuring import Row, Target, Work
 
-from jaxsharp import data, runs, sweep, train
+from jaxsharp import claims, data, sweep, train
 from jaxsharp.config import RunConfig, Settings
 from jaxsharp.members import auto_width, member_mesh, place, stack
 from jaxsharp.workbench import Workbench, hyper_parameters, make_recipe, shared_data, workbench
@@ -79,7 +79,7 @@ def _timed_group(configs, bench, save_every):
         with tempfile.TemporaryDirectory() as folder:
             paths = [Path(folder) / config.name for config in configs]
             for config, path in zip(configs, paths, strict=True):
-                runs.claim_run(path, config)
+                claims.claim_run(path, config)
 
             def after_epoch(progress):
                 starts.append(time.perf_counter())
