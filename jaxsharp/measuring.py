@@ -55,7 +55,8 @@ def measure(
         if not missing:
             continue
         states |= {p: final_state(c, p, bench) for c, p in missing if p not in states}
-        width = layout.width or auto_width(len(missing), measuring_bytes(states[missing[0][1]]))
+        chosen = auto_width(len(missing), measuring_bytes(states[missing[0][1]]))
+        width = chosen if layout.width is None else measuring_width(layout.width)
         for start in range(0, len(missing), width):
             report(name, len(runs_of) - len(missing) + start)
             part = missing[start : start + width]
@@ -123,6 +124,12 @@ def measuring_key(config: RunConfig, name: str) -> np.ndarray:
     """Data of the random key with which a measure of a run is taken."""
     key = jax.random.fold_in(streams(config.seed).measure, zlib.crc32(name.encode()))
     return np.asarray(jax.random.key_data(key))
+
+
+def measuring_width(width: int) -> int:
+    """The width of training, or more where several processes take part with every device."""
+    due = 1 if jax.process_count() == 1 else len(jax.devices())
+    return -(-width // due) * due
 
 
 def measuring_bytes(state: TrainState) -> int:

@@ -154,8 +154,17 @@ def split_examples(batch: PyTree) -> PyTree:
 
 def place(tree: PyTree, mesh: Mesh, *, shared: bool = False) -> PyTree:
     """Place the rows of a pytree on the devices of their members, or a shared one on all."""
-    spec = PartitionSpec() if shared else PartitionSpec(MEMBERS)
-    return jax.device_put(tree, NamedSharding(mesh, spec))
+    # Along one group of devices XLA says that its results are whole: the same said of its arguments
+    # spares a second compilation.
+    whole = shared or mesh.shape[MEMBERS] == 1
+    sharding = NamedSharding(mesh, PartitionSpec() if whole else PartitionSpec(MEMBERS))
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+    # device_put would send all to every process to compare, and find NaN unequal to itself.
+    parts = lambda leaf: jax.make_array_from_callback(  # noqa: E731
+        leaf.shape, sharding, lambda index: leaf[index]
+    )
+    return jax.tree.map(parts, jax.tree.map(np.asarray, tree))
 
 
 def fetch(tree: PyTree) -> PyTree:

@@ -63,7 +63,8 @@ class GroupProgress(NamedTuple):
     """What is known of a group after an epoch.
 
     ``epochs`` done, those that a stopped member no longer needs included; ``trained`` without
-    them, and since the group was begun or continued.
+    them, and since the group was begun or continued. ``rows`` are the latest of the histories, of
+    the members that trained in this epoch, by their directories' names.
     """
 
     members: int
@@ -72,6 +73,7 @@ class GroupProgress(NamedTuple):
     diverged: int
     epochs: int
     trained: int
+    rows: dict[str, tuple]
 
 
 class Member:
@@ -82,7 +84,7 @@ class Member:
 
     def __init__(self, config: RunConfig, path: Path, recipe: Recipe, bench: Workbench):
         self.config, self.path = config, path
-        self.hyper = jax.tree.map(np.float32, hyper_parameters(config))
+        self.hyper = hyper_arrays(config)
         self.order = np.asarray(jax.random.key_data(streams(config.seed).order))
         self.labels = labels_of(config, bench)
         self.state, self.history = resume(recipe, config, path, bench)
@@ -156,7 +158,7 @@ def train(
                 if due:
                     bring_back(pack)
                     saver.save(due)
-                report(progress_of(crew))
+                report(progress_of(crew, pack.places))
                 if agreed(requested()):
                     raise KeyboardInterrupt
                 pack = repack(pack, waiting, mesh)
@@ -246,8 +248,9 @@ class Saver:
         self.writing = self.pool.submit(lambda: [runs.save(*snapshot) for snapshot in mine])
 
 
-def progress_of(crew: list[Member]) -> GroupProgress:
+def progress_of(crew: list[Member], places: list[Member | None]) -> GroupProgress:
     """Count the members of a group and their epochs."""
+    trained = [member for member in places if member is not None]
     return GroupProgress(
         members=len(crew),
         stopped=sum(not member.active for member in crew),
@@ -255,6 +258,7 @@ def progress_of(crew: list[Member]) -> GroupProgress:
         diverged=sum(member.diverged for member in crew),
         epochs=sum(member.epoch if member.active else member.max_epochs for member in crew),
         trained=sum(member.epoch - member.start for member in crew),
+        rows={member.path.name: member.history[-1] for member in trained},
     )
 
 
@@ -267,12 +271,16 @@ def member_bytes(recipe: Recipe, member: Member, bench: Workbench) -> int:
     return 3 * held + intermediate_bytes(step.jaxpr)
 
 
+def hyper_arrays(config: RunConfig) -> dict[str, np.ndarray]:
+    """Hyper-parameters of a member as arrays: to an optimizer even a zero is then a variable."""
+    return {name: np.asarray(v, np.float32) for name, v in hyper_parameters(config).items()}
+
+
 def resume(
     recipe: Recipe, config: RunConfig, path: Path, bench: Workbench
 ) -> tuple[TrainState, list[tuple]]:
     """State of a member and the rows of its history, where its directory left them."""
-    hyper = jax.tree.map(np.float32, hyper_parameters(config))
-    fresh = init_state(recipe, hyper, *bench.trained.init(streams(config.seed).init))
+    fresh = init_state(recipe, hyper_arrays(config), *bench.trained.init(streams(config.seed).init))
     saved = runs.load(path, fresh)
     if saved is None:
         return jax.device_get(fresh), []
