@@ -26,6 +26,7 @@ stats, canvas, figures     intervals, correlations with controls; the look of fi
 grid, study                groups and parts of a grid; the main job
 status, merge, report      how far a study is; parts put together; printed tables
 choices, progress          what a user may name; progress lines
+tensorboard                scalars of running studies
 cli_study, cli             the command line
 """
 

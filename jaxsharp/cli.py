@@ -201,7 +201,7 @@ def main(arguments: list[str] | None = None) -> None:
         tyro.extras.subcommand_cli_from_dict(
             COMMANDS, prog="jaxsharp", description=summary, args=arguments
         )
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ModuleNotFoundError) as error:
         if os.environ.get("JAXSHARP_DEBUG"):
             raise
         print(f"jaxsharp: error: {error}", file=sys.stderr)

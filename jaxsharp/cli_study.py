@@ -1,6 +1,7 @@
 """Commands on studies: run one or a part of one, join parts, look how far one is."""
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import tyro
@@ -13,6 +14,7 @@ from jaxsharp.measures import DEFAULT_MEASURES, MEASURES, Options
 from jaxsharp.members import Hosts, join
 from jaxsharp.optimizers import OPTIMIZERS
 from jaxsharp.progress import Tracker, make_console
+from jaxsharp.tensorboard import Scalars
 from jaxsharp.workbench import load_workbench, make_recipe
 
 Shared = tyro.conf.OmitArgPrefixes
@@ -36,6 +38,7 @@ def run_study(
     width: str = "auto",
     devices_per_member: int = 1,
     shard: str | None = None,
+    tensorboard: bool = False,
     hosts: Shared[Hosts] = Hosts(),
     training: Shared[Settings] = Settings(),
     measuring: Shared[Options] = Options(),
@@ -60,6 +63,7 @@ def run_study(
         width: Runs in one program, or auto.
         devices_per_member: Devices that share the batches of a run.
         shard: Do one part of the grid, as in 2/4 for the second of four; see `jaxsharp merge`.
+        tensorboard: Write losses and accuracies as TensorBoard scalars into OUT/tensorboard.
     """
     if shard is not None:
         parse_shard(shard)
@@ -95,11 +99,17 @@ def run_study(
         if not quiet:
             console.print(opening(config, bench, out), highlight=False)
         total = len(config.shard_members()) * config.steps_per_run
-        with Tracker(console, "study", total, quiet=quiet) as tracker, status.Board(out) as board:
+        with (
+            Tracker(console, "study", total, quiet=quiet) as tracker,
+            status.Board(out) as board,
+            Scalars(out / "tensorboard") if tensorboard else nullcontext() as scalars,
+        ):
 
             def tell(progress: study.Progress) -> None:
                 tracker.update(progress.steps, progress.group, progress.doing)
                 board.update(progress)
+                if scalars is not None:
+                    scalars.update(progress)
 
             result = study.run(
                 *(config, out, bench), save_every=save_every, layout=layout, report=tell

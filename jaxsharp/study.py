@@ -38,7 +38,8 @@ class StudyResult(NamedTuple):
 class Progress(NamedTuple):
     """How far a study is: runs counted, and member-epochs and measures done of their total.
 
-    ``rate`` is in member-epochs a second, of the group at work since it was begun.
+    ``rate`` is in member-epochs a second, of the group at work since it was begun; ``rows`` as in
+    `sweep.GroupProgress`.
     """
 
     group: str
@@ -51,6 +52,7 @@ class Progress(NamedTuple):
     steps: int
     total: int
     rate: float
+    rows: dict[str, tuple]
 
 
 Report = Callable[[Progress], Any]
@@ -99,7 +101,7 @@ class Work:
         """Train and measure a group, and write the tables of all that is done."""
         paths = [self.path(member) for member in group]
         start = time.monotonic()
-        latest = sweep.GroupProgress(len(group), 0, 0, 0, 0, 0)
+        latest = sweep.GroupProgress(len(group), 0, 0, 0, 0, 0, {})
 
         def tell(doing, measured, epochs):
             trained = len(self.done) + latest.stopped
@@ -112,6 +114,7 @@ class Work:
                     len(self.done) * self.config.steps_per_run + epochs + measured,
                     self.runs * self.config.steps_per_run,
                     latest.trained / seconds if seconds > 0 else 0.0,
+                    latest.rows,
                 )
             )
 
@@ -128,7 +131,7 @@ class Work:
             report=after_epoch,
         )
         trained_at = time.monotonic()
-        latest = sweep.GroupProgress(len(group), len(group), *ends(paths), 0, latest.trained)
+        latest = sweep.GroupProgress(len(group), len(group), *ends(paths), 0, latest.trained, {})
         epochs = len(group) * self.config.settings.epochs
         names = self.config.measures
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
+from tensorboardX.proto.event_pb2 import Event
 
 from jaxsharp import cli
 from jaxsharp.measures import MEASURES
@@ -79,6 +80,25 @@ def test_a_study_writes_its_tables(study):
     assert config["seeds"] == 2 and config["settings"]["train_size"] == 200
     for name in ("training.png", "sharpness.png"):
         assert (study / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_scalars_of_a_study_are_those_of_its_history(tmp_path):
+    out = tmp_path / "out"
+    command = ["study", "--optimizers", "sgd", "--sam", "none", "--seeds", "2", *SMALL[:4]]
+    cli.main([*command, "--measures", "top_eigenvalue", "--tensorboard", "--out", str(out)])
+    history = pd.read_csv(out / "history.csv")
+    for seed, table in history.groupby("seed"):
+        (file,) = (out / "tensorboard" / f"sgd-seed{seed}").glob("events*")
+        content, found, at = file.read_bytes(), {}, 0
+        while at < len(content):  # records: length, its sum, event, its sum
+            (length,) = np.frombuffer(content[at : at + 8], np.uint64)
+            event = Event.FromString(content[at + 12 : at + 12 + int(length)])
+            found |= {(v.tag, event.step): v.simple_value for v in event.summary.value}
+            at += 16 + int(length)
+        assert len(found) == 4 * len(table) == 12
+        for row in table.itertuples():
+            assert found["loss/train", row.epoch] == np.float32(row.train_loss)
+            assert found["accuracy/test", row.epoch] == np.float32(row.test_accuracy)
 
 
 def test_the_same_study_again_gives_the_same_bytes(study, tmp_path):

@@ -11,7 +11,7 @@ from jaxsharp.claims import RunError
 from jaxsharp.study import Progress
 from tests.studies import STUDY, damage, make_run, make_study
 
-PROGRESS = Progress("sgd", "epoch 3", 4, 2, 1, 0, 1, 10, 20, 2.5)
+PROGRESS = Progress("sgd", "epoch 3", 4, 2, 1, 0, 1, 10, 20, 2.5, {})
 
 
 @pytest.fixture
