@@ -6,14 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from jaxsharp import runs
 
 ROOT = Path(__file__).parents[1]
 
 
-def start(*arguments):
+def start(script, *arguments):
     return subprocess.Popen(
-        [sys.executable, "tests/devices/check.py", *arguments],
+        [sys.executable, f"tests/devices/{script}", *arguments],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
@@ -39,7 +42,39 @@ def differences(process):
 def test_the_same_numbers_as_on_one_device(processes, quantities):
     """Float64; sums of a few dozen terms in another order, a dozen steps of Lanczos."""
     address = f"localhost:{free_port()}"
-    started = [start(*([address, str(i)] if processes == 2 else [])) for i in range(processes)]
+    started = [
+        start("check.py", *([address, str(i)] if processes == 2 else [])) for i in range(processes)
+    ]
     for found in map(differences, started):
         assert len(found) == quantities
         assert max(found.values()) < 1e-12, found
+
+
+def table(path):
+    """What a run's directory says of its training and measures."""
+    sharpness = runs.read_sharpness(path)["value"].to_numpy()
+    return runs.read_history(path).to_numpy(), sharpness
+
+
+def saved_by(process):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return [line for line in out.splitlines() if "seed" in line]  # Gloo writes there too
+
+
+def test_a_group_on_eight_devices_is_that_on_one_in_one_process_and_in_two(tmp_path):
+    """Float32, ten steps through BatchNorm: a hundred times the rounding of a sum."""
+    saved_by(start("members.py", str(tmp_path)))
+    address = f"localhost:{free_port()}"
+    both = [start("members.py", str(tmp_path / "two"), address, str(i)) for i in range(2)]
+    first, second = map(saved_by, both)
+    alone = sorted(path for path in (tmp_path / "alone").iterdir())
+    assert len(alone) == 6
+    assert sorted(first + second) == [f"spread/{path.name}" for path in alone]  # once each
+    for layout in ("spread", "two a member", "two/spread"):
+        for path in alone:
+            found, want = table(tmp_path / layout / path.name), table(path)
+            np.testing.assert_allclose(found[0], want[0], rtol=1e-4, atol=1e-5, err_msg=layout)
+            np.testing.assert_allclose(found[1], want[1], rtol=1e-3, atol=1e-5, err_msg=layout)
+            ends = [runs.latest_checkpoint(p).name for p in (path, tmp_path / layout / path.name)]
+            assert ends[0] == ends[1]

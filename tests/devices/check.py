@@ -7,29 +7,20 @@ Prints one line for each quantity: its name and the largest difference, relative
 """
 
 import itertools
-import os
 import sys
 
-NUM_PROCESSES = 1 if len(sys.argv) == 1 else 2
-NUM_LOCAL = 8 // NUM_PROCESSES
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={NUM_LOCAL}"
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
-import jax  # noqa: E402
+from jaxsharp import exact, lanczos, products, traces
+from jaxsharp.likelihoods import categorical
+from tests.devices.simulated import difference, make_devices
 
-jax.config.update("jax_platforms", "cpu")
+make_devices(*sys.argv[1:])
 jax.config.update("jax_enable_x64", True)
-if NUM_PROCESSES > 1:
-    jax.distributed.initialize(
-        sys.argv[1], num_processes=NUM_PROCESSES, process_id=int(sys.argv[2])
-    )
-
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-from jax.sharding import Mesh, NamedSharding  # noqa: E402
-from jax.sharding import PartitionSpec as P  # noqa: E402
-
-from jaxsharp import exact, lanczos, products, traces  # noqa: E402
-from jaxsharp.likelihoods import categorical  # noqa: E402
 
 SIZES = (8, 16, 16, 4)
 MESH = Mesh(np.asarray(jax.devices()).reshape(4, 2), ("data", "model"))
@@ -69,7 +60,7 @@ def quantities(params, batch):
         "eigenvalues": [pairs.top.values, pairs.bottom.values],
         "exact traces": exact.group_traces(network, params, {}, batch[0]),
     }
-    if NUM_PROCESSES > 1:
+    if jax.process_count() > 1:
         return found
     unequal = products.hessian(loss, params, batch, chunk_size=20, recompute=True)
     sampled = products.monte_carlo_fisher(apply, categorical, params, batch, key=KEY)
@@ -113,12 +104,6 @@ def main():
     everything = placed(params, batch, ("data", "model"), None)
     product = everywhere(products.hessian(loss, *everything)(arrays[0]))
     print(f"data alone, outside jit\t{difference(here['hessian in chunks'], product):.2e}")
-
-
-def difference(a, b):
-    """Return the largest difference between two trees, relative to the size of its leaf."""
-    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return max(np.max(np.abs(x - y)) / np.max(np.abs(x)) for x, y in pairs)
 
 
 main()
