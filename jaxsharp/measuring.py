@@ -55,7 +55,7 @@ def measure(
         if not missing:
             continue
         states |= {p: final_state(c, p, bench) for c, p in missing if p not in states}
-        chosen = auto_width(len(missing), measuring_bytes(states[missing[0][1]]))
+        chosen = auto_width(len(runs_of), measuring_bytes(states[missing[0][1]]))
         width = chosen if layout.width is None else measuring_width(layout.width)
         for start in range(0, len(missing), width):
             report(name, len(runs_of) - len(missing) + start)

@@ -143,8 +143,9 @@ def train(
     waiting = deque(member for member in crew if member.active)
     if not waiting:
         return
+    # Of all members, not of those that are left: a continued group keeps its width and its bits.
     width = layout.width or auto_width(
-        len(waiting), member_bytes(recipe, crew[0], bench), layout.devices_per_member
+        len(crew), member_bytes(recipe, crew[0], bench), layout.devices_per_member
     )
     mesh = member_mesh(width, layout.devices_per_member)
     program, data = epoch_program(recipe, mesh), place(shared_data(bench), mesh, shared=True)

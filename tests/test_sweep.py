@@ -254,3 +254,14 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path, bench):
     other = bench._replace(network=network, trained=network)
     with pytest.raises(ValueError, match=r"checkpoint .*epoch_0006"):
         measuring.measure([config], [path], other, MEASURES, OPTIONS)
+
+
+def test_a_continued_group_has_the_width_that_it_began_with(tmp_path, bench, monkeypatch):
+    asked = []
+    monkeypatch.setattr(sweep, "auto_width", lambda num, *_: asked.append(num) or 1)
+    configs, paths = members(tmp_path, (0, 1, 2))
+    with pytest.raises(KeyboardInterrupt):
+        sweep.train(configs, paths, bench, save_every=50, report=Stop(7))
+    assert runs.is_trained(paths[0], SETTINGS.epochs) and not runs.is_trained(paths[2], 6)
+    sweep.train(configs, paths, bench, save_every=50)
+    assert asked == [3, 3]
