@@ -61,7 +61,9 @@ def throughput_works(sizes: Sizes, data_dir: Path | None) -> list[Work]:
     """MLP_1 on CIFAR-10 or images of its shape, and SimpleBatch on FashionMNIST."""
     color = networks.cifar10_shaped
     if data_dir is not None and not sizes.smoke:
-        color = functools.cache(lambda smoke: data.load("cifar10", data_dir=data_dir, holdout=10_000))
+        color = functools.cache(
+            lambda smoke: data.load("cifar10", data_dir=data_dir, holdout=10_000)
+        )
     return [
         _throughput_work(sizes, 0, color, 1.4, [CONTIGUOUS]),
         _throughput_work(sizes, 1, networks.fashion_mnist, 0.95, [CONTIGUOUS, CHANNELS_LAST]),
