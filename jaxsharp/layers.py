@@ -1,9 +1,10 @@
 """The layers that the networks need and flax lacks: convolution, pooling, batch statistics.
 
 A convolution has three lowerings that agree to rounding: ``lax.conv``, shifted slices times a
-matrix, and the latter for a few examples at a time. XLA on the CPU runs ``lax.conv`` an order of
-magnitude slower inside a scan than outside of it, and a convolution that is vmapped over its
-kernels becomes a slow grouped convolution on every platform; the matrix form has neither defect.
+matrix, and, for training on the CPU, a few examples at a time (`tiles`). XLA on the CPU runs
+``lax.conv`` an order of magnitude slower inside a scan than outside of it, and a convolution that
+is vmapped over its kernels becomes a slow grouped convolution on every platform; the matrix forms
+have neither defect.
 """
 
 import functools
@@ -15,9 +16,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxsharp import tiles
+
 Lowering = Literal["auto", "patches", "tiles", "conv"]
-# Patches that one core keeps near: what a step of the two studies' networks is fastest with.
-TILE_BYTES = 2**20
 
 
 def torch_uniform(fan_in: int) -> Callable:
@@ -41,28 +42,7 @@ def conv_patches(
 ) -> Float[Array, "n h2 w2 k"]:
     """VALID stride-1 convolution as kh*kw shifted slices times a (kh*kw*c, k) matrix."""
     kh, kw, _, features = kernel.shape
-    height, width = x.shape[1] - kh + 1, x.shape[2] - kw + 1
-    shifted = [x[:, i : i + height, j : j + width] for i in range(kh) for j in range(kw)]
-    return jnp.concatenate(shifted, axis=-1) @ kernel.reshape(-1, features)
-
-
-def conv_tiles(
-    x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw c k"]
-) -> Float[Array, "n h2 w2 k"]:
-    """`conv_patches` of a few examples after the other, their patches made again for gradients.
-
-    The patches, kh*kw times the input, never leave the cache of a core. For training with a device
-    for each core; where a product is repeated it would make the patches every time.
-    """
-    num = x.shape[0]
-    per_example = x[0].size * kernel.shape[0] * kernel.shape[1] * x.dtype.itemsize
-    most = max(1, TILE_BYTES // per_example)
-    size = max(divisor for divisor in range(1, min(num, most) + 1) if num % divisor == 0)
-    convolve = jax.checkpoint(conv_patches)
-    tiles = jax.lax.map(
-        lambda tile: convolve(tile, kernel), x.reshape(num // size, size, *x.shape[1:])
-    )
-    return tiles.reshape(num, *tiles.shape[2:])
+    return tiles.windows(x, kh, kw) @ kernel.reshape(-1, features)
 
 
 def conv_native(
@@ -74,9 +54,6 @@ def conv_native(
     )
 
 
-LOWERINGS = {"patches": conv_patches, "tiles": conv_tiles, "conv": conv_native}
-
-
 def max_pool(x: Float[Array, "n h w c"], stride: int = 2) -> Float[Array, "n h2 w2 c"]:
     """Maximum over 2 x 2 windows, VALID: height floor((h - 2)/stride) + 1."""
     height, width = x.shape[1] - 1, x.shape[2] - 1
@@ -86,8 +63,8 @@ def max_pool(x: Float[Array, "n h w c"], stride: int = 2) -> Float[Array, "n h2 
     return functools.reduce(jnp.maximum, corners)
 
 
-class Conv(nnx.Module):
-    """Stride-1 convolution with bias; ``auto`` takes the patches on the CPU, ``conv`` elsewhere."""
+class ConvReLU(nnx.Module):
+    """Stride-1 convolution with bias, then ReLU; ``auto``: patches on the CPU, conv elsewhere."""
 
     def __init__(self, features_in, features, size, *, padding, lowering: Lowering, rngs):
         init = torch_uniform(features_in * size * size)
@@ -97,13 +74,14 @@ class Conv(nnx.Module):
         self.lowering = lowering
 
     def __call__(self, x):
-        kernel = self.kernel[...]
+        kernel, bias, lowering = self.kernel[...], self.bias[...], self.lowering
         if self.padding == "SAME":
             x = pad_same(x, kernel.shape[0], kernel.shape[1])
-        lowering = self.lowering
-        if lowering == "auto":
-            lowering = "patches" if jax.default_backend() == "cpu" else "conv"
-        return LOWERINGS[lowering](x, kernel) + self.bias[...]
+        if lowering == "tiles":
+            return tiles.conv_relu(x, kernel, bias)
+        on_cpu = jax.default_backend() == "cpu"
+        patches = lowering == "patches" or (lowering == "auto" and on_cpu)
+        return jax.nn.relu((conv_patches if patches else conv_native)(x, kernel) + bias)
 
 
 def dense(features_in: int, features: int, rngs) -> nnx.Linear:

@@ -82,7 +82,7 @@ class Chain(nnx.Module):
     def __init__(self, *steps):
         names = []
         for step in steps:
-            kind = {layers.Conv: "conv", layers.BatchNorm: "norm", nnx.Linear: "dense"}.get(
+            kind = {layers.ConvReLU: "conv", layers.BatchNorm: "norm", nnx.Linear: "dense"}.get(
                 type(step), "step"
             )
             name = f"{kind}{1 + sum(kind == n.rstrip('0123456789') for n in names)}"
@@ -129,10 +129,10 @@ def _batch_cnn(blocks, hidden, padding):
         steps = []
         for block in blocks:
             for features in block:
-                conv = layers.Conv(
+                conv = layers.ConvReLU(
                     channels, features, 3, padding=padding, lowering=lowering, rngs=rngs
                 )
-                steps += [conv, jax.nn.relu, layers.BatchNorm(features, rngs=rngs)]
+                steps += [conv, layers.BatchNorm(features, rngs=rngs)]
                 height, width, channels = height - shrink, width - shrink, features
             steps.append(layers.max_pool)
             height, width = height // 2, width // 2
@@ -152,12 +152,14 @@ def _lenet(shape, num_classes, lowering, rngs):
         raise ValueError(f"images of shape {shape} are too small for lenet (15 x 15 at least)")
 
     def conv(features_in, features, padding):
-        return layers.Conv(features_in, features, 5, padding=padding, lowering=lowering, rngs=rngs)
+        return layers.ConvReLU(
+            features_in, features, 5, padding=padding, lowering=lowering, rngs=rngs
+        )
 
     return [
-        *(conv(channels, 6, "SAME"), jax.nn.relu, _pool_overlapping),
-        *(conv(6, 16, "VALID"), jax.nn.relu, layers.max_pool),
-        *(conv(16, 120, "VALID"), jax.nn.relu, _flatten),
+        *(conv(channels, 6, "SAME"), _pool_overlapping),
+        *(conv(6, 16, "VALID"), layers.max_pool),
+        *(conv(16, 120, "VALID"), _flatten),
         *(layers.dense(flat, 84, rngs), jax.nn.relu, layers.dense(84, num_classes, rngs)),
     ]
 

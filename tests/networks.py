@@ -38,12 +38,10 @@ def cnn(lowering="auto"):
     def build(rngs):
         return models.Chain(
             models.Normalize(255),
-            layers.Conv(2, 3, 3, padding="SAME", lowering=lowering, rngs=rngs),
-            jax.nn.relu,
+            layers.ConvReLU(2, 3, 3, padding="SAME", lowering=lowering, rngs=rngs),
             layers.BatchNorm(3, rngs=rngs),
             layers.max_pool,
-            layers.Conv(3, 4, 2, padding="VALID", lowering=lowering, rngs=rngs),
-            jax.nn.relu,
+            layers.ConvReLU(3, 4, 2, padding="VALID", lowering=lowering, rngs=rngs),
             layers.BatchNorm(4, rngs=rngs),
             models._flatten,
             layers.dense(16, 5, rngs),

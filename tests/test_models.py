@@ -31,22 +31,6 @@ def test_convolution_is_the_sum_over_the_window(x64, convolve):
     )
 
 
-@pytest.mark.parametrize(("num", "bytes_of_tile"), [(1, 2**20), (7, 2**20), (7, 1), (6, 2**14)])
-def test_tiles_agree_in_value_gradient_and_hessian_product(x64, monkeypatch, num, bytes_of_tile):
-    monkeypatch.setattr(layers, "TILE_BYTES", bytes_of_tile)
-    rng = np.random.default_rng(0)
-    x, kernel, v = (rng.normal(size=s) for s in ((num, 6, 5, 3), (3, 2, 3, 4), (3, 2, 3, 4)))
-
-    def everything(convolve):
-        loss = lambda kernel: jnp.sum(jnp.sin(convolve(jnp.asarray(x), kernel)))  # noqa: E731
-        product = jax.jvp(jax.grad(loss), (jnp.asarray(kernel),), (jnp.asarray(v),))
-        return convolve(jnp.asarray(x), jnp.asarray(kernel)), *product
-
-    for other in (layers.conv_patches, layers.conv_native):
-        for got, want in zip(everything(layers.conv_tiles), everything(other), strict=True):
-            np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12 * np.abs(want).max())
-
-
 @pytest.mark.parametrize("size", [2, 3, 5])
 def test_same_padding_is_that_of_the_standard_convolution(x64, size):
     rng = np.random.default_rng(0)

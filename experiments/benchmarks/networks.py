@@ -89,9 +89,9 @@ def _wide(pixels, inputs, width, rngs):
 
 def _tiny_cnn(pixels, shape, rngs):
     height, width, channels = shape
-    conv = layers.Conv(channels, 2, 3, padding="VALID", lowering="auto", rngs=rngs)
+    conv = layers.ConvReLU(channels, 2, 3, padding="VALID", lowering="auto", rngs=rngs)
     head = layers.dense((height - 2) // 2 * ((width - 2) // 2) * 2, 10, rngs)
-    steps = [conv, jax.nn.relu, layers.BatchNorm(2, rngs=rngs), layers.max_pool, _flatten, head]
+    steps = [conv, layers.BatchNorm(2, rngs=rngs), layers.max_pool, _flatten, head]
     return models.Chain(pixels, *steps)
 
 
