@@ -26,6 +26,7 @@ def optimizers(
     out: Path = Path("runs/optimizers"),
     data_dir: Path | None = None,
     seeds: int = 3,
+    shard: str | None = None,
     smoke: bool = False,
 ) -> None:
     """Run the study of optimizers.
@@ -34,12 +35,15 @@ def optimizers(
         out: Folder of the study.
         data_dir: Directory with the official files of FashionMNIST.
         seeds: Runs of each combination.
+        shard: One part of the runs, as in 1/2, into a folder of its own; `jaxsharp merge` joins.
         smoke: A few digits, one small network, one epoch.
     """
     arguments = [*(SMOKE if smoke else STUDY).split(), *SHARED.split()]
     arguments += ["--seeds", str(seeds), "--save-every", "1", "--out", str(out)]
     if data_dir is not None:
         arguments += ["--data-dir", str(data_dir)]
+    if shard is not None:
+        arguments += ["--shard", shard]
     main(["study", *arguments])
 
 

@@ -29,7 +29,7 @@ from jaxsharp.choices import at_least_one, checked, known, known_list
 from jaxsharp.cli_study import DEFAULT_MODEL, Shared, merge_parts, run_study, show_status
 from jaxsharp.config import SAM, RunConfig, Settings
 from jaxsharp.measures import DEFAULT_MEASURES, MEASURES, Options
-from jaxsharp.members import cores_as_devices
+from jaxsharp.members import cores_as_devices, leave
 from jaxsharp.optimizers import OPTIMIZERS, SHARPNESS_AWARE
 from jaxsharp.progress import Tracker, make_console
 from jaxsharp.workbench import load_workbench, make_recipe
@@ -201,11 +201,14 @@ def main(arguments: list[str] | None = None) -> None:
         tyro.extras.subcommand_cli_from_dict(
             COMMANDS, prog="jaxsharp", description=summary, args=arguments
         )
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+    except (ValueError, OSError, ModuleNotFoundError, jax.errors.JaxRuntimeError) as error:
         if os.environ.get("JAXSHARP_DEBUG"):
             raise
-        print(f"jaxsharp: error: {error}", file=sys.stderr)
-        sys.exit(2)
+        text = str(error)
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            text = text.partition("\n")[0]
+        print(f"jaxsharp: error: {text}", file=sys.stderr)
+        leave(2)
     except KeyboardInterrupt:
         print("jaxsharp: interrupted; the same command continues", file=sys.stderr)
         sys.exit(130)

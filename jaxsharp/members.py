@@ -7,10 +7,12 @@ another width or number of devices it is the same to rounding.
 """
 
 import os
+import sys
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NoReturn
 
 import jax
 import numpy as np
@@ -32,6 +34,18 @@ def cores_as_devices() -> None:
     said = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if not said and jax.config.jax_num_cpu_devices == -1:
         jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+
+
+def leave(code: int) -> NoReturn:
+    """End this process after an error; of several, without the wait for the others.
+
+    They wait for it in an operation of the devices or at a barrier, and fail there in their turn.
+    """
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 @dataclass(frozen=True)

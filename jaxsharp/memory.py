@@ -17,6 +17,8 @@ from jaxsharp.programs import subprograms
 CHUNK_BYTES = {"cpu": 2**26, "other": 2**30}
 # Part of the device's memory that values may fill which are kept from one product to the next.
 KEPT_SHARE = 0.25
+# So many examples are not worked on at once by a function that takes a few at a time.
+MANY = 512
 _SHARERS = ContextVar("sharers", default=1)
 
 
@@ -35,7 +37,8 @@ def affordable_chunk(fn: Callable[[PyTree], PyTree], batch: PyTree) -> int | Non
 
     The intermediate values of one chunk, counted as if none were freed or fused (an upper bound),
     fill at most 64 MiB on the CPU and 1 GiB on an accelerator, those of all calls together inside
-    of `shared_by`. Chunks are as equal as can be.
+    of `shared_by`. Chunks are equal, if smaller by up to half, as a rest would be compiled apart;
+    where the number of examples has no such divisor, as equal as can be.
     """
     platform = "cpu" if jax.default_backend() == "cpu" else "other"
     n = num_examples(batch)
@@ -43,7 +46,10 @@ def affordable_chunk(fn: Callable[[PyTree], PyTree], batch: PyTree) -> int | Non
         lambda few: intermediate_bytes(jax.make_jaxpr(fn)(few).jaxpr), batch
     )
     most = max(1, CHUNK_BYTES[platform] // _SHARERS.get() // per_example)
-    return None if most >= n else -(-n // -(-n // most))
+    if most >= n:
+        return None
+    divisors = (size for size in range(most, most // 2, -1) if n % size == 0)
+    return next(divisors, -(-n // -(-n // most)))
 
 
 def can_keep(num_bytes: int) -> bool:
@@ -58,14 +64,14 @@ def device_bytes() -> int:
 
 
 def bytes_per_example(count: Callable[[PyTree], int], batch: PyTree) -> int:
-    """Return how much `count(few examples)` grows with each, from shapes of two and of three."""
+    """Return how much `count(examples)` grows with each, from shapes of many (see `tiles`)."""
 
     def count_for(size):
         return count(
             jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), batch)
         )
 
-    return max(1, count_for(3) - count_for(2))
+    return max(1, (count_for(2 * MANY) - count_for(MANY)) // MANY)
 
 
 def intermediate_bytes(jaxpr: core.Jaxpr) -> int:

@@ -118,6 +118,8 @@ def derive(out: Path) -> Status:
 
 def read_study(out: Path) -> StudyConfig:
     """Configuration of a study; RunError if the folder holds something else."""
+    if not (out / "config.json").is_file():
+        raise claims.RunError(f"{out} is not the folder of a study: it has no config.json")
     config = claims.read_config(out)
     try:
         return StudyConfig.from_dict(config)

@@ -65,20 +65,16 @@ def winograd(shape: tuple, kernel_shape: tuple) -> Algorithm:
     p, q = h // 2 - 1, w // 2 - 1
 
     def weights(kernel):
-        rows = _kernel_transform(kernel)
-        both = [g for row in rows for g in _kernel_transform(row)]
-        return jnp.stack(both)
+        both = _kernel_transform(_kernel_transform(kernel).swapaxes(0, 1))
+        return both.reshape(16, c, features)
 
     def spread(x):
-        rows = _input_transform(x, 1)
-        both = [v for row in rows for v in _input_transform(row, 2)]
-        return jnp.stack(both).reshape(16, -1, c)
+        return _input_transform(_input_transform(x, 1), 3).reshape(16, -1, c)
 
     def gather(m):
         rows = _output_transform(m.reshape(4, 4, n, p, q, features))
-        columns = [_output_transform(row[0]) for row in rows]
-        y = jnp.stack([jnp.stack([v[0] for v in column], 3) for column in columns], 2)
-        return y.reshape(n, 2 * p, 2 * q, features)
+        both = _output_transform(rows.swapaxes(0, 1))
+        return both.transpose(2, 3, 0, 4, 1, 5).reshape(n, 2 * p, 2 * q, features)
 
     return Algorithm(weights, spread, gather)
 
@@ -86,20 +82,20 @@ def winograd(shape: tuple, kernel_shape: tuple) -> Algorithm:
 def _kernel_transform(g):
     """G g along the first axis."""
     even, odd = (g[0] + g[2]) / 2, g[1] / 2
-    return g[0], even + odd, even - odd, g[2]
+    return jnp.stack([g[0], even + odd, even - odd, g[2]])
 
 
 def _input_transform(x, axis):
-    """B^T d of the windows of four that begin at every other pixel along ``axis``."""
+    """B^T d, as a new first axis, of the windows of four at every other pixel along ``axis``."""
     last = x.shape[axis] - 3
     d0, d1, d2, d3 = (jax.lax.slice_in_dim(x, i, last + i, 2, axis) for i in range(4))
-    return d0 - d2, d1 + d2, d2 - d1, d1 - d3
+    return jnp.stack([d0 - d2, d1 + d2, d2 - d1, d1 - d3])
 
 
 def _output_transform(m):
-    """A^T m along the first axis, which is kept; transposed, a split is a concatenation."""
+    """A^T m along the first axis; transposed, a split is a concatenation."""
     m0, m1, m2, m3 = jax.lax.split(m, (1, 1, 1, 1))
-    return m0 + m1 + m2, m1 - m2 - m3
+    return jnp.concatenate([m0 + m1 + m2, m1 - m2 - m3])
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
