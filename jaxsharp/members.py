@@ -105,14 +105,15 @@ def member_mesh(width: int, devices_per_member: int = 1) -> Mesh:
 
 
 def auto_width(num_members: int, bytes_per_member: int, devices_per_member: int = 1) -> int:
-    """Members to keep in one program: one for each group of devices on the CPU.
+    """Members to keep in one program: on the CPU one for each group of devices.
 
-    On accelerators as many as a quarter of the memory holds, a power of two for each group, and
-    no more than there are.
+    That does not depend on how many members there are, so that parts of a grid and runs by
+    themselves have the bits that they have together. On accelerators as many as a quarter of the
+    memory holds, a power of two for each group, and no more than there are.
     """
     groups = max(1, len(jax.devices()) // max(1, devices_per_member))
     if jax.default_backend() == "cpu":
-        return groups if jax.process_count() > 1 else min(groups, num_members)
+        return groups
     most = min(KEPT_SHARE * device_bytes() // max(1, bytes_per_member), MAX_WIDTH)
     needed = -(-num_members // groups)
     each = 1

@@ -70,11 +70,36 @@ def test_a_group_on_eight_devices_is_that_on_one_in_one_process_and_in_two(tmp_p
     first, second = map(saved_by, both)
     alone = sorted(path for path in (tmp_path / "alone").iterdir())
     assert len(alone) == 6
-    assert sorted(first + second) == [f"spread/{path.name}" for path in alone]  # once each
-    for layout in ("spread", "two a member", "two/spread"):
+    layouts = ("spread", "two a member")
+    names = [f"{layout}/{path.name}" for layout in layouts for path in alone]
+    assert sorted(first + second) == names  # once each
+    for layout in (*layouts, *(f"two/{name}" for name in layouts)):
         for path in alone:
             found, want = table(tmp_path / layout / path.name), table(path)
             np.testing.assert_allclose(found[0], want[0], rtol=1e-4, atol=1e-5, err_msg=layout)
             np.testing.assert_allclose(found[1], want[1], rtol=1e-3, atol=1e-5, err_msg=layout)
             ends = [runs.latest_checkpoint(p).name for p in (path, tmp_path / layout / path.name)]
             assert ends[0] == ends[1]
+    (first,) = (tmp_path / "first").iterdir()
+    for file in ("history.csv", "sharpness.csv"):
+        same = tmp_path / "spread" / first.name / file
+        assert (first / file).read_bytes() == same.read_bytes()
+
+
+def test_an_error_in_one_process_ends_the_other(tmp_path):
+    """The first alone looks at the folder, and finds something else there."""
+    (tmp_path / "notes.txt").write_text("not a study")
+    study = "study --train-size 50 --batch-size 10 --epochs 1 --optimizers sgd --seeds 2"
+    hosts = f"--coordinator localhost:{free_port()} --num-processes 2 --process-id"
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-m", "jaxsharp", *f"{study} {hosts} {i} --out {tmp_path}".split()],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    texts = [process.communicate(timeout=100)[1] for process in both]
+    assert f"jaxsharp: error: {tmp_path}" in texts[0] and "Traceback" not in texts[0]
+    assert both[0].returncode == 2 and both[1].returncode != 0

@@ -29,12 +29,12 @@ def machine(monkeypatch):
 
 @pytest.mark.parametrize(
     ("devices", "processes", "num_members", "per_member", "width"),
-    [(1, 1, 9, 1, 1), (8, 1, 9, 1, 8), (8, 1, 3, 1, 3), (8, 1, 9, 2, 4), (8, 2, 3, 1, 8)],
+    [(1, 1, 9, 1, 1), (8, 1, 9, 1, 8), (8, 1, 3, 1, 8), (8, 1, 9, 2, 4), (8, 2, 3, 1, 8)],
 )
 def test_on_the_cpu_a_program_has_a_member_for_each_group_of_devices(
     machine, devices, processes, num_members, per_member, width
 ):
-    """Several processes take part with all devices, however few members there are."""
+    """However few members there are: their bits depend on the width."""
     machine("cpu", devices, processes)
     assert auto_width(num_members, MANY, per_member) == width
 

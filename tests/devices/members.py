@@ -1,7 +1,7 @@
 """Run by `test_devices`: a group of runs, trained and measured on one device and on eight.
 
     members.py FOLDER                   8 devices in this process: one of them, then all
-    members.py FOLDER ADDRESS INDEX     process INDEX of 2, with 4 devices each: members alone
+    members.py FOLDER ADDRESS INDEX     process INDEX of 2, with 4 devices each: all of them
 
 Leaves the runs in FOLDER/LAYOUT, and prints the names of those that this process has saved.
 """
@@ -18,7 +18,7 @@ from jaxsharp.measures import Options
 from jaxsharp.members import barrier
 from jaxsharp.workbench import workbench
 from tests.devices.simulated import make_devices
-from tests.networks import cnn, tiny_dataset
+from tests.networks import tiny_dataset
 
 SETTINGS = Settings(epochs=2, batch_size=8, loss_below=None, momentum=0.5)
 RATES = (0.05, 0.02, 0.01, 1e30, 0.1, 0.2)  # one diverges; neither 8 nor 4 divides their number
@@ -31,13 +31,12 @@ LAYOUTS = {
 }
 
 
-def do_group(folder, layout):
+def do_group(folder, layout, rates=RATES):
     """Train and measure the group in a folder, from wherever it stands."""
-    network = cnn()
-    bench = workbench(tiny_dataset(num=40), "small_mlp")._replace(network=network, trained=network)
+    bench = workbench(tiny_dataset(num=40), "mlp_1")
     configs = [
-        RunConfig("tiny", "cnn", "heavy_ball", "sam", seed, replace(SETTINGS, learning_rate=rate))
-        for seed, rate in enumerate(RATES)
+        RunConfig("tiny", "mlp_1", "heavy_ball", "sam", seed, replace(SETTINGS, learning_rate=rate))
+        for seed, rate in enumerate(rates)
     ]
     paths = [folder / config.name for config in configs]
     if jax.process_index() == 0:
@@ -60,9 +59,11 @@ def main():
 
     runs.save = saved
     for name, layout in LAYOUTS.items():
-        if process and name != "spread":
+        if process and name == "alone":
             continue
         do_group(Path(folder) / name, layout)
+    if not process:
+        do_group(Path(folder) / "first", sweep.ANYHOW, RATES[:1])
 
 
 main()
