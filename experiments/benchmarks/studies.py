@@ -23,10 +23,6 @@ class Unexpected(Exception):
     """A try that did not end as it should."""
 
 
-class Skipped(Exception):
-    """A fault that cannot be done on this machine."""
-
-
 class Place(NamedTuple):
     """A folder for tries, and what an uninterrupted run of the same command left and needed."""
 
