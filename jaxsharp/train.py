@@ -7,6 +7,7 @@ differs.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -116,18 +117,23 @@ def training_gradient(network: Network) -> Callable:
         logits, stats = network.apply(params, stats, images, True)
         return cross_entropy(logits, labels), stats
 
-    return jax.value_and_grad(loss, has_aux=True)
+    # Compiled as a part of the step; the jit spares a second trace to those that call it twice.
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))
 
 
-def evaluate(network: Network, params, stats, images, labels) -> tuple[Array, Array]:
-    """Loss and accuracy over a data set in evaluation mode."""
+def evaluation(network: Network) -> Callable:
+    """Return ``f(params, stats, (images, labels)) -> (loss, accuracy)`` in evaluation mode."""
 
-    def chunk_means(chunk):
+    @jax.jit
+    def means(params, stats, chunk):
         logits, _ = network.apply(params, stats, chunk[0], False)
         return cross_entropy(logits, chunk[1]), accuracy(logits, chunk[1])
 
-    chunk_size = affordable_chunk(chunk_means, (images, labels))
-    return mean_over_chunks(chunk_means, (images, labels), chunk_size)
+    def evaluate(params, stats, batch):
+        chunk_means = partial(means, params, stats)
+        return mean_over_chunks(chunk_means, batch, affordable_chunk(chunk_means, batch))
+
+    return evaluate
 
 
 def train_epoch(
@@ -162,9 +168,10 @@ def train_epoch(
     batches = order[: steps * recipe.batch_size].reshape(steps, recipe.batch_size)
     carry = (state.params, state.stats, state.opt_state)
     (params, stats, opt_state), _ = jax.lax.scan(step, carry, batches)
+    evaluate = evaluation(recipe.network)
     metrics = Metrics(
-        *evaluate(recipe.network, params, stats, data.images, data.labels),
-        *evaluate(recipe.network, params, stats, data.test_images, data.test_labels),
+        *evaluate(params, stats, (data.images, data.labels)),
+        *evaluate(params, stats, (data.test_images, data.test_labels)),
     )
     return judge(recipe.stopping, state, params, stats, opt_state, metrics.train_loss), metrics
 

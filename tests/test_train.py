@@ -15,7 +15,7 @@ from jaxsharp.train import (
     Stopping,
     TrainState,
     epoch_program,
-    evaluate,
+    evaluation,
     init_state,
     is_active,
     judge,
@@ -156,7 +156,9 @@ def test_evaluation_weighs_examples_and_not_chunks():
     logits, _ = network.apply(params, stats, jnp.asarray(dataset.train.images), False)
     want = cross_entropy(logits, dataset.train.labels)
     images, labels = map(jnp.asarray, dataset.train)
-    np.testing.assert_allclose(evaluate(network, params, stats, images, labels)[0], want, rtol=1e-6)
+    np.testing.assert_allclose(
+        evaluation(network)(params, stats, (images, labels))[0], want, rtol=1e-6
+    )
 
 
 def judged(losses, **stopping):
