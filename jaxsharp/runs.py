@@ -35,7 +35,7 @@ def save(path: Path, state: TrainState, history: pd.DataFrame) -> None:
     target, text = path / "checkpoints" / name, history.to_csv(index=False)
     if not target.exists():
         checkpoint.save(target, state, {"history.csv": text})
-    files.write_text(path / "history.csv", text)
+    files.write_text(path / "history.csv", text, durable=False)  # `load` makes the copy again
 
 
 def checkpoints(path: Path) -> list[Path]:

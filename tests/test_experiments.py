@@ -32,4 +32,4 @@ def test_experiment(tmp_path, script, folder, variants):
 def test_results_have_their_findings_configuration_and_tables(folder):
     names = {p.name for p in (ROOT / "results" / folder).iterdir()}
     assert {"README.md", "config.json"} <= names
-    assert names & {"runs.csv", "timings.csv"}
+    assert names & {"runs.csv", "timings.csv", "counts.csv"}
