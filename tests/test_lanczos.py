@@ -1,82 +1,19 @@
-"""Eigenpairs of operators with known spectra, most of them chosen to break Lanczos."""
+"""Eigenpairs of operators with known spectra: their values, residuals, convergence and cost."""
 
-import re
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.linalg
 from jax.flatten_util import ravel_pytree
 
-from jaxsharp import trees
 from jaxsharp.lanczos import bottom_eigenpairs, extreme_eigenpairs, top_eigenpairs
-from jaxsharp.operators import Operator
-from jaxsharp.products import hessian, preconditioned
-from jaxsharp.trees import select
+from jaxsharp.products import hessian
 from tests.cases import make_case
+from tests.eigenproblems import LOOSE, SIZE, K, assert_eigenpairs, solve, spectra, spread
+from tests.precision import x64  # noqa: F401
 from tests.references import dense_hessian, symmetric_matrix
-
-SIZE = 40
-K = 5
-LOOSE = {"tol": 1e-4, "basis_size": 30}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def x64():
-    with jax.enable_x64(True):
-        yield
-
-
-def solve(matrix, seed=0, k=K, tol=1e-9, basis_size=15, max_products=2000):
-    return compiled(matrix, seed, k, tol, basis_size, max_products)
-
-
-@partial(jax.jit, static_argnums=(2, 3, 4, 5))
-def compiled(matrix, seed, k, tol, basis_size, max_products):
-    like = jax.ShapeDtypeStruct(matrix.shape[:1], matrix.dtype)
-    return top_eigenpairs(
-        lambda vector: matrix @ vector,
-        like,
-        key=jax.random.key(seed),
-        k=k,
-        tol=tol,
-        basis_size=basis_size,
-        max_products=max_products,
-    )
-
-
-def assert_eigenpairs(pairs, matrix, scale):
-    """The k largest eigenvalues to rounding, unit orthogonal vectors, and honest residuals."""
-    truth = np.linalg.eigvalsh(matrix)[::-1]
-    vectors = np.asarray(pairs.vectors)
-    k = len(pairs.values)
-    # Rounding of a product: 40 terms, and a few hundred steps that add it up.
-    np.testing.assert_allclose(pairs.values, truth[:k], atol=1e-13 * scale, rtol=0)
-    np.testing.assert_allclose(vectors @ vectors.T, np.eye(k), atol=1e-13)
-    residuals = np.linalg.norm(vectors @ matrix - pairs.values[:, None] * vectors, axis=1)
-    # Each is told what rounding adds to all of them together, up to 50 eps each after 300 products.
-    assert np.all(pairs.residuals >= residuals * (1 - 1e-6) - 3e-15 * scale)
-    assert np.all(pairs.residuals <= residuals * (1 + 1e-6) + 1e-14 * k**0.5 * scale)
-    assert np.all(pairs.converged)
-
-
-spread = np.random.default_rng(3).uniform(-1, 1, SIZE)
-spectra = {
-    "spikes": np.r_[[20.0, 15, 12, 11, 10], spread[5:]],
-    "uniform": spread,
-    "identity": np.ones(SIZE),
-    "zero": np.zeros(SIZE),
-    "rank_1": np.r_[3.0, np.zeros(SIZE - 1)],
-    "rank_1_negative": np.r_[-3.0, np.zeros(SIZE - 1)],
-    "rank_8_of_15_rows": np.r_[np.arange(1.0, 9), np.zeros(SIZE - 8)],
-    "two_values": np.repeat([2.0, -1.0], SIZE // 2),
-    "clustered": np.r_[1 + 1e-6 * np.arange(K), spread[K:] / 2],
-    "condition_1e12": np.logspace(-12, 0, SIZE),
-    "all_negative": -np.logspace(-1, 1, SIZE),
-    "large_negative_values": np.r_[-100.0, -90, -80, spread[3:]],
-}
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-8, 1e8, 1e-30])
@@ -127,85 +64,6 @@ def test_both_ends_cost_less_than_each_alone():
     both = solve_ends(matrix, 3, 3, 20)
     alone = solve(matrix, k=3, basis_size=20), solve(-matrix, k=3, basis_size=20)
     assert both.top.num_products < sum(pairs.num_products for pairs in alone)
-
-
-def test_product_on_the_host_takes_the_same_steps():
-    """Restarts and a breakdown included."""
-    for name, calls in (("uniform", []), ("rank_8_of_15_rows", [])):
-        matrix = symmetric_matrix(spectra[name])
-
-        def product(vector, matrix=matrix, calls=calls):
-            calls.append(None)
-            return jnp.asarray(matrix @ np.asarray(vector))
-
-        host = top_eigenpairs(
-            Operator(product, "test", on_host=True),
-            jnp.zeros(SIZE),
-            key=jax.random.key(0),
-            tol=1e-9,
-            basis_size=15,
-            max_products=2000,
-        )
-        compiled = solve(matrix)
-        assert host.num_products == compiled.num_products == len(calls)
-        np.testing.assert_allclose(host.values, compiled.values, atol=1e-13 * 8)
-        overlaps = np.abs(np.sum(host.vectors * compiled.vectors, axis=1))
-        np.testing.assert_allclose(overlaps, 1, rtol=1e-12)
-
-
-def test_large_leaves_stay_apart(monkeypatch):
-    """Vectors are held in pieces if a leaf is large, with the same result."""
-    case = make_case("tanh_mlp")
-
-    def solve_case(params):
-        matvec = hessian(case.loss, params, case.batch)
-        return top_eigenpairs(matvec, params, key=jax.random.key(0), k=3, tol=1e-10)
-
-    joined = jax.jit(lambda params: solve_case(params))(case.params)
-    monkeypatch.setattr(trees, "PACKED_SIZE", 12)
-    pack, unpack = trees.packing(case.params)
-    assert [leaf.shape for leaf in pack(case.params)] == [(24,), (4, 5), (5, 4)]
-    jax.tree.map(np.testing.assert_array_equal, unpack(pack(case.params)), case.params)
-    apart = jax.jit(lambda params: solve_case(params))(case.params)
-    np.testing.assert_allclose(apart.values, joined.values, rtol=1e-12)
-    assert jax.tree.structure(apart.vectors) == jax.tree.structure(joined.vectors)
-
-
-def test_vectors_of_some_parameters():
-    """None stands where a mask leaves a parameter out."""
-    case = make_case("tied")
-    mask = {"w": False, "b": True}
-    matvec = hessian(case.loss, case.params, case.batch, mask=mask)
-    pairs = top_eigenpairs(matvec, select(case.params, mask), key=jax.random.key(0), k=3)
-    assert pairs.vectors["w"] is None
-    places, _ = ravel_pytree(jax.tree.map(lambda m, p: jnp.full(p.shape, m), mask, case.params))
-    dense = np.asarray(dense_hessian(case.loss, case.params, case.batch))
-    truth = np.linalg.eigvalsh(dense[np.ix_(places, places)])
-    np.testing.assert_allclose(pairs.values, truth[::-1], rtol=1e-12, atol=1e-12)
-
-
-def test_preconditioned_eigenvalues():
-    """Those of D^(-1) H, by a general eigensolver."""
-    matrix = jnp.asarray(symmetric_matrix(spectra["spikes"]))
-    diagonal = jnp.asarray(np.random.default_rng(0).uniform(0.1, 10, SIZE))
-    matvec = preconditioned(lambda v: matrix @ v, diagonal)
-    pairs = top_eigenpairs(matvec, diagonal, key=jax.random.key(0), tol=1e-9)
-    truth = scipy.linalg.eigh(matrix, np.diag(diagonal), eigvals_only=True)[::-1]
-    np.testing.assert_allclose(pairs.values, truth[:K], rtol=1e-12)
-
-
-def test_a_step_does_not_copy_the_basis(monkeypatch):
-    """XLA copies what a branch reads: at ten million parameters that doubled the time of a step."""
-
-    def solve_diagonal(diagonal):
-        product = partial(jax.tree.map, jnp.multiply, diagonal)
-        return top_eigenpairs(product, diagonal, key=jax.random.key(0), k=5)
-
-    monkeypatch.setattr(trees, "PACKED_SIZE", 1000)
-    diagonal = [jnp.ones((77, 100)), jnp.ones(55), jnp.ones(3)]
-    program = jax.jit(solve_diagonal).lower(diagonal).compile().as_text()
-    assert "f64[20,77,100]" in program
-    assert not re.search(r"= f64\[20,77,100\]\S* copy\(", program)
 
 
 def test_what_the_recurrence_does_not_see_shows_in_the_residuals():
@@ -323,84 +181,3 @@ def test_float32_on_many_dimensions():
     assert np.all(pairs.converged)
     np.testing.assert_allclose(pairs.values, truth[:K], rtol=1e-6)
     np.testing.assert_allclose(pairs.vectors @ pairs.vectors.T, np.eye(K), atol=1e-5)
-
-
-def test_vmap_over_matrices_equals_one_by_one():
-    """One converges at once, one breaks down, one needs restarts: none disturbs another."""
-    names = ("spikes", "identity", "uniform", "zero")
-    matrices = [jnp.asarray(symmetric_matrix(spectra[name])) for name in names]
-    together = jax.vmap(solve)(jnp.stack(matrices))
-    for index, (name, matrix) in enumerate(zip(names, matrices, strict=True)):
-        one = jax.tree.map(lambda leaf, i=index: leaf[i], together)
-        scale = max(1.0, np.abs(spectra[name]).max())
-        assert_eigenpairs(one, matrix, scale)
-        assert one.num_products == solve(matrix).num_products
-
-
-def test_key_fixes_the_result_and_nothing_else_matters():
-    matrix = symmetric_matrix(spread)
-    first, again, other = (solve(matrix, seed, **LOOSE) for seed in (1, 1, 2))
-    jax.tree.map(np.testing.assert_array_equal, first, again)
-    assert np.any(np.asarray(first.vectors) != np.asarray(other.vectors))
-    np.testing.assert_allclose(first.values, other.values, rtol=1e-6)
-
-
-@jax.jit
-def solve_from(matrix, start):
-    return top_eigenpairs(
-        lambda v: matrix @ v, start, key=jax.random.key(0), k=1, tol=1e-6, start=start
-    )
-
-
-def test_warm_start_saves_products_and_cannot_mislead():
-    matrix = jnp.asarray(symmetric_matrix(spread))
-    truth, axes = np.linalg.eigh(matrix)
-    cold = solve_from(matrix, jnp.zeros(SIZE))
-    warm = solve_from(matrix, jnp.asarray(axes[:, -1]))
-    assert warm.num_products < cold.num_products
-    for guess in (axes[:, -2], axes[:, 0], np.zeros(SIZE), -1e-20 * axes[:, -1]):
-        pairs = solve_from(matrix, jnp.asarray(guess))
-        assert pairs.values[0] == pytest.approx(truth[-1], rel=1e-9)
-
-
-def test_nan_stops_at_once_and_shows():
-    pairs = solve(np.full((SIZE, SIZE), np.nan))
-    assert np.all(np.isnan(pairs.values))
-    assert not np.any(pairs.converged)
-    assert pairs.num_products <= 5 + K
-
-
-def test_pytrees_of_mixed_dtypes_outside_jit():
-    diagonal = {"a": jnp.array([1.0, 7.0], jnp.float32), "b": [jnp.array([[2.0], [5.0]])]}
-    multiply = partial(jax.tree.map, jnp.multiply, diagonal)
-    pairs = top_eigenpairs(multiply, diagonal, key=jax.random.key(0), k=2)
-    np.testing.assert_allclose(pairs.values, [7, 5], rtol=1e-6)
-    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), pairs.vectors) == {
-        "a": ((2, 2), "f4"),
-        "b": [((2, 2, 1), "f8")],
-    }
-    np.testing.assert_allclose(np.abs(pairs.vectors["a"]), [[0, 1], [0, 0]], atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("like", "options", "message"),
-    [
-        (np.ones(4), {"k": 5}, "k is 5; the operator has 4"),
-        (np.ones(4), {"k": 0}, "k is 0"),
-        (np.ones(9), {"basis_size": 5}, "basis_size is 5"),
-        (np.ones(9), {"max_products": 5}, "max_products is 5"),
-        (np.ones(9), {"tol": 1e-16}, "at best 2.2e-15"),
-        (np.ones(9, np.float32), {"tol": 1e-7}, "at best 1.2e-06"),
-        (np.ones(9, np.float32), {"tol": float("nan")}, "tol is nan"),
-        (np.ones(9, np.int32), {}, "int32"),
-        (np.ones(9, np.float16), {}, "float16"),
-        ({}, {}, "0 numbers"),
-    ],
-)
-def test_bad_arguments_are_named_before_tracing(like, options, message):
-    def never(vector):
-        raise AssertionError("traced")
-
-    with pytest.raises(ValueError, match=message) as error:
-        top_eigenpairs(never, like, key=jax.random.key(0), **options)
-    assert "\n" not in str(error.value)
