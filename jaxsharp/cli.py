@@ -1,5 +1,6 @@
 """The command line: parses, checks names, calls, prints."""
 
+import atexit
 import os
 import signal
 import sys
@@ -180,6 +181,13 @@ def interrupt(*_) -> None:
     raise KeyboardInterrupt
 
 
+def ignore_signals() -> None:
+    """Leave the clean-up of JAX at exit in peace; of several processes each may have to wait."""
+    if not jax.distributed.is_initialized():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 COMMANDS = {
     "study": run_study,
     "merge": merge_parts,
@@ -194,6 +202,7 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of ``jaxsharp``. JAXSHARP_DEBUG=1 shows tracebacks of errors in the input."""
     signal.signal(signal.SIGTERM, interrupt)
+    atexit.register(ignore_signals)
     use_compilation_cache()
     cores_as_devices()
     try:

@@ -211,6 +211,13 @@ def test_the_installed_command_runs():
     assert "Traceback" not in done.stderr
 
 
+def test_a_late_signal_leaves_the_end_of_the_process_in_peace():
+    late = "atexit.register(os.kill, os.getpid(), signal.SIGTERM)"  # runs after what comes later
+    program = f"import atexit, os, signal; {late}; from jaxsharp.cli import main; main(['list'])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_progress_is_lines_with_rate_and_remaining_time(capsys):
     console = Console(force_terminal=False, width=100)
     for quiet in (False, True):

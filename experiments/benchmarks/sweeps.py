@@ -8,9 +8,9 @@ needed (`apt-get install dataset-fashion-mnist`), CIFAR-10 only with `--data-dir
 gets drawn images of its shape, as time does not depend on them. About ten minutes on two cores;
 `--smoke` runs all of it on a few digits. Timings mean something on a quiet machine only.
 
-| work | question |
+| works | question |
 |---|---|
-| 16 x mlp_1, 4 x simple_batch | training steps of all members beside PyTorch, member after member |
+| training | steps of 16 x mlp_1 and of 4 x simple_batch beside PyTorch, member after member |
 | bookkeeping | what share of a group's time goes to saving, progress, histories? |
 | compiling | seconds for study A's grid at one network, at first and from the cache |
 """
@@ -18,9 +18,13 @@ gets drawn images of its shape, as time does not depend on them. About ten minut
 import json
 import sys
 from pathlib import Path
+from typing import Literal, get_args
 
 import tyro
 from curvature import use_threads
+
+Name = Literal["training", "bookkeeping", "compiling"]
+NAMES = get_args(Name)
 
 NOTES = """
 - first call: preparation, compilation and first run.
@@ -40,6 +44,7 @@ def sweeps(
     *,
     out: Path = Path("runs/benchmarks-sweeps"),
     data_dir: Path | None = None,
+    works: tuple[Name, ...] = NAMES,
     repeats: int = 5,
     threads: int = 2,
     smoke: bool = False,
@@ -50,6 +55,7 @@ def sweeps(
     Args:
         out: Folder of the tables.
         data_dir: Directory with the official files of CIFAR-10.
+        works: What to measure.
         repeats: Rounds in which all contenders take turns.
         threads: Cores used.
         smoke: Tiny networks and data.
@@ -69,20 +75,24 @@ def sweeps(
         print(json.dumps({"seconds": overheads.compile_seconds(sizes)}))
         return
     command = f"python experiments/benchmarks/sweeps.py --repeats {repeats} --threads {threads}"
+    command += f" --works {' '.join(works)}" * (set(works) != set(NAMES))
     command += " --smoke" * smoke + " --data-dir DIR" * (data_dir is not None)
     options = {"command": command, "repeats": repeats, "cores": threads, "sizes": sizes._asdict()}
-    works, rows = [], []
+    done, rows = [], []
 
     def add(work, measured):
-        works.append(work)
+        done.append(work)
         rows.extend(measured)
-        tables.write(out, rows, works, options, "Sweep benchmark", NOTES)
+        tables.write(out, rows, done, options, "Sweep benchmark", NOTES)
 
-    for work in groups.throughput_works(sizes, data_dir):
-        add(work, measuring.measure(work, work.setup(), repeats))
-    add(*overheads.saving_rows(sizes, 1 if smoke else repeats))
-    arguments = ["--worker", "--threads", str(threads), *["--smoke"] * smoke]
-    add(*overheads.compile_rows(sizes, __file__, arguments))
+    if "training" in works:
+        for work in groups.throughput_works(sizes, data_dir):
+            add(work, measuring.measure(work, work.setup(), repeats))
+    if "bookkeeping" in works:
+        add(*overheads.saving_rows(sizes, 1 if smoke else repeats))
+    if "compiling" in works:
+        arguments = ["--worker", "--threads", str(threads), *["--smoke"] * smoke]
+        add(*overheads.compile_rows(sizes, __file__, arguments))
     print((out / "README.md").read_text())
     if wrong := tables.wrong(rows):
         sys.exit(wrong)
