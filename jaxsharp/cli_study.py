@@ -6,12 +6,12 @@ from pathlib import Path
 
 import tyro
 
-from jaxsharp import data, files, merge, models, report, status, study, sweep
+from jaxsharp import data, files, interrupts, merge, models, report, status, study, sweep
 from jaxsharp.choices import at_least_one, checked, known, known_list, width_of
 from jaxsharp.config import SAM, Settings
 from jaxsharp.grid import StudyConfig, parse_shard, parse_vary
 from jaxsharp.measures import DEFAULT_MEASURES, MEASURES, Options
-from jaxsharp.members import Hosts, join
+from jaxsharp.members import Hosts, agreed, join
 from jaxsharp.optimizers import OPTIMIZERS
 from jaxsharp.progress import Tracker, make_console
 from jaxsharp.tensorboard import Scalars
@@ -95,7 +95,7 @@ def run_study(
     out = out or Path("runs") / config.name
     console = make_console()
     quiet = quiet or not study.is_writer()
-    with study.claimed(out, config, fresh=fresh):
+    with interrupts.deferred() as requested, study.claimed(out, config, fresh=fresh):
         if not quiet:
             console.print(opening(config, bench, out), highlight=False)
         total = len(config.shard_members()) * config.steps_per_run
@@ -106,6 +106,8 @@ def run_study(
         ):
 
             def tell(progress: study.Progress) -> None:
+                if agreed(requested()):
+                    raise KeyboardInterrupt
                 tracker.update(progress.steps, progress.group, progress.doing)
                 board.update(progress)
                 if scalars is not None:

@@ -1,4 +1,8 @@
-"""Ctrl-C and SIGTERM at the end of an epoch instead of in its middle."""
+"""Ctrl-C and SIGTERM at the end of an epoch or a measure instead of in its middle.
+
+Nor would an exception be sure to arrive: where Python runs again after a long computation is often
+in a callback of its garbage collector, and what is raised there is printed and forgotten.
+"""
 
 import signal
 import sys
@@ -22,7 +26,7 @@ def deferred() -> Iterator[Callable[[], bool]]:
         seen.append(number)
         if len(seen) > 1:
             raise KeyboardInterrupt
-        print("jaxsharp: finishing the epoch; once more to stop at once", file=sys.stderr)
+        print("jaxsharp: finishing the epoch or measure; again to stop at once", file=sys.stderr)
 
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False

@@ -1,6 +1,8 @@
 """Commands as a user gives them: what they write, what they print, how they refuse."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 
@@ -10,7 +12,7 @@ import pytest
 from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event
 
-from jaxsharp import cli
+from jaxsharp import cli, measuring
 from jaxsharp.measures import MEASURES
 from jaxsharp.optimizers import OPTIMIZERS, SHARPNESS_AWARE
 from jaxsharp.progress import Tracker
@@ -26,6 +28,9 @@ FILES = [
     "training.png",
     "sharpness.png",
 ]
+
+
+set_signal = signal.signal
 
 
 @pytest.fixture(autouse=True)
@@ -201,6 +206,27 @@ def test_an_interruption_says_how_to_go_on(monkeypatch, tmp_path, capsys):
         cli.main([*STUDY, "--out", str(tmp_path / "out"), "--quiet"])
     assert stopped.value.code == 130
     assert "the same command continues" in capsys.readouterr().err
+
+
+def test_a_signal_between_epochs_stops_the_study_before_the_next_measure(
+    monkeypatch, tmp_path, capsys
+):
+    taken = []
+
+    def interrupted(name, *args):
+        taken.append(name)
+        os.kill(os.getpid(), signal.SIGINT)
+        return results(name, *args)
+
+    results, before = measuring.results, signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(measuring, "results", interrupted)
+    monkeypatch.setattr(signal, "signal", set_signal)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([*STUDY, "--out", str(tmp_path / "out"), "--quiet"])
+    set_signal(signal.SIGTERM, before)
+    assert stopped.value.code == 130 and len(taken) == 1
+    first, last = capsys.readouterr().err.splitlines()
+    assert "again to stop at once" in first and "the same command continues" in last
 
 
 def test_the_installed_command_runs():
