@@ -62,6 +62,14 @@ def test_rho_zero_is_the_base_optimizer(name, x64):
 
 
 @pytest.mark.parametrize("name", SHARPNESS_AWARE)
+def test_the_base_comes_after_the_sharp_gradient(name, x64):
+    base = optax.adamw(0.1, weight_decay=0.3)
+    wrap = functools.partial(SHARPNESS_AWARE[name], rho=0.3, **OPTIONS.get(name, {}))
+    in_chain = optax.chain(wrap(optax.identity()), optax.with_extra_args_support(base))
+    assert_close(trajectory(in_chain, 7), trajectory(wrap(base), 7), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", SHARPNESS_AWARE)
 def test_rho_changes_the_path_and_may_be_a_schedule_over_real_steps(name, x64):
     wrap = functools.partial(SHARPNESS_AWARE[name], optax.sgd(0.1), **OPTIONS.get(name, {}))
     constant, base = trajectory(wrap(0.3)), trajectory(optax.sgd(0.1))
