@@ -7,7 +7,7 @@ differs.
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import jax
@@ -109,6 +109,7 @@ def is_active(state: TrainState, stopping: Stopping) -> Bool[Array, "*members"]:
     return ~state.converged & ~state.diverged & (state.epoch < stopping.max_epochs)
 
 
+@lru_cache(maxsize=8)
 def training_gradient(network: Network) -> Callable:
     """Return ``f(params, stats, batch) -> ((loss, stats), grads)`` in training mode."""
 
@@ -117,10 +118,11 @@ def training_gradient(network: Network) -> Callable:
         logits, stats = network.apply(params, stats, images, True)
         return cross_entropy(logits, labels), stats
 
-    # Compiled as a part of the step; the jit spares a second trace to those that call it twice.
+    # Compiled as a part of the step. A network is traced once for all calls, and all optimizers.
     return jax.jit(jax.value_and_grad(loss, has_aux=True))
 
 
+@lru_cache(maxsize=8)
 def evaluation(network: Network) -> Callable:
     """Return ``f(params, stats, (images, labels)) -> (loss, accuracy)`` in evaluation mode."""
 
