@@ -1,12 +1,14 @@
 """Every figure, drawn from tables alone: no global state, and equal tables give equal files.
 
-Tables are those of ``runs``: a row a run, or a row a run and epoch. Figures say what they leave
-out: a run that diverged has no point, and a panel without points says that there are none.
+Tables are those of ``runs``: a row a run, or a row a run and epoch; spectra are drawn from their
+quadrature rules. Figures say what they leave out: a run that diverged has no point, and a panel
+without points says that there are none.
 """
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -14,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from jaxsharp import canvas
+from jaxsharp.density import SpectralDensity
 from jaxsharp.stats import Coefficient, Correlation
 
 LABELS = {
@@ -100,6 +103,43 @@ def run_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
         canvas.label(panels[:1], "epoch", "loss (nats)")
         canvas.label(panels[1:], "epoch", "accuracy (%)")
         canvas.legend(figure, keys)
+    return figure
+
+
+def spectral_densities(
+    densities: Mapping[str, SpectralDensity], *, width: float | None = None
+) -> Figure:
+    """Return labelled densities of eigenvalues, smoothed, on a logarithmic axis.
+
+    Every eigenvalue is drawn as a normal distribution of standard deviation `width`, by default a
+    hundredth of the range of all. Bands are one standard error over the probes to both sides. The
+    axis ends at a tenth of the height of a single eigenvalue. A density that is not finite is left
+    out. Raises ValueError for a width that is not positive.
+    """
+    finite = {k: d for k, d in densities.items() if np.isfinite(d.nodes).all()}
+    nodes = np.concatenate([np.ravel(d.nodes[d.weights > 0]) for d in finite.values()] or [[0.0]])
+    low, high = nodes.min(), nodes.max()
+    if width is None:
+        width = float((high - low) or abs(high) or 1.0) / 100
+    points = jnp.linspace(low - 5 * width, high + 5 * width, 2001)
+    smooth = {k: density.smoothed(points, width) for k, density in finite.items()}
+    singles = [1 / (d.dimension * width * np.sqrt(2 * np.pi)) for d in finite.values()]
+    floor, top = min(singles, default=0.0) / 10, 0.0
+    colors = dict(zip(densities, canvas.colors(len(densities)), strict=True))
+    with canvas.style():
+        figure, (panel,) = canvas.panels(1, width=5.2, height=3.4)
+        for label, estimate in smooth.items():
+            mean, stderr = (np.asarray(values, np.float64) for values in estimate)
+            panel.plot(points, mean, color=colors[label])
+            band = {"color": colors[label], "alpha": 0.25, "linewidth": 0}
+            edges = (np.maximum(edge, floor / 100) for edge in (mean - stderr, mean + stderr))
+            panel.fill_between(points, *edges, **band)
+            top = max(top, (mean + stderr).max())
+        if finite:
+            canvas.scale_log(panel.yaxis, floor, top)
+        canvas.label([panel], None, f"density (each eigenvalue {width:.2g} wide)")
+        panel.set_xlabel("eigenvalue")
+        canvas.legend(figure, [canvas.key(label, color) for label, color in colors.items()])
     return figure
 
 

@@ -1,10 +1,12 @@
 """Figures of training curves, of studies and of single runs, read back from the artists."""
 
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
 
 from jaxsharp import canvas, figures
+from jaxsharp.density import SpectralDensity
 from tests.drawings import (
     NAN,
     VARIANTS,
@@ -120,3 +122,46 @@ def test_run_curves_of_nothing_say_so():
     for histories in ({}, {"new": one_history()[:0]}):
         figure = drawn(figures.run_curves(histories))
         assert [texts(panel) for panel in figure.axes] == [[canvas.NOTHING]] * 2
+
+
+def rules(top=3.0, dimension=1000):
+    """The density of a spectrum: 0, and one eigenvalue in a hundred at 1 or at `top`."""
+    nodes = jnp.asarray([[0.0, 1.0, top], [0.0, 1.0, top]])
+    weights = jnp.asarray([[0.99, 0.006, 0.004], [0.99, 0.002, 0.008]])
+    return SpectralDensity(nodes, weights, jnp.int32(6), dimension)
+
+
+def test_densities_are_drawn_smoothed_with_their_errors_down_to_one_eigenvalue():
+    both = {"sgd": rules(), "sam": rules(2.0, dimension=500)}
+    figure = drawn(figures.spectral_densities(both, width=0.1))
+    (panel,) = figure.axes
+    assert legend(figure) == ["sgd", "sam"] and panel.get_yscale() == "log"
+    for line, band, density in zip(panel.lines, panel.collections, both.values(), strict=True):
+        mean, _ = density.smoothed(jnp.asarray(line.get_xdata()), 0.1)
+        np.testing.assert_allclose(line.get_ydata(), mean, rtol=1e-6)
+        corners = band.get_paths()[0].vertices
+        at_one = corners[np.isclose(corners[:, 0], 1.0, atol=1e-3), 1]
+        expected = density.smoothed(jnp.ones(1), 0.1)
+        height, error = float(expected.mean[0]), float(expected.stderr[0])
+        np.testing.assert_allclose(
+            [at_one.min(), at_one.max()], [height - error, height + error], 0.01
+        )
+    one_eigenvalue = 1 / (1000 * 0.1 * np.sqrt(2 * np.pi))
+    low, high = panel.get_ylim()
+    assert 0.01 * one_eigenvalue < low < 0.1 * one_eigenvalue * 1.01
+    assert high > 0.99 / (0.1 * np.sqrt(2 * np.pi))
+    low, high = panel.get_xlim()
+    assert low < -0.3 and high > 3.3
+
+
+def test_a_density_of_one_value_has_a_width_and_one_that_is_not_finite_is_left_out():
+    flat = rules()._replace(nodes=jnp.full((2, 3), 5.0))
+    figure = drawn(figures.spectral_densities({"flat": flat, "bad": rules(NAN)}))
+    (panel,) = figure.axes
+    (line,) = panel.lines
+    assert np.isclose(line.get_xdata()[np.argmax(line.get_ydata())], 5.0, atol=1e-3)
+    assert "0.05 wide" in panel.get_ylabel()
+    nothing = drawn(figures.spectral_densities({"bad": rules(NAN)}))
+    assert texts(nothing.axes[0]) == [canvas.NOTHING]
+    with pytest.raises(ValueError, match="width is 0"):
+        figures.spectral_densities({"flat": flat}, width=0.0)
