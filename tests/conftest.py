@@ -20,3 +20,10 @@ def x64():
     """Double precision for one test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="module")
+def double_precision():
+    """Double precision for all tests of a module."""
+    with jax.enable_x64(True):
+        yield

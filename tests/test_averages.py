@@ -7,8 +7,9 @@ import scipy.linalg
 
 from jaxsharp.operators import loops_around
 from jaxsharp.traces import MIN_PROBES, Limits, average
-from tests.precision import x64  # noqa: F401
 from tests.references import symmetric_matrix
+
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def itself(mean, stderr):

@@ -10,11 +10,7 @@ from hypothesis import strategies as st
 from jaxsharp.chunks import mean_over_chunks
 from tests.references import mean_over_examples
 
-
-@pytest.fixture(scope="module", autouse=True)
-def x64():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def make_batch(n):

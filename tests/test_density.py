@@ -14,6 +14,8 @@ from jaxsharp.products import ggn
 from tests.cases import make_case
 from tests.references import dense_ggn, symmetric_matrix
 
+pytestmark = pytest.mark.usefixtures("double_precision")
+
 SIZE = 60
 rng = np.random.default_rng(1)
 spectra = {
@@ -26,12 +28,6 @@ spectra = {
     "condition_1e12": np.logspace(-12, 0, SIZE),
     "all_negative": -np.logspace(-1, 1, SIZE),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def x64():
-    with jax.enable_x64(True):
-        yield
 
 
 @partial(jax.jit, static_argnames=("num_probes", "num_steps", "basis_size", "vmapped"))

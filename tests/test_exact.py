@@ -25,15 +25,11 @@ from tests.cases import CASES, NUM_EXAMPLES, cross_entropy, make_case, squared_e
 from tests.networks import cnn, generic_point, mlp, tiny_dataset
 from tests.references import dense_hessian, dot_precisions
 
+pytestmark = pytest.mark.usefixtures("double_precision")
+
 QUALIFIED = ("relu_mlp", "cnn", "batch_norm_cnn", "equinox")
 LOSSES = {"softmax": (softmax_factors, cross_entropy), "squared": (squared_factors, squared_error)}
 FUNCTIONS = [group_traces, diagonal]
-
-
-@pytest.fixture(autouse=True)
-def x64():
-    with jax.enable_x64(True):
-        yield
 
 
 @cache
@@ -199,11 +195,10 @@ def traces_in_one_chunk():
 @settings(max_examples=6, deadline=None, derandomize=True)
 @given(st.integers(1, NUM_EXAMPLES + 1), st.permutations(range(NUM_EXAMPLES)))
 def test_chunks_and_the_order_of_examples_do_not_matter(chunk_size, order):
-    with jax.enable_x64(True):
-        case, fn = case_of("relu_mlp")
-        images = case.batch["x"][np.array(order)]
-        got = group_traces(fn, case.params, {}, images, chunk_size=chunk_size)
-        assert_close(got, traces_in_one_chunk())
+    case, fn = case_of("relu_mlp")
+    images = case.batch["x"][np.array(order)]
+    got = group_traces(fn, case.params, {}, images, chunk_size=chunk_size)
+    assert_close(got, traces_in_one_chunk())
 
 
 def test_a_factor_on_a_layer_divides_its_trace_by_the_square():

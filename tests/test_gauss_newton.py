@@ -22,8 +22,9 @@ from tests.curvature import (
     matrix,
     random_like,
 )
-from tests.precision import x64  # noqa: F401
 from tests.references import dense_ggn, example, mean_outer_product
+
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -12,8 +12,9 @@ from jaxsharp.lanczos import bottom_eigenpairs, extreme_eigenpairs, top_eigenpai
 from jaxsharp.products import hessian
 from tests.cases import make_case
 from tests.eigenproblems import LOOSE, SIZE, K, assert_eigenpairs, solve, spectra, spread
-from tests.precision import x64  # noqa: F401
 from tests.references import dense_hessian, symmetric_matrix
+
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-8, 1e8, 1e-30])

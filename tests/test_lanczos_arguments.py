@@ -17,8 +17,9 @@ from jaxsharp.products import hessian, preconditioned
 from jaxsharp.trees import select
 from tests.cases import make_case
 from tests.eigenproblems import LOOSE, SIZE, K, assert_eigenpairs, solve, spectra, spread
-from tests.precision import x64  # noqa: F401
 from tests.references import dense_hessian, symmetric_matrix
+
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def test_product_on_the_host_takes_the_same_steps():

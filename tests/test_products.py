@@ -28,8 +28,9 @@ from tests.curvature import (
     product,
     random_like,
 )
-from tests.precision import x64  # noqa: F401
 from tests.references import dense_ggn, dense_hessian, dense_matrix, example
+
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -11,8 +11,9 @@ from jaxsharp import memory
 from jaxsharp.chunks import Batches
 from jaxsharp.products import hessian
 from tests.curvature import assert_close, case_of, dense_of, flat, product, random_like
-from tests.precision import x64  # noqa: F401
 from tests.references import dense_matrix, dot_precisions
+
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def test_batches_cannot_be_traced():

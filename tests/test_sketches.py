@@ -8,10 +8,11 @@ from jaxsharp.products import hessian
 from jaxsharp.sketches import MIN_TESTS, hutchpp, xtrace
 from jaxsharp.traces import MIN_PROBES, hutchinson
 from tests.cases import make_case
-from tests.precision import x64  # noqa: F401
 from tests.probing import SIZE, uniform
 from tests.references import dense_hessian, symmetric_matrix
 from tests.sketching import ESTIMATORS, ROWS, compiled, decaying, estimate, options_of, recorded
+
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 exact_spectra = {
     "identity": np.ones(SIZE),

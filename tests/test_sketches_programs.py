@@ -9,10 +9,11 @@ import pytest
 
 from jaxsharp.sketches import hutchpp, xtrace
 from jaxsharp.traces import MIN_PROBES
-from tests.precision import x64  # noqa: F401
 from tests.probing import SIZE, uniform
 from tests.references import dot_precisions, symmetric_matrix
 from tests.sketching import ESTIMATORS, ROWS, decaying, estimate, recorded
+
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def test_vmapped_products_do_not_matter():

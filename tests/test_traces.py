@@ -9,9 +9,10 @@ from jax.flatten_util import ravel_pytree
 from jaxsharp.products import hessian
 from jaxsharp.traces import MIN_PROBES, diagonal, frobenius_norm, hutchinson
 from tests.cases import make_case
-from tests.precision import x64  # noqa: F401
 from tests.probing import ESTIMATORS, SIZE, estimate, probe_deviation, spectra, uniform
 from tests.references import dense_hessian, symmetric_matrix
+
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def truth_of(estimator, matrix):

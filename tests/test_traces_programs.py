@@ -9,9 +9,10 @@ import pytest
 
 from jaxsharp.operators import Operator
 from jaxsharp.traces import MIN_PROBES, hutchinson
-from tests.precision import x64  # noqa: F401
 from tests.probing import ESTIMATORS, SIZE, estimate, probe_deviation, spectra, uniform
 from tests.references import dot_precisions, symmetric_matrix
+
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
