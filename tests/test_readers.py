@@ -152,6 +152,7 @@ class WritesWhenUnpickled:
 
 
 def test_pickles_are_never_loaded(tmp_path):
+    """A pickle of someone else runs their code (pitfall 38)."""
     trace = tmp_path / "loaded"
     harmful = pickle.dumps(WritesWhenUnpickled(trace))
     binary, python = tmp_path / "bin", tmp_path / "py"

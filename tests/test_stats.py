@@ -168,6 +168,7 @@ def test_a_raw_tau_of_one_in_groups_that_say_nothing():
 
 
 def test_raw_nears_one_where_within_is_minus_one():
+    """Groups of unequal level make a correlation by themselves (pitfall 25)."""
     # Simpson, as far as it goes: pairs within groups are raw pairs too, 200 of 79800 here.
     group = np.repeat(np.arange(200), 2)
     step = np.tile([0.0, 1.0], 200)

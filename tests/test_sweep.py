@@ -102,6 +102,7 @@ def test_members_that_stand_at_different_epochs_continue(tmp_path, bench):
 
 
 def test_a_member_does_not_depend_on_its_neighbours(tmp_path, bench):
+    """Whatever else shares its program (pitfall 37)."""
     _, group = train(tmp_path / "group", bench, seeds=(0, 1, 2))
     _, alone = train(tmp_path / "alone", bench, seeds=(1,))
     assert_same_end(group[1], alone[0])

@@ -133,6 +133,7 @@ def test_a_variant_changes_the_step_and_not_the_statistics(sam, plain_ends):
 
 
 def test_every_epoch_has_its_own_order_and_every_seed_its_own_streams():
+    """Order, initialization, noise and measures draw apart (pitfall 37)."""
     recipe = recipe_of(mlp(), epochs=9)
     runs = []
     for seed in (0, 0, 1):
@@ -199,6 +200,7 @@ def test_epochs_end_at_the_limit():
 
 
 def test_a_diverged_member_stops_and_leaves_its_neighbours_alone():
+    """Under vmap a branch not taken is computed, too (pitfall 34)."""
     recipe, data = recipe_of(cnn(), epochs=4), tiny_dataset()
     program = epoch_program(recipe)
     rates, seeds = [0.05, 1e30, 0.1], [0, 1, 2]
@@ -224,6 +226,7 @@ def test_the_data_is_an_argument_of_the_program_and_no_constant():
 
 
 def test_no_hyper_parameter_value_compiles_anew():
+    """A Python float would be a constant of the program (pitfall 35)."""
     recipe = recipe_of(mlp(), sam="sam")
     program = epoch_program(recipe)
     for rate, rho in ((0.1, 0.05), (0.2, 0.1)):

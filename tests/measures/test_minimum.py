@@ -26,6 +26,7 @@ def test_without_biases_the_minimum_is_the_geometric_mean():
 
 @pytest.mark.parametrize("spread", [0.1, 1.0, 5.0, 10.0])
 def test_solution_is_certified_for_any_spread_of_the_traces(spread):
+    """Solved to a duality gap (pitfall 24)."""
     rng = np.random.default_rng(1)
     traces, exponents = np.exp(spread * rng.normal(size=40)), chain_exponents(20)
     result = minimize_over_scales(traces, exponents)
@@ -148,6 +149,7 @@ def test_minimum_sharpness_is_the_least_trace_of_the_dense_hessian(x64):
 
 @pytest.mark.parametrize("log_scales", [(0.7, -1.3), (3.0, 2.0)])
 def test_minimum_sharpness_is_unchanged_by_rescaling_and_the_trace_is_not(x64, log_scales):
+    """What a measure claims to ignore, and what it does not (pitfall 20)."""
     network, batch = mlp(), tiny_dataset().train
     params, stats = generic_point(network)
     moved = rescaled(params, log_scales)

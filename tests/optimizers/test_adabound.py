@@ -56,6 +56,7 @@ def test_ams_keeps_the_largest_second_moment():
 
 
 def test_warm_up_from_zero_divides_by_the_configured_rate_and_never_by_zero():
+    """The bounds follow rate / configured rate (pitfall 31)."""
     grads = gradient_sequence(6)
     tx = adabound(learning_rate=lambda t: 0.001 * t / 5, base_learning_rate=0.001)
     updates = open_loop(tx, grads)

@@ -13,6 +13,7 @@ from jaxsharp.optimizers.adashift import adashift
 @pytest.mark.parametrize("window", [1, 2, 10])
 @pytest.mark.parametrize("b1", [0.0, 0.7])
 def test_follows_numpy_for_every_window(window, b1):
+    """The default window among them, from the first step (pitfall 32)."""
     settings = {"b1": b1, "b2": 0.95, "window": window, "eps": 1e-3}
     expected = numpy_optimizers.adashift(
         numpy_optimizers.quadratic_grad,

@@ -132,6 +132,7 @@ def test_bfloat16_updates_are_the_rounded_float32_ones(case):
 
 @every_case
 def test_zero_gradient_is_no_nan_and_takes_no_step(case):
+    """As `optax.contrib.sam` does not have it (pitfall 26)."""
     grads = gradient_sequence(40)
     grads["bias"] = jnp.zeros_like(grads["bias"])
     grads = jax.tree.map(lambda g: g.at[:15].set(0.0), grads)
@@ -178,6 +179,7 @@ def test_rate_schedule_counts_updates_from_zero_and_does_not_restart(case):
 
 @every_variant
 def test_rho_schedule_counts_updates_not_gradients(case):
+    """Two gradients are one step of the schedule (pitfall 29)."""
     with jax.enable_x64(True):
         # Only in the sixth step is there an ascent; LookSAM has it every fifth, from the first on.
         tx = make(case, lambda t: jnp.where(t == 5, RHO, 0.0))

@@ -42,6 +42,7 @@ def test_gradient_is_that_of_the_perturbed_quadratic():
 
 
 def test_loss_and_aux_are_those_of_the_clean_pass():
+    """BatchNorm statistics come with the loss (pitfall 27)."""
     params, batch = network()
     (clean_loss, _), clean_grads = value_and_grad(params, batch)
     (loss, aux), grads = sam_gradient(value_and_grad, 0.5)(params, batch)
@@ -102,6 +103,7 @@ def test_network_is_called_with_parameters_of_its_own_dtype():
 
 
 def test_momentum_clipping_and_weight_decay_act_on_the_sam_gradient_at_clean_weights():
+    """None of them sees the perturbed weights (pitfall 30)."""
     lr, momentum, decay, clip = 0.05, 0.7, 0.3, 2.0
     sharpness_aware = numpy_optimizers.sam_grad(numpy_optimizers.quadratic_grad, 0.5)
     x = numpy_optimizers.flatten(numpy_optimizers.initial_params())

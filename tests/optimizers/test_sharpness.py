@@ -113,6 +113,7 @@ def test_no_state_of_a_member_leaks_into_others_under_vmap_over_rho(name, x64):
 
 
 def test_m_sam_is_the_mean_over_groups_of_sam_and_not_sam(x64):
+    """Groups of m ascend each on their own (pitfall 28)."""
     params, batch = network()
     sharp = sam_gradient(value_and_grad, 0.3)
     groups = [sharp(params, batch[i : i + 2]) for i in (0, 2, 4)]
@@ -148,6 +149,7 @@ def test_accumulated_gradients_ascend_globally_inside_and_by_group_outside(x64):
 
 @every_rule
 def test_over_devices_the_ascent_is_global_with_an_axis_name_and_local_without(name, x64):
+    """Two algorithms, and m-SAM a third (pitfall 28)."""
     params, batch = network()
     parts = batch.reshape(3, 2, 3)
     rule = RULES[name](0.3)

@@ -50,6 +50,7 @@ def test_follows_the_numpy_transcription(name, rho):
 
 
 def test_adagrad_has_the_constants_of_pytorch_and_not_those_of_optax():
+    """The sum starts at 0 and eps is outside of the root (pitfall 33)."""
     grads = {"w": jnp.array([[0.3, -2.0]])}
     ours = open_loop(adagrad(learning_rate=0.01), grads)["w"][0]
     np.testing.assert_allclose(ours, [-0.01, 0.01], rtol=1e-6)

@@ -63,6 +63,7 @@ def test_derivative_is_the_projection_off_the_direction():
 
 @pytest.mark.parametrize("jacobian", [jax.jacfwd, jax.jacrev])
 def test_derivative_at_zero_is_zero(jacobian):
+    """The derivative of a norm at zero is NaN if nothing guards it (pitfall 8)."""
     found = jax.jit(jacobian(lambda g: scaled_to_norm(g, 0.7)))(jnp.zeros(3))
     np.testing.assert_array_equal(found, np.zeros((3, 3)))
 
