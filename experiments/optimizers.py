@@ -5,7 +5,7 @@
 Six optimizers alone, with SAM (rho 0.05) and with ASAM (rho 0.5), SimpleBatch on 10,000 examples of
 FashionMNIST (`apt-get install dataset-fashion-mnist`), three seeds, 15 epochs for all, so that no
 run has more steps than another. Test accuracy on 10,000 examples; minimum sharpness and top
-eigenvalue over the first 2,000 training examples. Made for an accelerator: about five hours on two
+eigenvalue over the first 2,000 training examples. Made for an accelerator: about three hours on two
 CPU cores. An interrupted study continues where it was. `--smoke` runs every step on a few digits.
 """
 
