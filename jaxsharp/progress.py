@@ -67,7 +67,8 @@ class Tracker:
         rate = done / elapsed if elapsed > 0 else 0.0
         remaining = f", about {(self.total - done) / rate:.0f} s left" if rate > 0 else ""
         line = f"{self.title} {done}/{self.total}: {text} {detail}".rstrip()
-        self.console.print(f"{line} ({rate:.2g}/s{remaining})", highlight=False, soft_wrap=True)
+        speed = f"{rate:.2g}" if rate < 10 else f"{rate:.0f}"
+        self.console.print(f"{line} ({speed}/s{remaining})", highlight=False, soft_wrap=True)
 
 
 def make_console() -> Console:
