@@ -14,10 +14,8 @@ from rich.table import Table
 
 import jaxsharp
 from jaxsharp import (
-    canvas,
     claims,
     data,
-    figures,
     files,
     measuring,
     models,
@@ -133,6 +131,8 @@ def plot(run: tyro.conf.Positional[tuple[Path, ...]], *, out: Path | None = None
         run: One or more run directories.
         out: File of the figure (png, pdf, svg); by default curves.png in the first directory.
     """
+    from jaxsharp import canvas, figures  # Matplotlib, which other commands need not wait for
+
     if not run:
         raise ValueError("plot needs one or more run directories")
     histories = {}

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
-from scipy import stats
+from scipy import special
 
 REASONS = ("diverged", "unconverged", "not finite")
 
@@ -82,7 +82,7 @@ def mean_interval(values, confidence: float = 0.95) -> Interval:
         mean = float(np.mean(values))
     if num == 1 or not np.isfinite(values).all():
         return Interval(mean, nan, nan, num)
-    half = stats.t.ppf((1 + confidence) / 2, num - 1) * np.std(values, ddof=1) / np.sqrt(num)
+    half = special.stdtrit(num - 1, (1 + confidence) / 2) * np.std(values, ddof=1) / np.sqrt(num)
     return Interval(mean, float(mean - half), float(mean + half), num)
 
 

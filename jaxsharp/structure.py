@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import scipy.linalg
+import scipy
 from jax.extend import core
 from jaxtyping import Array, Float, PyTree
 

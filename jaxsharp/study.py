@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import pandas as pd
 
-from jaxsharp import canvas, claims, figures, files, measuring, runs, stats, sweep
+from jaxsharp import claims, files, measuring, runs, stats, sweep
 from jaxsharp.config import RunConfig
 from jaxsharp.grid import StudyConfig
 from jaxsharp.members import barrier
@@ -209,6 +209,8 @@ def write_tables(out: Path, config: StudyConfig, done: set[RunConfig]) -> None:
 
 def summarize(config: StudyConfig, out: Path) -> StudyResult:
     """Statistics and figures from the tables of a study; nothing else is read."""
+    from jaxsharp import canvas, figures  # Matplotlib, which other commands need not wait for
+
     table, history = pd.read_csv(out / "runs.csv"), pd.read_csv(out / "history.csv")
     columns = ["train_accuracy", "test_accuracy", "gap", *config.measures]
     axes = config.axes()

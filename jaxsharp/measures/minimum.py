@@ -17,8 +17,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-import scipy.optimize
-import scipy.special
+import scipy
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from jaxsharp import exact
