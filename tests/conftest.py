@@ -3,16 +3,21 @@
 import os
 from pathlib import Path
 
-import jax
-import pytest
-from jaxtyping import install_import_hook
+# For the processes that tests start too, and so before JAX is imported. Most programs run for
+# milliseconds: to compile them is what takes time.
+SETTINGS = {
+    "JAX_COMPILATION_CACHE_DIR": str(Path(__file__).parents[1] / ".pytest_cache" / "jax"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+    "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0",
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # two workers share a GPU
+}
+os.environ |= SETTINGS
 
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # two workers share a GPU
+import jax  # noqa: E402
+import pytest  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
 
 install_import_hook("jaxsharp", "beartype.beartype")
-CACHE = Path(__file__).parents[1] / ".pytest_cache" / "jax"
-jax.config.update("jax_compilation_cache_dir", str(CACHE))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """8 simulated devices for the scripts of this folder, in one process or as two with 4 each."""
 
-import os
-
 import jax
 import numpy as np
 
@@ -9,7 +7,7 @@ import numpy as np
 def make_devices(address=None, index=None):
     """To be called before anything is computed; with the address and the index of one of two."""
     num_processes = 1 if address is None else 2
-    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={8 // num_processes}"
+    jax.config.update("jax_num_cpu_devices", 8 // num_processes)
     jax.config.update("jax_platforms", "cpu")
     if num_processes > 1:
         jax.distributed.initialize(address, num_processes=2, process_id=int(index))

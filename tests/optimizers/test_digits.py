@@ -21,6 +21,8 @@ FACTORIES = {**OPTIMIZERS, "amsbound": amsbound}
 BASES = {name: factory() for name, factory in FACTORIES.items()}
 VARIANTS = {"none": lambda base: base, **SHARPNESS_AWARE}
 SEEDS, EPOCHS, BATCH_SIZE, WIDTH = 3, 25, 16, 64
+# These programs, unlike those of other tests, run for longer than they take to compile.
+compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})
 
 
 @functools.cache
@@ -77,10 +79,10 @@ def gradients(variant):
         return tx.update(grad_fn(params), state, params, grad_fn=grad_fn, batch=batch)
 
     of_seeds = jax.vmap(gradient)
-    return jax.vmap(jax.vmap(tx.init)), jax.jit(jax.vmap(of_seeds, (0, 0, None)))
+    return jax.vmap(jax.vmap(tx.init)), compiled(jax.vmap(of_seeds, (0, 0, None)))
 
 
-@jax.jit
+@compiled
 def step(params, states, grads):
     """Stacked parameters and a list of states after a step of every optimizer."""
 

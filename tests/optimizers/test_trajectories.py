@@ -42,8 +42,7 @@ def run(tx, problem, steps):
         params = optax.apply_updates(params, updates)
         return (params, state), jnp.concatenate([jnp.ravel(params[n]) for n in problem.params])
 
-    # These programs run for milliseconds; compiling them is what takes time.
-    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    @jax.jit
     def loop(params):
         return jax.lax.scan(step, (params, tx.init(params)), length=steps)[1]
 
