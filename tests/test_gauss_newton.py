@@ -90,6 +90,12 @@ def test_fisher_is_the_gauss_newton_matrix_of_the_negative_log_likelihood():
         assert_close(exact, ggn(case.apply, loss, case.params, batch)(vector))
 
 
+def test_no_samples_are_refused():
+    case = case_of("tied")
+    with pytest.raises(ValueError, match=r"num_samples is 0; it must be at least 1"):
+        monte_carlo_fisher(case.apply, categorical, case.params, case.batch, key=KEY, num_samples=0)
+
+
 def test_sampled_fisher_is_unbiased_and_one_matrix_for_one_key():
     case = case_of("tied")
     vector = random_like(case.params)

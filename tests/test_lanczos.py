@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
+from jaxsharp.krylov import orthogonalize
 from jaxsharp.lanczos import bottom_eigenpairs, extreme_eigenpairs, top_eigenpairs
 from jaxsharp.products import hessian
 from tests.cases import make_case
@@ -81,6 +82,18 @@ def test_what_the_recurrence_does_not_see_shows_in_the_residuals():
         return top_eigenpairs(product, matrix[0], key=jax.random.key(0), k=2, tol=1e-9)
 
     assert not np.any(solve_bent(matrix).converged)
+
+
+def test_what_lies_nearly_in_the_basis_is_orthogonalized_again():
+    """One pass leaves eps ||v|| inside, which is 1e-7 of the part of v outside."""
+    rows = np.linalg.qr(np.random.default_rng(0).normal(size=(SIZE, 11)))[0].T
+    basis, inside = jnp.asarray(rows[:10]), np.arange(1.0, 11)
+    vector = jnp.asarray(inside @ rows[:10] + 1e-9 * rows[10])
+    rest = orthogonalize(basis, vector, jnp.int32(9), jnp.array(1.0), lambda: jnp.zeros(SIZE))
+    np.testing.assert_allclose(basis @ rest.vector, 0, atol=1e-14)
+    np.testing.assert_allclose(rest.coefficients, inside, rtol=1e-14)
+    np.testing.assert_allclose(rest.length, 1e-9, rtol=1e-5)  # eps ||v|| of it is rounding
+    assert not rest.lost
 
 
 def test_multiple_eigenvalues_are_found_with_all_copies():

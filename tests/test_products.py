@@ -100,8 +100,9 @@ def test_preconditioned_product():
     result = dense_matrix(jax.jit(matvec), case.params)
     np.testing.assert_allclose(result, expected, rtol=TOL, atol=TOL)
     assert matvec.strategy.startswith("linearized once")
-    with pytest.raises(ValueError, match=r"diagonal holds 0\.0"):
-        preconditioned(matvec, jnp.zeros(3))
+    for entry in (0.0, -1.0, np.inf, np.nan):
+        with pytest.raises(ValueError, match=f"diagonal holds {entry}"):
+            preconditioned(matvec, jnp.array([1.0, entry]))
 
 
 def test_is_linear():

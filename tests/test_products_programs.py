@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsharp import memory
+from jaxsharp import linearization, memory
 from jaxsharp.chunks import Batches
 from jaxsharp.products import hessian
+from jaxsharp.programs import primitives
 from tests.curvature import assert_close, case_of, dense_of, flat, product, random_like
 from tests.references import dense_matrix, dot_precisions
 
@@ -35,6 +36,15 @@ def test_strategy_is_visible(monkeypatch):
     assert re.fullmatch(r"recomputed in .*, 11 examples, [1-6] at a time", tight.strategy)
     vector = random_like(case.params)
     assert_close(tight(vector), hessian(*args)(vector))
+
+
+def test_what_would_be_kept_grows_with_the_examples(monkeypatch):
+    asked, case = [], case_of("tied")
+    monkeypatch.setattr(linearization, "can_keep", lambda size: asked.append(size) or True)
+    for copies in (1, 2):
+        batch = jax.tree.map(lambda leaf, k=copies: jnp.concatenate([leaf] * k), case.batch)
+        hessian(case.loss, case.params, batch)
+    assert asked[1] == 2 * asked[0] > 0
 
 
 @pytest.mark.parametrize(("name", "chunk_size"), [("tied", None), ("custom_vjp", 4)])
@@ -76,14 +86,16 @@ def test_keeps_structure_shapes_and_mixed_dtypes():
     np.testing.assert_allclose(dense, [[6, 0, 3], [0, 6, 3], [3, 3, 0]], rtol=1e-6)
 
 
+@pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("chunk_size", [None, 4])
 @pytest.mark.parametrize("name", ["tied", "cnn", "custom_vjp"])
-def test_every_matrix_product_runs_at_highest_precision(name, chunk_size):
+def test_every_matrix_product_runs_at_highest_precision(name, chunk_size, recompute):
     """Also if the product is first traced inside a loop, after `hessian` returned (pitfall 9)."""
     case = case_of(name)
 
     def loop(params, batch):
-        matvec = hessian(case.loss, params, batch, chunk_size=chunk_size)
+        options = {"chunk_size": chunk_size, "recompute": recompute}
+        matvec = hessian(case.loss, params, batch, **options)
         return jax.lax.while_loop(lambda v: flat_sum(v) > 0, matvec, params)
 
     def flat_sum(tree):
@@ -100,6 +112,16 @@ def test_linearized_product_does_not_repeat_the_forward_pass():
     case = case_of("tanh_mlp")
     matvec = hessian(case.loss, case.params, case.batch)
     assert "tanh" not in str(jax.make_jaxpr(matvec)(case.params))
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_chunks_are_the_turns_of_a_loop(recompute):
+    case = case_of("tied")
+    for chunk_size, looped in ((None, False), (11, False), (4, True)):
+        options = {"chunk_size": chunk_size, "recompute": recompute}
+        matvec = hessian(case.loss, case.params, case.batch, **options)
+        program = jax.make_jaxpr(matvec)(case.params).jaxpr
+        assert ("scan" in primitives(program)) == looped
 
 
 @pytest.mark.parametrize("chunk_size", [None, 4])
