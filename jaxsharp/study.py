@@ -177,9 +177,9 @@ def ends(paths: list[Path]) -> tuple[int, int]:
 
 
 def describe(progress: sweep.GroupProgress) -> str:
-    """State of a group after an epoch."""
-    mean = progress.epochs / progress.members
-    text = f"epoch {mean:.0f}, {progress.stopped} of {progress.members} done"
+    """State of a group after an epoch: the latest of those at work, and how the others ended."""
+    latest = max(epoch for epoch, *_ in progress.rows.values())
+    text = f"epoch {latest}, {progress.stopped} of {progress.members} done"
     text += f", {progress.converged} converged"
     return text + (f", {progress.diverged} diverged" if progress.diverged else "")
 

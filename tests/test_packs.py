@@ -10,6 +10,7 @@ import pytest
 
 from jaxsharp import claims, interrupts, runs, sweep
 from jaxsharp.config import RunConfig, Settings
+from jaxsharp.study import describe
 from jaxsharp.workbench import workbench
 from tests.networks import mlp, tiny_dataset
 from tests.test_sweep import assert_same_end
@@ -74,6 +75,7 @@ def test_one_program_serves_a_group_whatever_changes_places(group):
     last = told[-1]
     assert (last.members, last.stopped, last.converged, last.diverged) == (5, 5, 0, 1)
     assert (last.epochs, last.trained) == (25, 21)
+    assert describe(told[2]) == "epoch 3, 1 of 5 done, 0 converged, 1 diverged"
 
 
 def test_the_numbers_of_a_member_matter(group):
