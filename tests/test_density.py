@@ -104,6 +104,14 @@ def test_standard_error_is_the_spread_over_seeds():
     assert np.sum(np.abs(mean - truth) > 5 * stderr) <= 2
 
 
+def test_standard_error_is_that_of_the_mean_over_the_probes():
+    found = solve(symmetric_matrix(spectra["indefinite"]), num_probes=3)
+    of_probes = np.sum(np.asarray(found.weights * found.nodes), axis=1)
+    mean, stderr = found.moment(1)
+    np.testing.assert_allclose(mean, np.mean(of_probes), rtol=1e-12)
+    np.testing.assert_allclose(stderr, np.std(of_probes, ddof=1) / np.sqrt(3), rtol=1e-12)
+
+
 def test_full_depth_gives_the_eigenvalues_and_their_distribution():
     truth = np.sort(spectra["indefinite"])
     density = solve(symmetric_matrix(truth), num_steps=SIZE)
