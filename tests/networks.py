@@ -1,5 +1,7 @@
 """Tiny networks through the package's own layers, for tests of what is built on `Network`."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +21,7 @@ def tiny_dataset(num=23, shape=(6, 6, 2), seed=0, num_test=9) -> Dataset:
     return Dataset("tiny", train, test, NUM_CLASSES, 255, "random")
 
 
+@cache  # one network, and so one compilation, for all tests
 def mlp(widths=(5, 4), features=72):
     """MLP with ReLU."""
 
@@ -32,6 +35,7 @@ def mlp(widths=(5, 4), features=72):
     return models.functional(build)
 
 
+@cache
 def cnn(lowering="auto"):
     """Two blocks conv -> ReLU -> BatchNorm with SAME and VALID padding, pooling, two dense."""
 
