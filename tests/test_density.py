@@ -200,9 +200,10 @@ def test_gauss_newton_matrix_of_a_network():
     assert density.nodes.max() == pytest.approx(np.linalg.eigvalsh(dense)[-1], rel=1e-10)
 
 
-def test_nan_shows():
+def test_nan_shows_and_ends_a_probe_at_once():
     density = solve(np.full((SIZE, SIZE), np.nan), num_probes=2)
     assert np.all(np.isnan(density.moment(1).mean))
+    assert density.num_products == 2
 
 
 @pytest.mark.parametrize(
