@@ -7,8 +7,8 @@ Six optimizers alone, with SAM (rho 0.05) and with ASAM (rho 0.5), SimpleBatch o
 FashionMNIST (`apt-get install dataset-fashion-mnist`), three seeds. All run for 15 epochs, so that
 none has more steps than another; or until the first epoch that ends below a training loss, 60 at
 most. Test accuracy on 10,000 examples; minimum sharpness and top eigenvalue over the first 2,000
-training examples. Made for an accelerator: three hours on two CPU cores, and two. An interrupted
-study continues where it was. `--smoke` runs every step on a few digits.
+training examples. Made for an accelerator: 15 epochs for all take three hours on two CPU cores. An
+interrupted study continues where it was. `--smoke` runs every step on a few digits.
 """
 
 from pathlib import Path

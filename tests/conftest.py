@@ -5,17 +5,16 @@ from pathlib import Path
 
 # For the processes that tests start too, and so before JAX is imported. Most programs run for
 # milliseconds: to compile them is what takes time.
-SETTINGS = {
+os.environ |= {
     "JAX_COMPILATION_CACHE_DIR": str(Path(__file__).parents[1] / ".pytest_cache" / "jax"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
     "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0",
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # two workers share a GPU
 }
-os.environ |= SETTINGS
 
-import jax  # noqa: E402
-import pytest  # noqa: E402
-from jaxtyping import install_import_hook  # noqa: E402
+import jax
+import pytest
+from jaxtyping import install_import_hook
 
 install_import_hook("jaxsharp", "beartype.beartype")
 

@@ -90,6 +90,7 @@ def test_what_lies_nearly_in_the_basis_is_orthogonalized_again():
     basis, inside = jnp.asarray(rows[:10]), np.arange(1.0, 11)
     vector = jnp.asarray(inside @ rows[:10] + 1e-9 * rows[10])
     rest = orthogonalize(basis, vector, jnp.int32(9), jnp.array(1.0), lambda: jnp.zeros(SIZE))
+    # What is left below is the rounding of sums over 40 entries.
     np.testing.assert_allclose(basis @ rest.vector, 0, atol=1e-14)
     np.testing.assert_allclose(rest.coefficients, inside, rtol=1e-14)
     np.testing.assert_allclose(rest.length, 1e-9, rtol=1e-5)  # eps ||v|| of it is rounding
