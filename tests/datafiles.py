@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxsharp.data import DATASETS, DataError
-from jaxsharp.readers import read_cifar
+from jaxsharp.data.readers import read_cifar
 
 CIFAR_PER_FILE = 4
 

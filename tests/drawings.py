@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from jaxsharp import figures, stats
+from jaxsharp import analysis
 
 NAN = float("nan")
 MEASURES = ["minimum_sharpness", "top_eigenvalue"]
@@ -59,10 +59,10 @@ def study_runs(optimizers=("sgd", "adam"), seeds=3, variants=("none", "sam")):
 
 def against_gap(runs, measures=MEASURES):
     correlations = {
-        name: stats.correlation(runs, name, "gap", ["optimizer", "sam"], num_resamples=50)
+        name: analysis.correlation(runs, name, "gap", ["optimizer", "sam"], num_resamples=50)
         for name in measures
     }
-    return figures.sharpness_against_gap(runs, measures, correlations)
+    return analysis.sharpness_against_gap(runs, measures, correlations)
 
 
 def curves(panel, linestyle):

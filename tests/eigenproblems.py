@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import numpy as np
 
-from jaxsharp.lanczos import top_eigenpairs
+from jaxsharp.curvature import top_eigenpairs
 
 SIZE = 40
 K = 5

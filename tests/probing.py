@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import numpy as np
 
-from jaxsharp.traces import diagonal, frobenius_norm, hutchinson
+from jaxsharp.curvature import diagonal, frobenius_norm, hutchinson
 
 SIZE = 40
 ESTIMATORS = (hutchinson, diagonal, frobenius_norm)

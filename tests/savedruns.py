@@ -2,9 +2,8 @@
 
 import pytest
 
-from jaxsharp import claims, runs
-from jaxsharp.config import RunConfig, Settings
-from tests.studies import history_to, state_at
+from jaxsharp.runs import RunConfig, Settings, claims, directory
+from tests.folders import history_to, state_at
 
 CONFIG = RunConfig("digits", "small_mlp", "adam", "sam", 3, Settings(epochs=7))
 
@@ -12,7 +11,7 @@ CONFIG = RunConfig("digits", "small_mlp", "adam", "sam", 3, Settings(epochs=7))
 def saved_run(path, *epochs):
     claims.claim_run(path, CONFIG)
     for epoch in epochs:
-        runs.save(path, state_at(epoch), history_to(epoch))
+        directory.save(path, state_at(epoch), history_to(epoch))
     return path
 
 

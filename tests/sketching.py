@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsharp.operators import Operator
-from jaxsharp.sketches import hutchpp, xtrace
+from jaxsharp.curvature import Operator, hutchpp, xtrace
 from tests.probing import SIZE
 
 ESTIMATORS = (hutchpp, xtrace)

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from jaxsharp import claims, data, runs, sweep, train
-from jaxsharp.config import RunConfig, Settings
-from jaxsharp.workbench import workbench
+from jaxsharp import data, runs
+from jaxsharp.runs import RunConfig, Settings, claims, directory
+from jaxsharp.studies import sweep
+from jaxsharp.studies.workbench import workbench
+from jaxsharp.training import epochs
 
 SEEDS = range(4)
 SETTINGS = {"epochs": 3, "batch_size": 20, "train_size": 200}
@@ -42,12 +44,12 @@ def group(out: Path, bad: int | None, kind: str) -> list[tuple[pd.DataFrame, dic
         network = bench.trained._replace(init=spoiled(bench.trained.init, bad))
         bench = bench._replace(trained=network)
     sweep.train(configs, paths, bench, save_every=1)
-    return [(runs.read_history(path), runs.row(path)) for path in paths]
+    return [(runs.read_history(path), directory.row(path)) for path in paths]
 
 
 def spoiled(init, bad: int):
     """``init`` that gives NaN to the member with the seed ``bad``."""
-    key_data = jax.random.key_data(train.streams(bad).init)
+    key_data = jax.random.key_data(epochs.streams(bad).init)
 
     def spoiled_init(key):
         params, stats = init(key)

@@ -7,17 +7,18 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import networks
 import numpy as np
 import optax
+import tasks
 import torch_training
 from measuring import Contender, Target, Work
 
-from jaxsharp import data, losses, models, train
-from jaxsharp.members import auto_width, fetch, member_mesh, place, stack
-from jaxsharp.network import Network
+from jaxsharp import data, networks, training
+from jaxsharp.networks import Network
 from jaxsharp.optimizers import OPTIMIZERS
-from jaxsharp.workbench import workbench
+from jaxsharp.studies.workbench import workbench
+from jaxsharp.training import epochs
+from jaxsharp.training.members import auto_width, fetch, member_mesh, place, stack
 
 OURS, WITH_EVALUATION = "jaxsharp, training alone", "jaxsharp, epoch with evaluation"
 CONTIGUOUS, CHANNELS_LAST = "PyTorch", "PyTorch, channels last"
@@ -46,9 +47,9 @@ SMOKE = Sizes(True, 8, (2, 2), (4, 4), ("mlp_1", "tiny_cnn"), "small_mlp", 200, 
 class Members:
     """Members of one group: task, network of the engine, first states, and their batches."""
 
-    task: networks.Task
+    task: tasks.Task
     network: Network
-    states: list[train.TrainState]
+    states: list[training.TrainState]
     keys: jax.Array
     orders: np.ndarray  # (members, steps, batch)
 
@@ -59,14 +60,14 @@ class Members:
 
 def throughput_works(sizes: Sizes, data_dir: Path | None) -> list[Work]:
     """MLP_1 on CIFAR-10 or images of its shape, and SimpleBatch on FashionMNIST."""
-    color = networks.cifar10_shaped
+    color = tasks.cifar10_shaped
     if data_dir is not None and not sizes.smoke:
         color = functools.cache(
             lambda smoke: data.load("cifar10", data_dir=data_dir, holdout=10_000)
         )
     return [
         _throughput_work(sizes, 0, color, 1.4, [CONTIGUOUS]),
-        _throughput_work(sizes, 1, networks.fashion_mnist, 0.95, [CONTIGUOUS, CHANNELS_LAST]),
+        _throughput_work(sizes, 1, tasks.fashion_mnist, 0.95, [CONTIGUOUS, CHANNELS_LAST]),
     ]
 
 
@@ -76,9 +77,9 @@ def _throughput_work(sizes, which, dataset, bound, peers):
 
     def setup():
         num = steps * sizes.batch_size
-        task = networks.make_task(model, dataset, sizes.smoke, num)
+        task = tasks.make_task(model, dataset, sizes.smoke, num)
         network = task.network
-        if model in models.MODELS:
+        if model in networks.MODELS:
             network = workbench(dataset(sizes.smoke), model).trained
         return _members(task, network, members, steps, sizes.batch_size)
 
@@ -116,9 +117,9 @@ def _throughput_work(sizes, which, dataset, bound, peers):
 def _members(task, network, num, steps, batch_size):
     """Members that begin with the seeds 0, 1, ..., and the batches that the engine will draw."""
     recipe = _recipe(network, batch_size)
-    streams = [train.streams(seed) for seed in range(num)]
+    streams = [epochs.streams(seed) for seed in range(num)]
     hyper = {"learning_rate": jnp.float32(RATE)}
-    states = [train.init_state(recipe, hyper, *network.init(s.init)) for s in streams]
+    states = [epochs.init_state(recipe, hyper, *network.init(s.init)) for s in streams]
     keys = jnp.stack([s.order for s in streams])
     orders = [jax.random.permutation(jax.random.fold_in(k, 0), steps * batch_size) for k in keys]
     orders = np.stack(orders).reshape(num, steps, batch_size)
@@ -126,7 +127,7 @@ def _members(task, network, num, steps, batch_size):
 
 
 def _recipe(network, batch_size):
-    return train.Recipe(network, OPTIMIZERS["sgd"], batch_size, train.Stopping(1))
+    return training.Recipe(network, OPTIMIZERS["sgd"], batch_size, training.Stopping(1))
 
 
 def members_program(group: Members, *, batch_size: int, evaluation: bool):
@@ -142,9 +143,9 @@ def members_program(group: Members, *, batch_size: int, evaluation: bool):
     num, images, labels = len(group.keys), group.task.images, group.task.labels
     width = auto_width(num, 0)  # no network here is too large
     mesh = member_mesh(width)
-    program = train.epoch_program(_recipe(network, batch_size), mesh)
+    program = epochs.epoch_program(_recipe(network, batch_size), mesh)
     test = images[:batch_size], labels[:batch_size]
-    shared = place(train.Data(images, (), *test), mesh, shared=True)
+    shared = place(training.Data(images, (), *test), mesh, shared=True)
     hyper = {"learning_rate": jnp.full(num, RATE, jnp.float32)}
     rows = stack(group.states), hyper, group.keys, jnp.tile(labels, (num, 1))
     packs = []
@@ -176,7 +177,7 @@ def _loss(group, i, params, stats):
     chosen = group.orders[i][0]
     images, labels = group.task.images[chosen], group.task.labels[chosen]
     return float(
-        losses.cross_entropy(group.task.network.apply(params, stats, images, True)[0], labels)
+        networks.cross_entropy(group.task.network.apply(params, stats, images, True)[0], labels)
     )
 
 
@@ -197,7 +198,7 @@ def _reference_loss(group, i):
         def gradient(params, images, labels):
             def loss(params):
                 logits, _ = group.task.network.apply(params, stats, images, True)
-                return losses.cross_entropy(logits, labels)
+                return networks.cross_entropy(logits, labels)
 
             return jax.grad(loss)(params)
 

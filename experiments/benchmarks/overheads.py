@@ -15,10 +15,18 @@ from groups import Sizes
 from jax.sharding import Mesh
 from measuring import Row, Target, Work
 
-from jaxsharp import claims, data, sweep, train
-from jaxsharp.config import RunConfig, Settings
-from jaxsharp.members import auto_width, member_mesh, place, stack
-from jaxsharp.workbench import Workbench, hyper_parameters, make_recipe, shared_data, workbench
+from jaxsharp import data, training
+from jaxsharp.runs import RunConfig, Settings, claims
+from jaxsharp.studies import sweep
+from jaxsharp.studies.workbench import (
+    Workbench,
+    hyper_parameters,
+    make_recipe,
+    shared_data,
+    workbench,
+)
+from jaxsharp.training import epochs
+from jaxsharp.training.members import auto_width, member_mesh, place, stack
 
 CACHE = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -135,7 +143,7 @@ def compile_seconds(sizes: Sizes) -> float:
             recipe = make_recipe(config, bench)
             arguments = _arguments(config, recipe, bench, mesh)
             start = time.perf_counter()
-            train.epoch_program(recipe, mesh).lower(*arguments).compile()
+            epochs.epoch_program(recipe, mesh).lower(*arguments).compile()
             total += time.perf_counter() - start
     return total
 
@@ -145,11 +153,11 @@ def _compiled(sizes):
     return ("digits", "small_mlp") if sizes.smoke else ("fashion_mnist", sizes.models[1])
 
 
-def _arguments(config: RunConfig, recipe: train.Recipe, bench: Workbench, mesh: Mesh) -> tuple:
+def _arguments(config: RunConfig, recipe: training.Recipe, bench: Workbench, mesh: Mesh) -> tuple:
     """What the program of a group with three seeds is called with."""
     hyper = jax.tree.map(np.float32, hyper_parameters(config))
-    streams = [train.streams(seed) for seed in range(mesh.size)]
-    states = [train.init_state(recipe, hyper, *bench.trained.init(s.init)) for s in streams]
+    streams = [epochs.streams(seed) for seed in range(mesh.size)]
+    states = [epochs.init_state(recipe, hyper, *bench.trained.init(s.init)) for s in streams]
     labels = [bench.dataset.train.labels] * len(streams)
     rows = stack(states), stack([hyper] * len(streams)), jnp.stack([s.order for s in streams])
     own = place(stack(labels), mesh)

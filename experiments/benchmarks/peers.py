@@ -4,7 +4,7 @@ import importlib
 
 import jax
 import numpy as np
-from networks import tree_of_arrays, tree_of_vector
+from tasks import tree_of_arrays, tree_of_vector
 
 # ---- Hessian products; placed is (TorchTask, list of tensors) ----
 

@@ -4,13 +4,13 @@ import functools
 
 import jax
 import jax_peers
-import networks
 import numpy as np
 import peers
+import tasks
 from measuring import Contender, Work, ratio
 from works import K, Sizes, check_pairs, mlp_task, read_pairs, top_pairs
 
-from jaxsharp import exact, products, traces
+from jaxsharp import curvature
 
 
 def eigen_works(sizes: Sizes) -> list[Work]:
@@ -19,10 +19,10 @@ def eigen_works(sizes: Sizes) -> list[Work]:
     mine = "jaxsharp"
 
     def place_torch(task):
-        return networks.to_torch(task), K, tol, None
+        return tasks.to_torch(task), K, tol, None
 
     def place_torch_steps(task):
-        return networks.to_torch(task), K, tol, _steps(task, tol)
+        return tasks.to_torch(task), K, tol, _steps(task, tol)
 
     def place_steps(task):
         return task, K, tol, _steps(task, tol)
@@ -96,7 +96,7 @@ def _group_work(sizes, model, bound):
 
     def torch_peer(name, prepare, num):
         def place(task):
-            return networks.to_torch(task), num
+            return tasks.to_torch(task), num
 
         return Contender(name, prepare, num, ("torch",), place, peers.read_group_traces)
 
@@ -111,7 +111,7 @@ def _group_work(sizes, model, bound):
     ]
 
     def setup():
-        return networks.make_task(model, networks.fashion_mnist, sizes.smoke, many)
+        return tasks.make_task(model, tasks.fashion_mnist, sizes.smoke, many)
 
     return Work(f"traces {model}", setup, contenders, targets, _check_groups, 1e-4)
 
@@ -127,7 +127,7 @@ def _exact(task):
     def example(params, stats, image):
         return task.network.apply(params, stats, image[None], False)[0][0]
 
-    return lambda params, stats, images: exact.group_traces(example, params, stats, images)
+    return lambda params, stats, images: curvature.exact_traces(example, params, stats, images)
 
 
 def _check_groups(task, examples, answer):
@@ -147,7 +147,7 @@ def _estimate_work(sizes):
         return task, num
 
     def place_torch(task):
-        return networks.to_torch(task), num
+        return tasks.to_torch(task), num
 
     def jax_peer(name, prepare, needs):
         return Contender(name, prepare, n, needs, place, jax_peers.read_estimate)
@@ -189,8 +189,8 @@ def _hutchinson(placed):
 
     @jax.jit
     def estimate(params, batch, key):
-        matvec = products.hessian(task.loss, params, batch, recompute=False)
-        return traces.hutchinson(matvec, params, key=key, rtol=0.0, max_products=num)
+        matvec = curvature.hessian(task.loss, params, batch, recompute=False)
+        return curvature.hutchinson(matvec, params, key=key, rtol=0.0, max_products=num)
 
     return lambda: estimate(task.params, task.batch, jax.random.key(2))
 

@@ -67,7 +67,7 @@ def sweeps(
     import overheads
     import tables
 
-    from jaxsharp.members import cores_as_devices
+    from jaxsharp.training.members import cores_as_devices
 
     cores_as_devices()
     sizes = groups.SMOKE if smoke else groups.Sizes()

@@ -3,8 +3,8 @@
 import copy
 from typing import Any, NamedTuple
 
-import networks
 import numpy as np
+import tasks
 
 
 class TorchMembers(NamedTuple):
@@ -21,14 +21,14 @@ def torch_members(task, starts, orders, learning_rate, channels_last=False) -> T
     """The members of PyTorch: `starts` are trees of weights, `orders` arrays (steps, batch)."""
     import torch
 
-    module, inputs, labels = networks.to_torch(task)
+    module, inputs, labels = tasks.to_torch(task)
     if channels_last:
         module = module.to(memory_format=torch.channels_last)
         inputs = inputs.contiguous(memory_format=torch.channels_last)
     modules = []
     for params in starts:
         member = copy.deepcopy(module).train()
-        _copy(networks.list_of_tensors(params, member), member)
+        _copy(tasks.list_of_tensors(params, member), member)
         modules.append(member)
     orders = [torch.tensor(np.asarray(order), device=labels.device).long() for order in orders]
     return TorchMembers(modules, inputs, labels, orders, learning_rate)

@@ -4,16 +4,14 @@ import functools
 from typing import NamedTuple
 
 import jax
-import networks
 import numpy as np
 import optax
+import tasks
 from jax.flatten_util import ravel_pytree
 from measuring import Contender, Target, Work, ratio
 
-from jaxsharp import losses
-from jaxsharp.optimizers import OPTIMIZERS, SHARPNESS_AWARE
-from jaxsharp.optimizers.groups import per_group
-from jaxsharp.optimizers.sam import sam_gradient
+from jaxsharp import networks
+from jaxsharp.optimizers import OPTIMIZERS, SHARPNESS_AWARE, per_group, sam_gradient
 
 
 class Sizes(NamedTuple):
@@ -120,7 +118,7 @@ def _beyond(step, sgd):
 
 def _setup(sizes, model):
     num = sizes.batch_size * sizes.steps
-    return lambda: networks.make_task(model, networks.fashion_mnist, sizes.smoke, num)
+    return lambda: tasks.make_task(model, tasks.fashion_mnist, sizes.smoke, num)
 
 
 def _nothing(placed, result):
@@ -137,7 +135,7 @@ def _value_and_grad(task):
 
     def loss(params, batch, stats):
         logits, stats = task.network.apply(params, stats, batch[0], True)
-        return losses.cross_entropy(logits, batch[1]), stats
+        return networks.cross_entropy(logits, batch[1]), stats
 
     return jax.value_and_grad(loss, has_aux=True)
 
@@ -163,7 +161,7 @@ def _order(sizes):
 
 
 def _steps(sizes, factory, gradient, keep_stats):
-    """prepare(task) for some training steps in one program, as in jaxsharp.train."""
+    """prepare(task) for some training steps in one program, as in jaxsharp.training.epochs."""
 
     def prepare(task):
         optimizer = optax.with_extra_args_support(factory())

@@ -4,15 +4,15 @@ import functools
 from typing import NamedTuple
 
 import jax
-import networks
 import numpy as np
 import peers
+import tasks
 from jax.flatten_util import ravel_pytree
 from measuring import Contender, Target, Work, ratio
 
-from jaxsharp import lanczos, products
-from jaxsharp.chunks import mean_over_chunks
-from jaxsharp.memory import affordable_chunk
+from jaxsharp import curvature
+from jaxsharp.core import mean_over_chunks
+from jaxsharp.core.memory import affordable_chunk
 
 
 class Sizes(NamedTuple):
@@ -38,17 +38,17 @@ SMOKE = Sizes(True, ("tiny_cnn", "tiny_cnn"), 16, 24, (16, 24), 8, 24, 16, 2, 4,
 K = 5
 
 
-def mlp_task(sizes: Sizes, num: int) -> networks.Task:
+def mlp_task(sizes: Sizes, num: int) -> tasks.Task:
     """The trained MLP on some examples of FashionMNIST."""
-    data, steps = networks.fashion_mnist, sizes.train_steps
-    return networks.make_task("mlp", data, sizes.smoke, num, steps=steps)
+    data, steps = tasks.fashion_mnist, sizes.train_steps
+    return tasks.make_task("mlp", data, sizes.smoke, num, steps=steps)
 
 
 def product_works(sizes: Sizes) -> list[Work]:
     """Hessian products and gradients of two networks."""
     return [
-        _product_work(sizes, "mlp_1", networks.cifar10_shaped),
-        _product_work(sizes, sizes.cnns[0], networks.fashion_mnist),
+        _product_work(sizes, "mlp_1", tasks.cifar10_shaped),
+        _product_work(sizes, sizes.cnns[0], tasks.fashion_mnist),
     ]
 
 
@@ -82,7 +82,7 @@ def _product_work(sizes, model, dataset):
     ]
 
     def setup():
-        return networks.make_task(model, dataset, sizes.smoke, n)
+        return tasks.make_task(model, dataset, sizes.smoke, n)
 
     return Work(f"products {model}", setup, contenders, targets, check_product, 1e-3)
 
@@ -110,8 +110,8 @@ def direction(task):
 
 
 def _torch_product(task):
-    side = networks.to_torch(task)
-    return side, networks.list_of_tensors(direction(task), side.module)
+    side = tasks.to_torch(task)
+    return side, tasks.list_of_tensors(direction(task), side.module)
 
 
 def _nothing(placed, result):
@@ -150,7 +150,7 @@ def _product(recompute):
     def prepare(task):
         size = _chunk(task) if recompute else None
         options = {"chunk_size": size, "recompute": recompute}
-        matvec = products.hessian(task.loss, task.params, task.batch, **options)
+        matvec = curvature.hessian(task.loss, task.params, task.batch, **options)
         vector = direction(task)
         return lambda: matvec(vector)
 
@@ -160,7 +160,7 @@ def _product(recompute):
 def _from_scratch(task):
     @jax.jit
     def product(params, batch, vector):
-        return products.hessian(task.loss, params, batch, recompute=False)(vector)
+        return curvature.hessian(task.loss, params, batch, recompute=False)(vector)
 
     vector = direction(task)
     return lambda: product(task.params, task.batch, vector)
@@ -173,8 +173,8 @@ def top_pairs(k, tol, chunk_size=None, max_products=None):
         @jax.jit
         def pairs(params, batch, key):
             options = {"chunk_size": chunk_size, "recompute": chunk_size is not None}
-            matvec = products.hessian(task.loss, params, batch, **options)
-            return lanczos.top_eigenpairs(
+            matvec = curvature.hessian(task.loss, params, batch, **options)
+            return curvature.top_eigenpairs(
                 matvec, params, key=key, k=k, tol=tol, max_products=max_products
             )
 
@@ -264,8 +264,8 @@ def step_works(sizes: Sizes) -> list[Work]:
     targets = [Target(text, names, share, "<=", 0.2)]
 
     def setup():
-        data = networks.fashion_mnist
-        return networks.make_task("wide", data, sizes.smoke, n, width=sizes.width)
+        data = tasks.fashion_mnist
+        return tasks.make_task("wide", data, sizes.smoke, n, width=sizes.width)
 
     return [Work("step", setup, contenders, targets)]
 
@@ -280,7 +280,7 @@ def _repeated_products(count):
     def prepare(task):
         @jax.jit
         def repeated(params, batch, vector):
-            matvec = products.hessian(task.loss, params, batch, recompute=False)
+            matvec = curvature.hessian(task.loss, params, batch, recompute=False)
 
             def step(_, flat):
                 flat = ravel_pytree(matvec(unflatten(flat)))[0]

@@ -20,9 +20,9 @@ import numpy as np
 import scipy
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from jaxsharp import exact
-from jaxsharp.network import Network
-from jaxsharp.structure import analyze
+from jaxsharp.curvature import exact
+from jaxsharp.curvature.structure import analyze
+from jaxsharp.networks.network import Network
 
 GRADIENT_TOL = 1e-12
 MAX_ITERATIONS = 200
@@ -226,4 +226,4 @@ def group_traces(
     network: Network, chunk_size: int | None, params: PyTree, stats: PyTree, images: Array
 ) -> PyTree:
     """Exact trace of every parameter array's block, compiled once for all models of a network."""
-    return exact.group_traces(_example(network), params, stats, images, chunk_size=chunk_size)
+    return exact.exact_traces(_example(network), params, stats, images, chunk_size=chunk_size)

@@ -9,11 +9,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from jaxsharp.chunks import mean_over_chunks
-from jaxsharp.losses import frozen_loss
-from jaxsharp.memory import affordable_chunk
-from jaxsharp.network import Network, recompute_statistics
-from jaxsharp.trees import random_direction
+from jaxsharp.core.chunks import mean_over_chunks
+from jaxsharp.core.memory import affordable_chunk
+from jaxsharp.core.trees import random_direction
+from jaxsharp.networks.losses import frozen_loss
+from jaxsharp.networks.network import Network, recompute_statistics
 
 
 class RandomSharpness(NamedTuple):

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import jax
 from jaxtyping import Array, PyTree
 
-from jaxsharp.lanczos import EigenPairs, top_eigenpairs
-from jaxsharp.losses import frozen_loss
-from jaxsharp.network import Network
-from jaxsharp.products import hessian
+from jaxsharp.curvature.lanczos import EigenPairs, top_eigenpairs
+from jaxsharp.curvature.products import hessian
+from jaxsharp.networks.losses import frozen_loss
+from jaxsharp.networks.network import Network
 
 MAX_PRODUCTS = 200
 

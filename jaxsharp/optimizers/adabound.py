@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, ScalarLike
 
-from jaxsharp.ascent import Mask
+from jaxsharp.core.trees import Vector
 from jaxsharp.optimizers.arguments import check_decay, check_positive, check_rate
 from jaxsharp.optimizers.decay import with_decay
 from jaxsharp.optimizers.precision import keep_dtypes
-from jaxsharp.trees import Vector
+from jaxsharp.optimizers.sharpness_aware.ascent import Mask
 
 
 class AdaBoundState(NamedTuple):

@@ -3,10 +3,10 @@
 import optax
 from jaxtyping import ScalarLike
 
-from jaxsharp.ascent import Mask
 from jaxsharp.optimizers.arguments import check_decay, check_positive, check_rate
 from jaxsharp.optimizers.decay import with_decay
 from jaxsharp.optimizers.precision import keep_dtypes
+from jaxsharp.optimizers.sharpness_aware.ascent import Mask
 
 
 def adam(

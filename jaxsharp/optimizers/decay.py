@@ -5,8 +5,8 @@ import numbers
 import optax
 from jaxtyping import ScalarLike
 
-from jaxsharp.ascent import Mask
 from jaxsharp.optimizers.arguments import check_non_negative
+from jaxsharp.optimizers.sharpness_aware.ascent import Mask
 
 
 def with_decay(

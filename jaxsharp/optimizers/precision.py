@@ -2,7 +2,7 @@
 
 import optax
 
-from jaxsharp.trees import widen
+from jaxsharp.core.trees import widen
 
 
 def keep_dtypes(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:

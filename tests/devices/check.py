@@ -15,8 +15,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxsharp import exact, lanczos, products, traces
-from jaxsharp.likelihoods import categorical
+from jaxsharp import curvature
+from jaxsharp.curvature import categorical
 from tests.devices.simulated import difference, make_devices
 
 make_devices(*sys.argv[1:])
@@ -53,24 +53,24 @@ def loss(params, batch):
 
 def quantities(params, batch):
     """What works on parameters and a batch, by name; the longer list for a single process."""
-    matvec = products.hessian(loss, params, batch, chunk_size=16)
-    pairs = lanczos.extreme_eigenpairs(matvec, params, key=KEY, num_top=3, num_bottom=1, tol=1e-7)
+    matvec = curvature.hessian(loss, params, batch, chunk_size=16)
+    pairs = curvature.extreme_eigenpairs(matvec, params, key=KEY, num_top=3, num_bottom=1, tol=1e-7)
     found = {
         "hessian in chunks": matvec(params),
         "eigenvalues": [pairs.top.values, pairs.bottom.values],
-        "exact traces": exact.group_traces(network, params, {}, batch[0]),
+        "exact traces": curvature.exact_traces(network, params, {}, batch[0]),
     }
     if jax.process_count() > 1:
         return found
-    unequal = products.hessian(loss, params, batch, chunk_size=20, recompute=True)
-    sampled = products.monte_carlo_fisher(apply, categorical, params, batch, key=KEY)
-    density = lanczos.spectral_density(matvec, params, key=KEY, num_probes=2, num_steps=10)
+    unequal = curvature.hessian(loss, params, batch, chunk_size=20, recompute=True)
+    sampled = curvature.monte_carlo_fisher(apply, categorical, params, batch, key=KEY)
+    density = curvature.spectral_density(matvec, params, key=KEY, num_probes=2, num_steps=10)
     return found | {
         "hessian in unequal chunks": unequal(params),
         "sampled fisher": sampled(params),
-        "empirical fisher": products.empirical_fisher(loss, params, batch)(params),
+        "empirical fisher": curvature.empirical_fisher(loss, params, batch)(params),
         "moments": [density.moment(1).mean, density.moment(2).mean],
-        "trace": traces.hutchinson(matvec, params, key=KEY, max_products=20)[:2],
+        "trace": curvature.hutchinson(matvec, params, key=KEY, max_products=20)[:2],
     }
 
 
@@ -102,7 +102,7 @@ def main():
     for name, value in here.items():
         print(f"{name}\t{difference(value, there[name]):.2e}")
     everything = placed(params, batch, ("data", "model"), None)
-    product = everywhere(products.hessian(loss, *everything)(arrays[0]))
+    product = everywhere(curvature.hessian(loss, *everything)(arrays[0]))
     print(f"data alone, outside jit\t{difference(here['hessian in chunks'], product):.2e}")
 
 

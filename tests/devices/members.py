@@ -12,22 +12,23 @@ from pathlib import Path
 
 import jax
 
-from jaxsharp import claims, measuring, runs, sweep
-from jaxsharp.config import RunConfig, Settings
+from jaxsharp import studies
 from jaxsharp.measures import Options
-from jaxsharp.members import barrier
-from jaxsharp.workbench import workbench
+from jaxsharp.runs import RunConfig, Settings, claims, directory
+from jaxsharp.studies import measuring, sweep
+from jaxsharp.studies.workbench import workbench
+from jaxsharp.training.members import barrier
 from tests.devices.simulated import make_devices
-from tests.networks import tiny_dataset
+from tests.tinynets import tiny_dataset
 
 SETTINGS = Settings(epochs=2, batch_size=8, loss_below=None, momentum=0.5)
 RATES = (0.05, 0.02, 0.01, 1e30, 0.1, 0.2)  # one diverges; neither 8 nor 4 divides their number
 MEASURES = ("top_eigenvalue", "random_perturbation")
 OPTIONS = Options(num_perturbations=4, radius=0.5, eigenvalue_tol=1e-4)
 LAYOUTS = {
-    "alone": sweep.Layout(1),
+    "alone": studies.Layout(1),
     "spread": sweep.ANYHOW,
-    "two a member": sweep.Layout(4, 2),
+    "two a member": studies.Layout(4, 2),
 }
 
 
@@ -51,13 +52,13 @@ def main():
     """Do the group in every layout."""
     folder, *process = sys.argv[1:]
     make_devices(*process)
-    save = runs.save
+    save = directory.save
 
     def saved(path, *rest):
         print(f"{path.parent.name}/{path.name}", flush=True)
         save(path, *rest)
 
-    runs.save = saved
+    directory.save = saved
     for name, layout in LAYOUTS.items():
         if process and name == "alone":
             continue

@@ -7,14 +7,10 @@ import pytest
 import scipy.optimize
 from jax.flatten_util import ravel_pytree
 
-from jaxsharp.losses import frozen_loss
-from jaxsharp.measures.minimum import (
-    chain_exponents,
-    duality_gap,
-    minimize_over_scales,
-    minimum_sharpness,
-)
-from tests.networks import cnn, generic_point, mlp, tiny_dataset
+from jaxsharp.measures import chain_exponents, minimize_over_scales, minimum_sharpness
+from jaxsharp.measures.minimum import duality_gap
+from jaxsharp.networks import frozen_loss
+from tests.tinynets import cnn, generic_point, mlp, tiny_dataset
 
 
 def test_without_biases_the_minimum_is_the_geometric_mean():

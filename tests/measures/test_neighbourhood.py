@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from jaxsharp.losses import frozen_loss
-from jaxsharp.measures.neighbourhood import loss_increases, random_perturbation
-from jaxsharp.trees import random_direction
-from tests.networks import cnn, generic_point, mlp, tiny_dataset
+from jaxsharp.core.trees import random_direction
+from jaxsharp.measures import random_perturbation
+from jaxsharp.measures.neighbourhood import loss_increases
+from jaxsharp.networks import frozen_loss
 from tests.references import dot_precisions
+from tests.tinynets import cnn, generic_point, mlp, tiny_dataset
 
 
 def setting(network, shape=(6, 6, 2), num=13):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from jaxsharp.losses import frozen_loss
-from jaxsharp.measures.spectrum import top_eigenvalue
-from tests.networks import cnn, generic_point, mlp, tiny_dataset
+from jaxsharp.measures import top_eigenvalue
+from jaxsharp.networks import frozen_loss
+from tests.tinynets import cnn, generic_point, mlp, tiny_dataset
 
 NETWORKS = {"mlp": (mlp(features=12, widths=(5, 4)), (2, 3, 2)), "cnn": (cnn(), (6, 6, 2))}
 

@@ -8,8 +8,7 @@ import numpy as np
 import optax
 from quadratic import grad, open_loop, run
 
-from jaxsharp.optimizers import OPTIMIZERS, SHARPNESS_AWARE
-from jaxsharp.optimizers.adabound import amsbound
+from jaxsharp.optimizers import OPTIMIZERS, SHARPNESS_AWARE, amsbound
 
 ADABOUND = {
     "learning_rate": 0.001,

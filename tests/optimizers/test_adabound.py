@@ -8,7 +8,7 @@ import optax
 import pytest
 from quadratic import flatten, gradient_sequence, initial_params, open_loop, run
 
-from jaxsharp.optimizers.adabound import adabound, amsbound
+from jaxsharp.optimizers import adabound, amsbound
 
 
 @pytest.mark.parametrize("ams", [False, True])

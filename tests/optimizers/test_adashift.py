@@ -7,7 +7,7 @@ import numpy_optimizers
 import pytest
 from quadratic import flatten, gradient_sequence, initial_params, open_loop, run
 
-from jaxsharp.optimizers.adashift import adashift
+from jaxsharp.optimizers import adashift
 
 
 @pytest.mark.parametrize("window", [1, 2, 10])

@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxsharp.ascent import ascent_step
-from jaxsharp.trees import random_direction
+from jaxsharp.core.trees import random_direction
+from jaxsharp.optimizers import ascent_step
 
 GRADS = {"w": jnp.array([[3.0, -4.0]]), "b": jnp.array(12.0)}
 

@@ -24,7 +24,7 @@ from factories import (
 )
 from quadratic import flatten, grad, gradient_sequence, initial_params
 
-from jaxsharp.optimizers.sam import sam
+from jaxsharp.optimizers import sam
 
 every_case = pytest.mark.parametrize("case", CASES)
 every_variant = pytest.mark.parametrize("case", WITH_BASE)

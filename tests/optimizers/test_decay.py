@@ -20,8 +20,7 @@ from factories import (
 )
 from quadratic import flatten, grad, gradient_sequence, initial_params
 
-from jaxsharp.ascent import weights_only
-from jaxsharp.optimizers.sam import sam
+from jaxsharp.optimizers import sam, weights_only
 
 MASK = {"weight": True, "bias": False, "scale": True}
 every_optimizer = pytest.mark.parametrize("name", FACTORIES)

@@ -13,9 +13,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxsharp import data, losses
-from jaxsharp.optimizers import OPTIMIZERS, SHARPNESS_AWARE
-from jaxsharp.optimizers.adabound import amsbound
+from jaxsharp import data, networks
+from jaxsharp.optimizers import OPTIMIZERS, SHARPNESS_AWARE, amsbound
 
 FACTORIES = {**OPTIMIZERS, "amsbound": amsbound}
 BASES = {name: factory() for name, factory in FACTORIES.items()}
@@ -58,11 +57,11 @@ def start(seed):
 def loss(params, batch):
     hidden = jax.nn.relu(batch[0] @ params["hidden"]["kernel"] + params["hidden"]["bias"])
     logits = hidden @ params["out"]["kernel"] + params["out"]["bias"]
-    return losses.cross_entropy(logits, batch[1]), logits
+    return networks.cross_entropy(logits, batch[1]), logits
 
 
 def accuracy_of(params):
-    return losses.accuracy(loss(params, digits()[1])[1], digits()[1][1])
+    return networks.accuracy(loss(params, digits()[1])[1], digits()[1][1])
 
 
 def gradients(variant):

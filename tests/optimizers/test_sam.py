@@ -8,7 +8,7 @@ import optax
 import pytest
 from quadratic import flatten, grad, initial_params, run
 
-from jaxsharp.optimizers.sam import sam, sam_gradient
+from jaxsharp.optimizers import sam, sam_gradient
 
 
 def value_and_grad(params, batch):

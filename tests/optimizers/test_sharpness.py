@@ -10,14 +10,13 @@ import pytest
 from quadratic import initial_params, run
 from small_network import assert_close, grad_fn, network, value_and_grad
 
-from jaxsharp.optimizers import SHARPNESS_AWARE
-from jaxsharp.optimizers.friendly_sam import friendly_sam_rule
-from jaxsharp.optimizers.groups import per_group
-from jaxsharp.optimizers.gsam import gsam_rule
-from jaxsharp.optimizers.looksam import look_sam_rule
-from jaxsharp.optimizers.momentum_sam import momentum_sam_rule
-from jaxsharp.optimizers.sam import asam_rule, multi_step_rule, sam, sam_gradient, sam_rule
-from jaxsharp.optimizers.sharpness import sharp_gradient
+from jaxsharp.optimizers import SHARPNESS_AWARE, per_group, sam, sam_gradient
+from jaxsharp.optimizers.sharpness_aware.friendly_sam import friendly_sam_rule
+from jaxsharp.optimizers.sharpness_aware.gsam import gsam_rule
+from jaxsharp.optimizers.sharpness_aware.looksam import look_sam_rule
+from jaxsharp.optimizers.sharpness_aware.momentum_sam import momentum_sam_rule
+from jaxsharp.optimizers.sharpness_aware.rule import sharp_gradient
+from jaxsharp.optimizers.sharpness_aware.sam import asam_rule, multi_step_rule, sam_rule
 
 RULES = {
     "sam": sam_rule,

@@ -11,8 +11,7 @@ import pytest
 from factories import DEFAULTS, FACTORIES, assert_near, closed_loop, make, rate_of
 from quadratic import flatten, initial_params, open_loop
 
-from jaxsharp.optimizers import OPTIMIZERS, SHARPNESS_AWARE
-from jaxsharp.optimizers.adagrad import adagrad
+from jaxsharp.optimizers import OPTIMIZERS, SHARPNESS_AWARE, adagrad
 from jaxsharp.optimizers.arguments import check_count, check_decay
 
 DECAY = {"weight_decay": 0.0, "decoupled_weight_decay": 0.0, "decay_mask": None}

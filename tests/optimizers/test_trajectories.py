@@ -10,8 +10,7 @@ import problems
 import pytest
 from entries import BASES, RHO, SHARP, STEPS, entries, key, rates_of
 
-from jaxsharp.optimizers import OPTIMIZERS, SHARPNESS_AWARE
-from jaxsharp.optimizers.adabound import amsbound
+from jaxsharp.optimizers import OPTIMIZERS, SHARPNESS_AWARE, amsbound
 
 STORED = dict(np.load(problems.FILE, allow_pickle=False))
 FACTORIES = OPTIMIZERS | {"amsbound": amsbound}

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxsharp.trees import random_direction, scaled_to_norm, widen
+from jaxsharp.core.trees import random_direction, scaled_to_norm, widen
 
 
 def tree(dtype=float, scale=1.0):

@@ -8,12 +8,17 @@ import pytest
 from quadratic import grad, initial_params
 from small_network import assert_close, grad_fn, network, value_and_grad
 
-from jaxsharp.ascent import adaptive_ascent_step, weights_only
-from jaxsharp.optimizers import SHARPNESS_AWARE
-from jaxsharp.optimizers.looksam import look_sam, look_sam_rule
-from jaxsharp.optimizers.momentum_sam import momentum_sam
-from jaxsharp.optimizers.sam import multi_step_rule, sam_gradient, sam_rule
-from jaxsharp.optimizers.sharpness import sharp_gradient
+from jaxsharp.optimizers import (
+    SHARPNESS_AWARE,
+    adaptive_ascent_step,
+    look_sam,
+    momentum_sam,
+    sam_gradient,
+    weights_only,
+)
+from jaxsharp.optimizers.sharpness_aware.looksam import look_sam_rule
+from jaxsharp.optimizers.sharpness_aware.rule import sharp_gradient
+from jaxsharp.optimizers.sharpness_aware.sam import multi_step_rule, sam_rule
 
 OPTIONS = {"asam": {"mask": None}, "m_sam": {"m": 2}}
 

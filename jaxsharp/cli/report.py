@@ -1,0 +1,79 @@
+"""What a person reads at the end of a command."""
+
+import math
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from jaxsharp.analysis.statistics import Coefficient
+from jaxsharp.runs import directory
+from jaxsharp.studies.grid import StudyConfig
+from jaxsharp.studies.study import StudyResult
+
+
+def print_study(
+    console: Console, config: StudyConfig, result: StudyResult, out: Path, seconds: float
+) -> None:
+    """One table of the study, its correlations, and where its files are."""
+    title = (
+        f"{config.dataset}, {config.model}, {config.seeds} seeds: mean ± half of the 95 % interval"
+    )
+    table = Table(title=title)
+    columns = {
+        "test_accuracy": ("test accuracy %", 100.0),
+        "gap": ("gap, points", 1.0),
+        **{name: (name.replace("_", " "), 1.0) for name in config.measures},
+    }
+    table.add_column("optimizer", no_wrap=True)
+    table.add_column("SAM")
+    for name in config.vary:
+        table.add_column(name.replace("_", " "), justify="right")
+    table.add_column("converged", justify="right")
+    for heading, _ in columns.values():
+        table.add_column(heading, justify="right")
+    for row in result.summary.to_dict("records"):
+        ended = f"{row['converged']}/{row['runs']}"
+        if row["diverged"]:
+            ended += f", {row['diverged']} diverged"
+        cells = [interval(row, name, factor) for name, (_, factor) in columns.items()]
+        varied = ["-" if math.isnan(row[name]) else f"{row[name]:g}" for name in config.vary]
+        table.add_row(row["optimizer"], row["sam"], *varied, ended, *cells)
+    console.print(table)
+    for name, found in result.correlations.items():
+        left_out = ", ".join(f"{n} {reason}" for reason, n in found.excluded.items() if n)
+        console.print(
+            f"{name} against gap, {found.num_runs} runs"
+            f"{f' ({left_out} left out)' if left_out else ''}: "
+            f"Kendall's tau {coefficient(found.raw)}, "
+            f"among equal hyper-parameters {coefficient(found.within)}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    names = "runs.csv, history.csv, summary.csv, correlations.csv, training.png, sharpness.png"
+    console.print(f"{out}: {names} ({seconds:.0f} s)", highlight=False, soft_wrap=True)
+
+
+def coefficient(found: Coefficient) -> str:
+    """Value and interval of a correlation coefficient."""
+    if math.isnan(found.value):
+        return "undefined"
+    return f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
+
+
+def interval(row: dict, name: str, factor: float) -> str:
+    """Mean and half width of an interval, the mean to four digits."""
+    mean, half = factor * row[name], factor * (row[f"{name}_high"] - row[f"{name}_low"]) / 2
+    if math.isnan(mean):
+        return "-"
+    return f"{mean:.4g}" if math.isnan(half) else f"{mean:.4g} ± {half:.2g}"
+
+
+def print_run(console: Console, path: Path) -> None:
+    """End of training and measures of a single run, and where its files are."""
+    row = pd.Series(directory.row(path))
+    table = Table(title=str(path), show_header=False)
+    for name, value in row.items():
+        table.add_row(name, f"{value:.6g}" if isinstance(value, float) else str(value))
+    console.print(table)

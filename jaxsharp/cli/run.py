@@ -1,0 +1,154 @@
+"""Commands on single runs, and the names that all commands know."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import tyro
+from rich.table import Table
+
+from jaxsharp.cli import report
+from jaxsharp.cli.progress import Tracker, make_console
+from jaxsharp.cli.study import DEFAULT_MODEL, Shared
+from jaxsharp.core.choices import at_least_one, checked, known, known_list
+from jaxsharp.data import datasets
+from jaxsharp.measures.registry import DEFAULT_MEASURES, MEASURES, Options
+from jaxsharp.networks import models
+from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE
+from jaxsharp.runs import claims, directory, files
+from jaxsharp.runs.config import SAM, RunConfig, Settings
+from jaxsharp.studies import measuring, study, sweep
+from jaxsharp.studies.workbench import load_workbench, make_recipe
+
+RunPath = tyro.conf.Positional[Path]
+
+
+def train(
+    *,
+    dataset: str = "digits",
+    model: str | None = None,
+    optimizer: str = "sgd",
+    sam: str = "none",
+    seed: int = 0,
+    out: Path | None = None,
+    data_dir: Path | None = None,
+    fresh: bool = False,
+    save_every: int = 50,
+    quiet: bool = False,
+    training: Shared[Settings] = Settings(),
+) -> None:
+    """Train one network in a run directory, or continue an interrupted run there.
+
+    Args:
+        dataset: Data set.
+        model: Network; small_mlp for the digits, simple_batch otherwise.
+        optimizer: Optimizer.
+        sam: Sharpness-aware variant; none is the optimizer alone.
+        seed: Seed of initialization, data order, label noise and measures.
+        out: Run directory; by default one below runs/ that is named after the run.
+        data_dir: Directory with the official files of the data set.
+        fresh: Delete what the run directory holds and start over.
+        save_every: Epochs between checkpoints.
+        quiet: Print the result alone.
+    """
+    config = RunConfig(
+        dataset=known("dataset", dataset, datasets.DATASETS),
+        model=known("model", model or DEFAULT_MODEL.get(dataset, "simple_batch"), models.MODELS),
+        optimizer=known("optimizer", optimizer, OPTIMIZERS),
+        sam=known("SAM variant", sam, SAM),
+        seed=seed,
+        settings=checked(training),
+    ).resolved()
+    at_least_one("save_every", save_every)
+    bench = load_workbench(config.dataset, config.model, training, data_dir)
+    make_recipe(config, bench)
+    out = out or Path("runs") / f"{config.dataset}-{config.model}-{config.name}"
+    console = make_console()
+    with (
+        claims.claimed(out, asdict(config), fresh=fresh),
+        Tracker(console, "epoch", training.epochs, quiet=quiet) as tracker,
+    ):
+        tracker.update(0, config.label, "compiling")
+        sweep.train(
+            *([config], [out], bench),
+            save_every=save_every,
+            report=lambda p: tracker.update(p.epochs, config.label, study.describe(p)),
+        )
+    report.print_run(console, out)
+
+
+def sharpness(
+    run: RunPath,
+    *,
+    measures: str = ",".join(DEFAULT_MEASURES),
+    data_dir: Path | None = None,
+    quiet: bool = False,
+    options: Shared[Options] = Options(),
+) -> None:
+    """Measure the sharpness of a trained run, into the file sharpness.csv of its directory.
+
+    Args:
+        run: Run directory.
+        measures: Sharpness measures, separated by commas.
+        data_dir: Directory with the official files of the data set.
+        quiet: Print the result alone.
+    """
+    names = known_list("measure", measures, MEASURES)
+    checked(options)
+    config = claims.read_run_config(run)
+    if directory.latest_checkpoint(run) is None:
+        raise claims.RunError(f"{run} has no checkpoint yet; train the run first")
+    bench = load_workbench(config.dataset, config.model, config.settings, data_dir)
+    console = make_console()
+    with (
+        files.lock(run),
+        Tracker(console, "measure", len(names), quiet=quiet) as tracker,
+    ):
+        measuring.measure(
+            *([config], [run], bench, names, options),
+            report=lambda name, _: tracker.update(names.index(name), name),
+        )
+    report.print_run(console, run)
+
+
+def plot(run: tyro.conf.Positional[tuple[Path, ...]], *, out: Path | None = None) -> None:
+    """Draw loss and accuracy against epoch, of a run with SAM beside one without, say.
+
+    Args:
+        run: One or more run directories.
+        out: File of the figure (png, pdf, svg); by default curves.png in the first directory.
+    """
+    from jaxsharp.analysis import canvas, figures
+
+    if not run:
+        raise ValueError("plot needs one or more run directories")
+    histories = {}
+    for path in run:
+        config = claims.read_run_config(path)
+        label = f"{config.label}, seed {config.seed}"
+        histories[label if label not in histories else str(path)] = directory.read_history(path)
+    out = out or run[0] / "curves.png"
+    canvas.save(figures.run_curves(histories), out)
+    print(out)
+
+
+def list_names() -> None:
+    """List data sets, models, optimizers, SAM variants and measures with one line each."""
+    console = make_console()
+    described: dict[str, dict[str, str]] = {
+        "data sets": {name: spec.description for name, spec in datasets.DATASETS.items()},
+        "models": {name: spec.description for name, spec in models.MODELS.items()},
+        "optimizers": {name: first_line(f) for name, f in OPTIMIZERS.items()},
+        "SAM variants": {name: first_line(f) for name, f in SHARPNESS_AWARE.items()},
+        "measures": {name: f"{m.description}; error: {m.error}" for name, m in MEASURES.items()},
+    }
+    for title, entries in described.items():
+        table = Table(title=title, title_justify="left", show_header=False, box=None)
+        for name, text in entries.items():
+            table.add_row(name, text)
+        console.print(table)
+
+
+def first_line(function: Callable) -> str:
+    """What a docstring begins with."""
+    return function.__doc__.strip().splitlines()[0]

@@ -1,0 +1,158 @@
+"""Commands on studies: run one or a part of one, join parts, look how far one is."""
+
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import tyro
+
+from jaxsharp.cli import report
+from jaxsharp.cli.progress import Tracker, make_console
+from jaxsharp.core.choices import at_least_one, checked, known, known_list, width_of
+from jaxsharp.data import datasets
+from jaxsharp.measures.registry import DEFAULT_MEASURES, MEASURES, Options
+from jaxsharp.networks import models
+from jaxsharp.optimizers.registry import OPTIMIZERS
+from jaxsharp.runs import files
+from jaxsharp.runs.config import SAM, Settings
+from jaxsharp.studies import interrupts, merge, status, study, sweep
+from jaxsharp.studies.grid import StudyConfig, parse_shard, parse_vary
+from jaxsharp.studies.tensorboard import Scalars
+from jaxsharp.studies.workbench import load_workbench, make_recipe
+from jaxsharp.training.members import Hosts, agreed, join
+
+Shared = tyro.conf.OmitArgPrefixes
+DEFAULT_MODEL = {"digits": "small_mlp"}
+
+
+def run_study(
+    *,
+    dataset: str = "digits",
+    model: str | None = None,
+    optimizers: str = ",".join(OPTIMIZERS),
+    sam: str = "none,sam",
+    seeds: int = 3,
+    vary: tuple[str, ...] = (),
+    measures: str = ",".join(DEFAULT_MEASURES),
+    out: Path | None = None,
+    data_dir: Path | None = None,
+    fresh: bool = False,
+    save_every: int = 50,
+    quiet: bool = False,
+    width: str = "auto",
+    devices_per_member: int = 1,
+    shard: str | None = None,
+    tensorboard: bool = False,
+    hosts: Shared[Hosts] = Hosts(),
+    training: Shared[Settings] = Settings(),
+    measuring: Shared[Options] = Options(),
+) -> None:
+    """Train a grid of runs, measure the sharpness of each, write tables and figures.
+
+    The same command continues a study that was interrupted. `jaxsharp list` has the names.
+
+    Args:
+        dataset: Data set.
+        model: Network; small_mlp for the digits, simple_batch otherwise.
+        optimizers: Optimizers, separated by commas.
+        sam: Sharpness-aware variants, separated by commas; none is the optimizer alone.
+        seeds: Runs of each combination, with seeds 0, 1, ...
+        vary: More axes of the grid, as in learning_rate=0.1,0.01 batch_size=32,128.
+        measures: Sharpness measures, separated by commas.
+        out: Output folder; by default one below runs/ that is named after the configuration.
+        data_dir: Directory with the official files of the data set.
+        fresh: Delete what the output folder holds and start over.
+        save_every: Epochs between checkpoints.
+        quiet: Print the result alone.
+        width: Runs in one program, or auto.
+        devices_per_member: Devices that share the batches of a run.
+        shard: Do one part of the grid, as in 2/4 for the second of four; see `jaxsharp merge`.
+        tensorboard: Write losses and accuracies as TensorBoard scalars into OUT/tensorboard.
+    """
+    if shard is not None:
+        parse_shard(shard)
+    checked(hosts)
+    config = StudyConfig(
+        dataset=known("dataset", dataset, datasets.DATASETS),
+        model=known("model", model or DEFAULT_MODEL.get(dataset, "simple_batch"), models.MODELS),
+        optimizers=known_list("optimizer", optimizers, OPTIMIZERS),
+        sam=known_list("SAM variant", sam, SAM),
+        seeds=at_least_one("seeds", seeds),
+        measures=known_list("measure", measures, MEASURES),
+        settings=checked(training),
+        options=checked(measuring),
+        vary=parse_vary(vary, training),
+        shard=shard,
+    )
+    at_least_one("save_every", save_every)
+    layout = sweep.Layout(width_of(width), at_least_one("devices_per_member", devices_per_member))
+    begin = time.monotonic()
+    join(hosts)
+    bench = load_workbench(config.dataset, config.model, training, data_dir)
+    sweep.check_layout(layout)
+    if not config.groups():
+        raise ValueError(
+            f"shard {shard} of {len(config.members())} runs is empty; take fewer parts"
+        )
+    for first, *_ in config.groups():
+        make_recipe(first, bench)
+    out = out or Path("runs") / config.name
+    console = make_console()
+    quiet = quiet or not study.is_writer()
+    with interrupts.deferred() as requested, study.claimed(out, config, fresh=fresh):
+        if not quiet:
+            console.print(opening(config, bench, out), highlight=False)
+        total = len(config.shard_members()) * config.steps_per_run
+        with (
+            Tracker(console, "study", total, quiet=quiet) as tracker,
+            status.Board(out) as board,
+            Scalars(out / "tensorboard") if tensorboard else nullcontext() as scalars,
+        ):
+
+            def tell(progress: study.Progress) -> None:
+                if agreed(requested()):
+                    raise KeyboardInterrupt
+                tracker.update(progress.steps, progress.group, progress.doing)
+                board.update(progress)
+                if scalars is not None:
+                    scalars.update(progress)
+
+            result = study.run(
+                *(config, out, bench), save_every=save_every, layout=layout, report=tell
+            )
+    if study.is_writer():
+        report.print_study(console, config, result, out, time.monotonic() - begin)
+
+
+def opening(config: StudyConfig, bench, out: Path) -> str:
+    """What is about to be done."""
+    split, source = bench.dataset, bench.dataset.source
+    return (
+        f"{len(config.shard_members())} runs of {config.model} on {config.dataset} "
+        f"({len(split.train.labels)} training and {len(split.test.labels)} test examples from "
+        f"{source}) into {out}"
+    )
+
+
+def merge_parts(parts: tyro.conf.Positional[tuple[Path, ...]], *, out: Path) -> None:
+    """Join the parts of a study that were made with --shard, and write its tables and figures.
+
+    Args:
+        parts: Folders of all parts, in any order.
+        out: Folder of the whole study.
+    """
+    begin = time.monotonic()
+    config = merge.merge(list(parts), out)
+    with files.lock(out):
+        study.write_tables(out, config, set(config.members()))
+        result = study.summarize(config, out)
+    report.print_study(make_console(), config, result, out, time.monotonic() - begin)
+
+
+def show_status(folder: tyro.conf.Positional[Path]) -> None:
+    """Say how far a study is, from another terminal or after it stopped.
+
+    Args:
+        folder: Folder of the study.
+    """
+    make_console().print(status.describe(folder), highlight=False, soft_wrap=True)

@@ -1,0 +1,285 @@
+"""Exact diagonal of the Hessian, and exact traces of its blocks, one block a parameter array.
+
+For a loss that is a mean of convex functions of the logits f(x), and a network that is piecewise
+linear in each parameter (ReLU, max-pool, frozen BatchNorm, no shared weights; ``structure``
+decides), every diagonal block is that of the Gauss-Newton matrix. With rows s_k such that
+sum_k s_k s_k^T is the Hessian of an example's loss in its logits,
+
+    diag H_j = (1/n) sum_i sum_k (J_j(x_i)^T s_k)^2,    tr H_j = (1/n) sum_i sum_k ||J_j^T s_k||^2.
+
+Where parameter j enters one matrix product or convolution, with rows A of activations, one a
+position, and back-propagated rows D_k, the gradient is J_j^T s_k = A^T D_k. A dense layer has one
+position, and no gradient is formed for an example:
+
+    ||a d_k^T||^2 = ||a||^2 ||d_k||^2,    (a d_k^T)^2 = a^2 (d_k^2)^T,
+
+so that its diagonal is one matrix product over all examples of a chunk. With few positions,
+sum_k ||A^T D_k||^2 = <A A^T, sum_k D_k D_k^T> takes two small matrices. All other gradients are
+formed for each example and k: A^T D_k, and those of parameters that enter any other operation.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from jaxsharp.core.chunks import mean_over_chunks
+from jaxsharp.core.memory import affordable_chunk
+from jaxsharp.curvature.likelihoods import softmax_factors
+from jaxsharp.curvature.structure import (
+    Product,
+    Structure,
+    StructureError,
+    analyze,
+    evaluate_tapped,
+    read,
+)
+
+
+def exact_traces(
+    fn: Callable,
+    params: PyTree,
+    stats: PyTree,
+    images: Array,
+    *,
+    factors: Callable = softmax_factors,
+    chunk_size: int | None = None,
+) -> PyTree:
+    """Trace of the Hessian's diagonal block of every parameter array, exact up to rounding.
+
+    ``fn(params, stats, image) -> logits`` maps a single example, in evaluation mode. The loss is
+    the mean over examples of the one that ``factors(logits)`` belongs to, which gives the rows s_k;
+    no labels enter. Compiled once for an ``fn``, ``factors`` and shapes.
+    Cost: one forward pass and one backward pass a factor; memory is independent of the number of
+    examples, ``chunk_size`` examples at a time (None: as memory allows).
+    Raises StructureError, before anything compiles, for a network that does not qualify.
+
+    Invariant to the order of the examples; *not* invariant to layer rescaling: a factor alpha on
+    parameter j divides its trace by alpha^2.
+    """
+    return _highest(fn, factors, _qualified, TRACE, chunk_size, params, stats, images)
+
+
+def exact_diagonal(
+    fn: Callable,
+    params: PyTree,
+    stats: PyTree,
+    images: Array,
+    *,
+    factors: Callable = softmax_factors,
+    chunk_size: int | None = None,
+) -> PyTree:
+    """Diagonal of the Hessian in the shape of the parameters, exact up to rounding.
+
+    Everything else as for ``exact_traces``, which are its sums; memory is larger by the gradients
+    of a chunk's examples, except those of dense layers, which are not formed.
+    """
+    return _highest(fn, factors, _qualified, DIAGONAL, chunk_size, params, stats, images)
+
+
+def exact_ggn_traces(
+    fn: Callable,
+    params: PyTree,
+    stats: PyTree,
+    images: Array,
+    *,
+    factors: Callable = softmax_factors,
+    chunk_size: int | None = None,
+) -> PyTree:
+    """Traces of (1/n) sum_i J^T (sum_k s_k s_k^T) J, any network's *Gauss-Newton matrix*.
+
+    Everything else as for ``exact_traces``.
+    """
+    return _highest(fn, factors, read, TRACE, chunk_size, params, stats, images)
+
+
+def exact_ggn_diagonal(
+    fn: Callable,
+    params: PyTree,
+    stats: PyTree,
+    images: Array,
+    *,
+    factors: Callable = softmax_factors,
+    chunk_size: int | None = None,
+) -> PyTree:
+    """Diagonal of the *Gauss-Newton matrix* of any network; else as ``diagonal``."""
+    return _highest(fn, factors, read, DIAGONAL, chunk_size, params, stats, images)
+
+
+class Reduction(NamedTuple):
+    """How squares are summed over the examples n and factors k of a chunk.
+
+    ``product(product, a, d)`` of activations a (n, positions, inputs) and signals d (n, k,
+    positions, outputs); ``gradient(g)`` of gradients (n, k, *shape).
+    """
+
+    product: Callable
+    gradient: Callable
+
+
+def _qualified(fn, params, stats, image):
+    try:
+        return analyze(fn, params, stats, image)
+    except StructureError as error:
+        instead = (
+            "exact_ggn_traces and exact_ggn_diagonal, of the Gauss-Newton matrix, take any network"
+        )
+        raise StructureError(f"{error}; {instead}") from error
+
+
+def _highest(*args):
+    with jax.default_matmul_precision("highest"):  # read and kept by the program when traced
+        return _mean_squares(*args)
+
+
+@partial(jax.jit, static_argnums=range(5))
+def _mean_squares(fn, factors, reader, reduction, chunk_size, params, stats, images):
+    """Sums of squares of J_j^T s_k, reduced, over all examples, divided by their number."""
+    image = jax.ShapeDtypeStruct(images.shape[1:], images.dtype)
+    structure = reader(fn, params, stats, image)
+    products = {p.leaf: p for p in structure.products.values()}
+    leaves, treedef = jax.tree.flatten(params)
+
+    def chunk_mean(chunk):
+        one = partial(_example, structure, factors, params, stats)
+        rows, gradients = jax.vmap(one)(chunk)
+        sums = {j: reduction.gradient(g) for j, g in gradients.items()}
+        for j, (a, d) in rows.items():
+            sums[j] = reduction.product(products[j], a, d)
+        return jax.tree.unflatten(treedef, [sums[j] / len(chunk) for j in range(len(leaves))])
+
+    return mean_over_chunks(chunk_mean, images, chunk_size or affordable_chunk(chunk_mean, images))
+
+
+def _example(
+    structure: Structure, factors: Callable, params: PyTree, stats: PyTree, image: Array
+) -> tuple[dict[int, tuple[Array, Array]], dict[int, Array]]:
+    """By leaf, rows (A, D) of parameters in products and gradients (k, *shape) of all others."""
+    leaves = jax.tree.leaves(params)
+    products = {p.leaf: p for p in structure.products.values()}
+    others = {j: leaf for j, leaf in enumerate(leaves) if j not in products}
+    outputs = {j: p.equation.outvars[0].aval for j, p in products.items()}
+    taps = {j: jnp.zeros(out.shape, out.dtype) for j, out in outputs.items()}
+
+    def tapped(taps, others):
+        inputs = [others.get(j, leaf) for j, leaf in enumerate(leaves)]
+        inputs += [*jax.tree.leaves(stats), image]
+        program, places = structure.program, structure.products
+        (logits,), activations = evaluate_tapped(program, inputs, taps, places)
+        return logits, activations
+
+    logits, pullback, activations = jax.vjp(tapped, taps, others, has_aux=True)
+    signals, gradients = jax.vmap(pullback)(factors(logits))
+    rows = {}
+    for j, product in products.items():
+        d = jax.vmap(partial(signal_rows, product))(signals[j])
+        rows[j] = activation_rows(product, activations[j]), d
+    return rows, gradients
+
+
+def _trace_of_product(
+    product: Product,
+    a: Float[Array, "n positions inputs"],
+    d: Float[Array, "n k positions outputs"],
+) -> Float[Array, ""]:
+    """sum_(n, k) ||A_n^T D_nk||^2 by whichever of three forms takes the fewest operations."""
+    (_, positions, inputs), num_rows, outputs = a.shape, d.shape[1], d.shape[3]
+    if positions == 1:
+        return jnp.sum(jnp.square(a).sum((1, 2)) * jnp.square(d).sum((1, 2, 3)))
+    if positions * (inputs + num_rows * outputs) > inputs * num_rows * outputs:
+        return jnp.sum(jnp.square(_gradients(a, d)))
+    products = jnp.einsum("npi,nqi->npq", a, a) * jnp.einsum("nkpo,nkqo->npq", d, d)
+    return jnp.maximum(jnp.sum(products), 0)  # a zero may round to either side
+
+
+def _diagonal_of_product(
+    product: Product,
+    a: Float[Array, "n positions inputs"],
+    d: Float[Array, "n k positions outputs"],
+) -> Array:
+    """sum_(n, k) (A_n^T D_nk)^2, in the shape of the parameter."""
+    if a.shape[1] == 1:
+        squares = jnp.square(a[:, 0]).T @ jnp.square(d).sum((1, 2))
+    else:
+        squares = jnp.square(_gradients(a, d)).sum((0, 2))
+    return like_leaf(product, squares)
+
+
+def _gradients(a: Array, d: Array) -> Float[Array, "n inputs k outputs"]:
+    """A_n^T D_nk, all k of an example in one product of matrices."""
+    return jnp.einsum("npi,nkpo->niko", a, d)
+
+
+TRACE = Reduction(_trace_of_product, lambda g: jnp.sum(jnp.square(g)))
+DIAGONAL = Reduction(_diagonal_of_product, lambda g: jnp.sum(jnp.square(g), (0, 1)))
+
+
+def operand_axes(product: Product) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Axes of the parameter, as the product meets it, that are inputs, and those of outputs."""
+    if product.equation.primitive.name == "conv_general_dilated":
+        out, features, *window = product.equation.params["dimension_numbers"].rhs_spec
+        return (*window, features), (out,)
+    inputs = product.equation.params["dimension_numbers"][0][product.position]
+    ndim = product.equation.invars[product.position].aval.ndim
+    return tuple(inputs), tuple(axis for axis in range(ndim) if axis not in inputs)
+
+
+def activation_rows(product: Product, activation: Array) -> Float[Array, "positions inputs"]:
+    """The other operand as a matrix, its columns in the order of the parameter's input axes."""
+    if product.equation.primitive.name == "conv_general_dilated":
+        return patches(activation, product.equation)
+    contracted = product.equation.params["dimension_numbers"][0][1 - product.position]
+    free = [axis for axis in range(activation.ndim) if axis not in contracted]
+    size = math.prod(activation.shape[axis] for axis in contracted)
+    return activation.transpose(*free, *contracted).reshape(-1, size)
+
+
+def signal_rows(product: Product, signal: Array) -> Float[Array, "positions outputs"]:
+    """What is propagated back to the product's output, as a matrix."""
+    operand = product.equation.invars[product.position].aval
+    outputs = math.prod(operand.shape[axis] for axis in operand_axes(product)[1])
+    if product.equation.primitive.name == "conv_general_dilated":
+        batch, features, *window = product.equation.params["dimension_numbers"].out_spec
+        return signal.transpose(batch, *window, features).reshape(-1, outputs)
+    return signal.reshape(-1, outputs) if product.position else signal.reshape(outputs, -1).T
+
+
+def patches(x: Array, equation) -> Float[Array, "positions inputs"]:
+    """Slices of x that a convolution's kernel meets, one row a position of its output."""
+    numbers = equation.params["dimension_numbers"]
+    batch, features, *window = numbers.lhs_spec
+    sizes = [equation.invars[1].aval.shape[axis] for axis in numbers.rhs_spec[2:]]
+    counts = [equation.outvars[0].aval.shape[axis] for axis in numbers.out_spec[2:]]
+    strides, steps = equation.params["window_strides"], equation.params["rhs_dilation"]
+    padding = zip(equation.params["padding"], equation.params["lhs_dilation"], strict=True)
+    padding = [(low, high, dilation - 1) for (low, high), dilation in padding]
+    x = x.transpose(batch, *window, features)
+    x = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *padding, (0, 0, 0)])
+    slices = []
+    for offsets in itertools.product(*map(range, sizes)):
+        along = zip(offsets, steps, counts, strides, strict=True)
+        slices.append(x[:, *[slice(o * t, o * t + (n - 1) * s + 1, s) for o, t, n, s in along]])
+    return jnp.concatenate(slices, -1).reshape(-1, math.prod(sizes) * x.shape[-1])
+
+
+def like_leaf(product: Product, matrix: Float[Array, "inputs outputs"]) -> Array:
+    """Entries of the gradient's matrix, put where the parameter has them."""
+    axes = sum(operand_axes(product), ())
+    operand = product.equation.invars[product.position].aval
+    entries = matrix.reshape([operand.shape[axis] for axis in axes]).transpose(np.argsort(axes))
+
+    def reshaped(leaf):
+        for eqn in product.reshapes:
+            leaf = eqn.primitive.bind(leaf, **eqn.primitive.get_bind_params(eqn.params))
+        return leaf
+
+    leaf = product.reshapes[0].invars[0].aval if product.reshapes else operand
+    leaf = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+    (entries,) = jax.linear_transpose(reshaped, leaf)(entries.astype(operand.dtype))
+    return entries

@@ -1,0 +1,85 @@
+"""Distributions of the targets given an output, and factors of output losses' Hessians."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class Likelihood(NamedTuple):
+    """p(y | f) for the output f of one example, any array shape; three pure functions.
+
+        log_prob(f, y)       log p(y | f), up to terms without f
+        sample(key, f)       a target y drawn from p(y | f)
+        information(f, u)    E_y[s <s, u>],  s = gradient of log p(y | f) in f
+
+    `information` is linear in u: the Fisher matrix of the output alone.
+    """
+
+    log_prob: Callable
+    sample: Callable
+    information: Callable
+
+
+def _class_log_prob(logits: Float[Array, " classes"], label):
+    return jax.nn.log_softmax(logits)[label]
+
+
+def _class_information(logits: Float[Array, " classes"], vector: Float[Array, " classes"]):
+    p = jax.nn.softmax(logits)
+    return p * (vector - p @ vector)
+
+
+def _bernoulli_log_prob(logits, labels):
+    return jnp.sum(labels * jax.nn.log_sigmoid(logits) + (1 - labels) * jax.nn.log_sigmoid(-logits))
+
+
+# One of several classes; f are logits, y the index of the class: softmax cross-entropy.
+categorical = Likelihood(_class_log_prob, jax.random.categorical, _class_information)
+
+# Independent yes or no for each entry; f are logits: binary cross-entropy, summed.
+bernoulli = Likelihood(
+    _bernoulli_log_prob,
+    lambda key, logits: jax.random.bernoulli(key, jax.nn.sigmoid(logits)).astype(logits.dtype),
+    lambda logits, vector: jax.nn.sigmoid(logits) * jax.nn.sigmoid(-logits) * vector,
+)
+
+# Normal with mean f and variance 1: half the squared error, ||f - y||^2 / 2, summed.
+gaussian = Likelihood(
+    lambda mean, target: -jnp.sum(jnp.square(mean - target)) / 2,
+    lambda key, mean: mean + jax.random.normal(key, mean.shape, mean.dtype),
+    lambda mean, vector: vector,
+)
+
+# Counts; f are the logarithms of their rates.
+poisson = Likelihood(
+    lambda log_rate, count: jnp.sum(count * log_rate - jnp.exp(log_rate)),
+    lambda key, log_rate: jax.random.poisson(key, jnp.exp(log_rate)).astype(log_rate.dtype),
+    lambda log_rate, vector: jnp.exp(log_rate) * vector,
+)
+
+
+def softmax_factors(logits: Float[Array, " classes"]) -> Float[Array, "factors classes"]:
+    """Rows s_k, one fewer than classes, with sum_k s_k s_k^T the Hessian of the cross-entropy.
+
+    With p = softmax(f), r = sqrt(p) and m the likeliest class, the reflection
+    I - v v^T / (1 + r_m), v = r + e_m, takes e_m to -r. Its other columns u_k, k != m, span what
+    is orthogonal to r, so that for s_k = r * u_k
+
+        sum_(k != m) s_k s_k^T = diag(r) (I - r r^T) diag(r) = diag(p) - p p^T.
+
+    No nearly equal numbers are subtracted, however sure the network is.
+    """
+    p = jax.nn.softmax(logits)
+    r, eye, m = jnp.sqrt(p), jnp.eye(p.size, dtype=p.dtype), jnp.argmax(p)
+    others = (m + jnp.arange(1, p.size)) % p.size
+    u = eye[others] - (r[others] / (1 + r[m]))[:, None] * (r + eye[m])[None, :]
+    return r[None, :] * u
+
+
+def squared_factors(logits: Float[Array, " classes"]) -> Float[Array, "classes classes"]:
+    """Rows sqrt(2) e_k: the loss of an example is sum_c (f_c - y_c)^2."""
+    return math.sqrt(2) * jnp.eye(logits.size, dtype=logits.dtype)

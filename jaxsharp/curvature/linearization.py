@@ -1,0 +1,183 @@
+"""Derivatives of functions of the parameters as linear maps, and their means over a data set."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+from jax.tree_util import Partial
+from jaxtyping import PyTree
+
+from jaxsharp.core.chunks import Batches, mean_over_batches, mean_over_chunks, num_examples
+from jaxsharp.core.memory import affordable_chunk, bytes_per_example, can_keep
+from jaxsharp.core.programs import primitives
+from jaxsharp.core.trees import select
+from jaxsharp.curvature.operators import Operator
+
+# Maps the parameters, a point that moves, and some examples to a vector like the point; a mean
+# over the examples. The point is the chosen part of the parameters.
+Field = Callable[[PyTree, PyTree, PyTree], PyTree]
+
+
+class Plan(NamedTuple):
+    """How a product goes over the data: examples at a time (None: all), linearized once or not."""
+
+    chunk_size: int | None
+    keep: bool
+
+    def describe(self, n: int | None) -> str:
+        """Return the plan in words."""
+        how = "linearized once" if self.keep else "recomputed in every product"
+        if n is None:
+            return f"{how}, whole batch"
+        return f"{how}, {n} examples, {min(n, self.chunk_size or n)} at a time"
+
+
+def jacobian_operator(
+    field: Field,
+    params: PyTree,
+    batch: PyTree | Batches,
+    *,
+    mask: PyTree | None,
+    chunk_size: int | None,
+    recompute: bool | None,
+) -> Operator:
+    """Return the Jacobian of the mean field in its point, at the parameters, which is symmetric.
+
+        v -> d/dt mean_c field(params, params + t v, chunk_c) at t = 0
+
+    Parameters and data reach compiled functions as arguments, so that no program holds them.
+    """
+
+    def at_chunk(params, chunk):
+        return derivative(lambda point: field(params, point, chunk), select(params, mask))
+
+    if isinstance(batch, Batches):
+        return _on_host(at_chunk, params, batch, chunk_size)
+    plan = _plan(field, at_chunk, params, batch, mask, chunk_size, recompute)
+
+    @jax.jit
+    def linearized(params, batch):
+        # Kept by linearizing the loop over chunks, which stores what does not change only once.
+        def mean_field(point):
+            part = lambda chunk: field(params, point, chunk)  # noqa: E731
+            return _mean(part, batch, plan.chunk_size)
+
+        return derivative(mean_field, select(params, mask))
+
+    @jax.jit
+    def recomputed(params, batch, vector):
+        part = lambda chunk: at_chunk(params, chunk)(vector)  # noqa: E731
+        return _mean(part, batch, plan.chunk_size)
+
+    with jax.default_matmul_precision("highest"):
+        if plan.keep:
+            product = Partial(_call, linearized(params, batch))
+        else:
+            product = Partial(recomputed, params, batch)
+    return Operator(_precise(product), plan.describe(_length(batch)))
+
+
+def derivative(fn: Callable[[PyTree], PyTree], point: PyTree) -> Partial:
+    """Return the derivative at `point` of a function whose derivative is symmetric.
+
+    Forward mode; where a custom_vjp has none, the transpose (reverse mode) serves, as it is equal.
+    A pytree of what it keeps, so that it can be an argument and a result of compiled functions.
+    """
+    _, push = jax.linearize(fn, point)
+    if _has_forward_mode(push, point):
+        return push
+    _, pull = jax.vjp(fn, point)
+    return Partial(_only, pull)
+
+
+def linear_maps(fn: Callable, point: PyTree) -> tuple[PyTree, Callable, Callable]:
+    """Return fn(point), the derivative J there, v -> J v, and its transpose, w -> J^T w.
+
+    One linearization and its transpose, so that what both keep is kept once.
+    """
+    outputs, push = jax.linearize(fn, point)
+    if _has_forward_mode(push, point):
+        return outputs, push, Partial(_only, jax.linear_transpose(push, point))
+    outputs, pull = jax.vjp(fn, point)
+    pull = Partial(_only, pull)
+    return outputs, Partial(_only, jax.linear_transpose(pull, outputs)), pull
+
+
+def _has_forward_mode(push, point):
+    """Return whether a linearization can be computed: the tangent of a custom_vjp cannot.
+
+    Looked for, not caught: the TypeError comes from lowering, in the caller's jit or loop.
+    """
+    return "custom_lin" not in primitives(jax.make_jaxpr(push)(point).jaxpr)
+
+
+def _on_host(at_chunk, params, batches: Batches, chunk_size) -> Operator:
+    """Return the product as a loop over batches, each a mean over chunks, recomputed."""
+
+    @jax.jit
+    def of_batch(params, batch, vector):
+        part = lambda chunk: at_chunk(params, chunk)(vector)  # noqa: E731
+        return _mean(part, batch, chunk_size)
+
+    def product(vector):
+        return mean_over_batches(lambda batch: of_batch(params, batch, vector), batches)
+
+    at_a_time = "a batch" if chunk_size is None else f"{chunk_size} examples"
+    words = f"streamed from the host, recomputed in every product, {at_a_time} at a time"
+    return Operator(_precise(product), words, on_host=True)
+
+
+def _plan(field, at_chunk, params, batch, mask, chunk_size, recompute) -> Plan:
+    """Choose what was left open by the bytes that the programs write and keep."""
+    n = _length(batch, chunk_size)
+    if n is None:
+        return Plan(None, not recompute)
+    if chunk_size is None:
+        base = select(params, mask)
+        chunk_size = affordable_chunk(lambda chunk: field(params, base, chunk), batch)
+    elif chunk_size >= n:
+        chunk_size = None
+    if recompute is None:
+        kept = lambda few: _bytes(jax.eval_shape(at_chunk, params, few))  # noqa: E731
+        recompute = not can_keep(n * bytes_per_example(kept, batch))
+    return Plan(chunk_size, not recompute)
+
+
+def _mean(fn, batch, chunk_size):
+    """Return the mean over chunks; what is taken whole need have no examples."""
+    return fn(batch) if chunk_size is None else mean_over_chunks(fn, batch, chunk_size)
+
+
+def _length(batch, chunk_size=None) -> int | None:
+    """Return the number of examples, None for a batch without a common leading axis.
+
+    Such a batch (no data at all, say) is taken whole; asking for its chunks is an error.
+    """
+    try:
+        return num_examples(batch, chunk_size)
+    except ValueError:
+        if chunk_size is not None:
+            raise
+        return None
+
+
+def _bytes(tree):
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _precise(product):
+    def matvec(vector):
+        with jax.default_matmul_precision("highest"):
+            return product(vector)
+
+    return matvec
+
+
+@jax.jit
+def _call(fn, vector):
+    return fn(vector)
+
+
+def _only(fn, vector):
+    """Return the single result of a function that returns a tuple of one."""
+    return fn(vector)[0]

@@ -1,0 +1,110 @@
+"""Matrices known by their products with vectors, and loops around such products.
+
+Anything that maps a pytree to one of the same structure will do as a product. An `Operator` also
+says how it computes, and whether it does so on the host: then what surrounds it cannot be
+compiled, and `loops_around` gives loops that run in Python.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from jaxsharp.core.trees import packing
+
+Matvec = Callable[[PyTree], PyTree]
+
+
+@dataclass(frozen=True, eq=False)
+class Operator:
+    """The product v -> A v with a symmetric matrix; `strategy` says in words how it is computed.
+
+    With `on_host` each product reads its data from the host and is a Python loop. It cannot be
+    traced: calling it inside jit, vmap or a compiled loop raises ValueError.
+    """
+
+    product: Matvec
+    strategy: str
+    on_host: bool = False
+
+    def __call__(self, vector: PyTree) -> PyTree:
+        traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(vector))
+        if self.on_host and traced:
+            raise ValueError(
+                "a product that streams batches from the host was called inside jit, vmap or a "
+                "compiled loop; call it, or the function that takes it, outside of them"
+            )
+        return self.product(vector)
+
+
+def change_product(matvec: Matvec, change: Callable[[Matvec], Matvec]) -> Matvec:
+    """Return `change(matvec)`, for an `Operator` as another that computes in the same way."""
+    if isinstance(matvec, Operator):
+        return replace(matvec, product=change(matvec.product))
+    return change(matvec)
+
+
+def checked_like(vector: PyTree, image: PyTree) -> PyTree:
+    """Return the image A v, or raise ValueError if it is not like v."""
+    given, found = ([f"{x.dtype}{x.shape}" for x in jax.tree.leaves(t)] for t in (vector, image))
+    if given != found or jax.tree.structure(vector) != jax.tree.structure(image):
+        pairs = zip(given, found, strict=False)
+        change = next((f"{a} into {b}" for a, b in pairs if a != b), "the structure")
+        raise ValueError(f"matvec changed {change}; it must keep structure, shapes and dtypes")
+    return image
+
+
+def packed(
+    matvec: Matvec, like: PyTree, up_to: float | None = None
+) -> tuple[Matvec, PyTree, Callable, Callable]:
+    """Return the product on vectors packed by `trees.packing`, one such, `pack` and `unpack`."""
+    pack, unpack = packing(like, up_to)
+
+    def product(vector):
+        tree = unpack(vector)
+        return pack(checked_like(tree, matvec(tree)))
+
+    zeros = pack(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like))
+    return product, zeros, pack, unpack
+
+
+def num_entries(like: PyTree) -> int:
+    """Return the number of entries of vectors like `like`; ValueError if not float32 or float64."""
+    leaves = jax.tree.leaves(like)
+    size = sum(leaf.size for leaf in leaves)
+    dtypes = {str(leaf.dtype) for leaf in leaves}
+    if size == 0 or dtypes - {"float32", "float64"}:
+        found = f"{size} numbers of {sorted(dtypes)}"
+        raise ValueError(f"like has {found}; it needs float32 or float64")
+    return size
+
+
+class Loops(NamedTuple):
+    """`while_loop(going_on, body, state)` and `map(fn, xs, batch_size=None)`, as in `jax.lax`."""
+
+    while_loop: Callable
+    map: Callable
+
+
+def loops_around(matvec: Matvec) -> Loops:
+    """Return compiled loops, or Python loops if the product runs on the host."""
+    if isinstance(matvec, Operator) and matvec.on_host:
+        return Loops(_python_while, _python_map)
+    return Loops(jax.lax.while_loop, jax.lax.map)
+
+
+def _python_while(going_on, body, state):
+    while going_on(state):
+        state = body(state)
+    return state
+
+
+def _python_map(fn, xs, *, batch_size=None):
+    """Return stacked results, one call an entry: what runs on the host cannot be vmapped."""
+    del batch_size
+    num = len(jax.tree.leaves(xs)[0])
+    results = [fn(jax.tree.map(lambda leaf, i=i: leaf[i], xs)) for i in range(num)]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)

@@ -1,0 +1,279 @@
+"""Traces, diagonals and norms of a symmetric operator by random probes, each with its error.
+
+With Rademacher probes z_i, whose entries are independent signs, E[z z^T] = I and
+
+    x_i = x(z_i, A z_i),    mean = (1/n) sum_i x_i,
+    stderr = sqrt(sum_i (x_i - mean)^2 / (n (n - 1))).
+
+n grows from MIN_PROBES until stderr <= max(rtol |mean|, atol), or to max_products. What stops it
+is an error, never a change: a trace near zero stops by `atol` or not at all. With rtol = atol = 0,
+n is max_products, unless every x_i is the same. A stop on the running error biases mean and error
+slightly, towards samples that look quiet; where max_products decides, there is no bias.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+
+from jaxsharp.core.trees import norm
+from jaxsharp.curvature.operators import Loops, Matvec, checked_like, loops_around, num_entries
+
+# Fewer may all agree by luck, as if there were no error: of two signs, with probability 2^-15.
+MIN_PROBES = 16
+
+
+class Trace(NamedTuple):
+    """A trace and its standard error; the same for the diagonal block of every leaf of `like`."""
+
+    mean: Float[Array, ""]
+    stderr: Float[Array, ""]
+    group_means: PyTree[Float[Array, ""]]
+    group_stderrs: PyTree[Float[Array, ""]]
+    num_products: Int[Array, ""]
+    converged: Bool[Array, ""]
+
+
+class Estimate(NamedTuple):
+    """A number, or a pytree of numbers, and its standard error."""
+
+    mean: PyTree[Float[Array, "..."]]
+    stderr: PyTree[Float[Array, "..."]]
+    num_products: Int[Array, ""]
+    converged: Bool[Array, ""]
+
+
+class Limits(NamedTuple):
+    """When an average stops."""
+
+    rtol: float
+    atol: float
+    max_probes: int
+
+
+class Average(NamedTuple):
+    """Running mean and error of observations, without cancellation, under- and overflow."""
+
+    first: PyTree  # the first observation; differences from it are small and round little
+    shift: PyTree  # mean difference from the first
+    root: PyTree  # square root of the sum of squared deviations from the mean
+    count: Int[Array, ""]
+    stop: Bool[Array, ""]
+    converged: Bool[Array, ""]
+
+    @property
+    def mean(self) -> PyTree:
+        return jax.tree.map(jnp.add, self.first, self.shift)
+
+    @property
+    def stderr(self) -> PyTree:
+        pairs = self.count * jnp.maximum(self.count - 1.0, 1.0)
+        return jax.tree.map(lambda root: root / jnp.sqrt(pairs).astype(root.dtype), self.root)
+
+
+def hutchinson(
+    matvec: Matvec,
+    like: PyTree,
+    *,
+    key: PRNGKeyArray,
+    rtol: float = 0.01,
+    atol: float = 0.0,
+    max_products: int = 1000,
+    vmapped: int = 1,
+) -> Trace:
+    """Return the trace of a symmetric operator A, and of its diagonal block for every leaf.
+
+        tr A = E[z^T A z],    tr A_jj = E[z_j^T (A z)_j],    tr A = sum_j tr A_jj
+
+    `matvec` maps a pytree like `like` (arrays or ShapeDtypeStruct, P numbers in float32 or
+    float64) to another. Variance of a probe: 2 ||A - diag A||_F^2, so none where A is diagonal.
+    All groups share the probes; the stop, as this module says, is by the whole trace alone, or
+    at once if A returns NaN or infinity: `mean` is then not finite. `converged`: the tolerance was
+    met, by at least MIN_PROBES probes.
+
+    Cost: num_products, and up to vmapped - 1 that are thrown away. Probe i is drawn from
+    fold_in(key, i), so `vmapped` changes the answer by rounding only. Memory: vmapped x P for the
+    probes, and `vmapped` times what a product needs; leaves are never joined, so they may be
+    sharded. Compiled loops; works in jit and in vmap over models. Around a product on the host
+    the loops run there too, and `vmapped` should be 1.
+
+    Invariances: orthogonal changes of basis keep the trace, not the error; rescaling of layers
+    keeps neither.
+
+    Reference: Hutchinson (1990), Communications in Statistics 19, 433-450. Deviations: the stop.
+
+    Raises ValueError, before tracing: negative or NaN rtol or atol, max_products below 2, vmapped
+    below 1, other dtypes; while tracing, if A z is not like z.
+    """
+    limits = Limits(rtol, atol, max_products)
+    state = _average_over_signs(matvec, like, key, _quadratic_forms, _total, limits, vmapped)
+    (mean, group_means), (stderr, group_stderrs) = state.mean, state.stderr
+    return Trace(mean, stderr, group_means, group_stderrs, state.count, state.converged)
+
+
+def diagonal(
+    matvec: Matvec,
+    like: PyTree,
+    *,
+    key: PRNGKeyArray,
+    rtol: float = 0.05,
+    atol: float = 0.0,
+    max_products: int = 1000,
+    vmapped: int = 1,
+) -> Estimate:
+    """Return the diagonal of a symmetric operator A, a pytree like `like`, with its errors.
+
+        diag A = E[z * A z],    variance of entry k for a probe: sum_{l != k} A_kl^2
+
+    The stop compares Euclidean norms: ||stderr|| <= max(rtol ||mean||, atol); one entry may have
+    a larger relative error, and says so. Memory: three more vectors. Invariances: none but the
+    order of the entries. All else is as in `hutchinson`.
+
+    Reference: Bekas, Kokiopoulou and Saad (2007), Applied Numerical Mathematics 57, 1214-1229;
+    their denominator sum_i z_i * z_i is n for signs. Deviations: the standard errors, the stop.
+    """
+    limits = Limits(rtol, atol, max_products)
+    state = _average_over_signs(matvec, like, key, _products, _norms, limits, vmapped)
+    return Estimate(state.mean, state.stderr, state.count, state.converged)
+
+
+def frobenius_norm(
+    matvec: Matvec,
+    like: PyTree,
+    *,
+    key: PRNGKeyArray,
+    rtol: float = 0.01,
+    atol: float = 0.0,
+    max_products: int = 1000,
+    vmapped: int = 1,
+) -> Estimate:
+    """Return the Frobenius norm of a symmetric operator A, the root of its summed squares.
+
+        ||A||_F = sqrt(E ||A z||^2),    stderr = stderr(||A z||^2) / (2 ||A||_F)
+
+    The error is that of the delta method, to first order; to second, the root is too small by
+    stderr^2 / (2 ||A||_F). A zero operator gives 0 +- 0. ||A z|| is squared in the dtype, so in
+    float32 it has to lie within 1e-19 and 1e19. Invariances: those of the spectrum of A, so none
+    under rescaling of layers. All else is as in `hutchinson`.
+
+    Reference: `hutchinson` for A^2, whose probes z^T A^2 z are ||A z||^2: one product each.
+    """
+    limits = Limits(rtol, atol, max_products)
+    state = _average_over_signs(matvec, like, key, _square, _root, limits, vmapped)
+    return Estimate(*_root(state.mean, state.stderr), state.count, state.converged)
+
+
+def average(
+    observe: Callable[[Int[Array, ""]], PyTree],
+    zeros: PyTree,
+    summary: Callable[[PyTree, PyTree], tuple[Array, Array]],
+    limits: Limits,
+    loops: Loops,
+    vmapped: int,
+) -> Average:
+    """Return the average over i = 0, 1, ... of observe(i), pytrees like `zeros`.
+
+    `summary(mean, stderr)`, a function of a module, gives the value and the error that decide on
+    the stop. Observations count one by one, also where `vmapped` of them are made at a time.
+    """
+
+    def body(state):
+        indices = state.count + jnp.arange(vmapped)
+        observations = loops.map(observe, indices, batch_size=vmapped)
+        return _include_all(summary, limits, state, observations)
+
+    no, count = jnp.zeros((), bool), jnp.zeros((), jnp.int32)
+    state = Average(zeros, zeros, zeros, count, no, no)
+    return loops.while_loop(lambda state: ~state.stop, body, state)
+
+
+# Compiled on its own, for loops that run in Python.
+@partial(jax.jit, static_argnames=("summary", "limits"))
+def _include_all(summary, limits, state: Average, observations) -> Average:
+    """Include one observation after the other, until the average stops."""
+
+    def include_next(state, observation):
+        include = partial(_include, summary, limits)
+        return jax.lax.cond(state.stop, lambda s, _: s, include, state, observation), None
+
+    return jax.lax.scan(include_next, state, observations)[0]
+
+
+def _include(summary, limits: Limits, state: Average, observation) -> Average:
+    """Include one observation (Welford's update)."""
+    count = state.count + 1
+    first = jax.tree.map(partial(jnp.where, state.count == 0), observation, state.first)
+    change = jax.tree.map(lambda x, f, s: (x - f) - s, observation, first, state.shift)
+    shift = jax.tree.map(lambda s, c: s + c / count, state.shift, change)
+    spread = jax.tree.map(lambda c: c * jnp.sqrt(1 - 1 / count.astype(c.dtype)), change)
+    root = jax.tree.map(jnp.hypot, state.root, spread)
+    state = state._replace(first=first, shift=shift, root=root, count=count)
+    value, error = summary(state.mean, state.stderr)
+    small = error <= jnp.maximum(limits.rtol * jnp.abs(value), limits.atol)
+    enough = small & (count >= MIN_PROBES)
+    at_end = (count >= limits.max_probes) | ~jnp.isfinite(value)
+    return state._replace(stop=enough | at_end, converged=enough)
+
+
+def _average_over_signs(matvec, like, key, statistic, summary, limits, vmapped) -> Average:
+    """Return the average of statistic(z, A z) over Rademacher probes z."""
+    check_arguments(like, limits, vmapped)
+    leaves, treedef = jax.tree.flatten(like)
+    shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
+
+    def observe(index):
+        probe = treedef.unflatten(_signs(key, index, shapes))
+        return statistic(probe, checked_like(probe, matvec(probe)))
+
+    zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(statistic, like, like))
+    with jax.default_matmul_precision("highest"):
+        return average(observe, zeros, summary, limits, loops_around(matvec), vmapped)
+
+
+@partial(jax.jit, static_argnames="shapes")
+def _signs(key, index, shapes):
+    keys = jax.random.split(jax.random.fold_in(key, index), len(shapes))
+    return [jax.random.rademacher(k, s.shape, s.dtype) for k, s in zip(keys, shapes, strict=True)]
+
+
+@jax.jit
+def _products(probe, image):
+    return jax.tree.map(jnp.multiply, probe, image)
+
+
+@jax.jit
+def _quadratic_forms(probe, image):
+    groups = jax.tree.map(jnp.sum, _products(probe, image))
+    return sum(jax.tree.leaves(groups)), groups
+
+
+@jax.jit
+def _square(_probe, image):
+    return sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(image))
+
+
+def _total(mean, stderr):
+    return mean[0], stderr[0]
+
+
+def _norms(mean, stderr):
+    return norm(mean), norm(stderr)
+
+
+def _root(mean, stderr):
+    root = jnp.sqrt(jnp.maximum(mean, 0))
+    positive = jnp.where(root == 0, jnp.ones_like(root), root)
+    return root, stderr / (2 * positive)
+
+
+def check_arguments(like: PyTree, limits: Limits, vmapped: int) -> int:
+    """Return the number of entries of `like`."""
+    size = num_entries(like)
+    names = ("rtol", "atol", "max_products", "vmapped")
+    for name, value, least in zip(names, (*limits, vmapped), (0, 0, 2, 1), strict=True):
+        if not value >= least:
+            raise ValueError(f"{name} is {value}; it must be at least {least}")
+    return size

@@ -1,0 +1,295 @@
+"""Image data sets as uint8 arrays: from files, from tensorflow-datasets, or embedded.
+
+`load(name)` gives the training and test examples of one of `DATASETS`. Images stay uint8;
+normalizing them is the network's job.
+
+The embedded set `digits` is the test part (1,797 images) of "Optical Recognition of Handwritten
+Digits", E. Alpaydin and C. Kaynak, 1998, UCI Machine Learning Repository, licensed CC BY 4.0, with
+the values unchanged; scikit-learn ships the same images. Its labels repeat one form of about 130
+digits fourteen times, so the file is ordered by filled-in form: the test set, the last 360 images,
+begins 22 digits into the twelfth form, and holds forms that the training set has not seen but for
+that one.
+"""
+
+import functools
+import numbers
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, PRNGKeyArray, ScalarLike
+
+from jaxsharp.data.readers import (
+    DataError,
+    Shape,
+    Split,
+    find_file,
+    prepared_directory,
+    read_cifar,
+    read_idx,
+    read_npz,
+    read_prepared,
+    user_directory,
+)
+
+
+class Dataset(NamedTuple):
+    """Training and test examples, and what a network needs to know of them.
+
+    `max_pixel` is the largest value a pixel can have; `source` says where the data was read.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    num_classes: int
+    max_pixel: int
+    source: str
+
+
+class DatasetSpec(NamedTuple):
+    """What a data set is, and where its files may lie.
+
+    `train_files` and `test_files` are the official names, any of which may be gzipped; `folders`
+    are the subfolders of the user's directory in which they are looked for; `system_dir` is where
+    the package `system_package` of the operating system puts them. `first_labels`, where given,
+    begin the official training labels: two sets whose files have the same names are told apart by
+    them. `pickled_files` betray a version made of pickles, which is refused.
+    """
+
+    description: str
+    shape: Shape
+    train_size: int
+    test_size: int
+    read: Callable[..., Split]
+    train_files: tuple[str, ...]
+    test_files: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
+    first_labels: tuple[int, ...] = ()
+    system_dir: str = ""
+    system_package: str = ""
+    pickled_files: tuple[str, ...] = ()
+    num_classes: int = 10
+    max_pixel: int = 255
+
+
+IDX_TRAIN = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
+IDX_TEST = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+DATASETS: dict[str, DatasetSpec] = {
+    "digits": DatasetSpec(
+        description="handwritten digits of 8 x 8 pixels, embedded in jaxsharp",
+        shape=(8, 8, 1),
+        train_size=1437,
+        test_size=360,
+        read=read_npz,
+        train_files=("digits.npz",),
+        max_pixel=16,
+    ),
+    "fashion_mnist": DatasetSpec(
+        description="articles of clothing, gray, 28 x 28 pixels",
+        shape=(28, 28, 1),
+        train_size=60_000,
+        test_size=10_000,
+        read=read_idx,
+        train_files=IDX_TRAIN,
+        test_files=IDX_TEST,
+        folders=("fashion_mnist", "fashion-mnist", "FashionMNIST/raw", "FashionMNIST"),
+        first_labels=(9, 0, 0, 3, 0, 2, 7, 2, 5, 5),
+        system_dir="/usr/share/datasets/fashion-mnist",
+        system_package="dataset-fashion-mnist",
+    ),
+    "mnist": DatasetSpec(
+        description="handwritten digits, gray, 28 x 28 pixels",
+        shape=(28, 28, 1),
+        train_size=60_000,
+        test_size=10_000,
+        read=read_idx,
+        train_files=IDX_TRAIN,
+        test_files=IDX_TEST,
+        folders=("mnist", "MNIST/raw", "MNIST"),
+        first_labels=(5, 0, 4, 1, 9, 2, 1, 3, 1, 4),
+    ),
+    "cifar10": DatasetSpec(
+        description="photographs of animals and vehicles, color, 32 x 32 pixels",
+        shape=(32, 32, 3),
+        train_size=50_000,
+        test_size=10_000,
+        read=functools.partial(read_cifar, per_file=10_000),
+        train_files=tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
+        test_files=("test_batch.bin",),
+        folders=("cifar-10-batches-bin", "cifar10/cifar-10-batches-bin", "cifar10"),
+        pickled_files=("cifar-10-batches-py/data_batch_1", "data_batch_1"),
+    ),
+}
+
+
+def load(
+    name: str,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    train_size: int | None = None,
+    holdout: int = 0,
+) -> Dataset:
+    """The named data set, from the first place that holds it; nothing is ever downloaded.
+
+    The places, in order: the official files in `data_dir`, or in the directory that the environment
+    variable JAXSHARP_DATA names if `data_dir` is None, or in a subfolder named after the data set;
+    the operating system's package; an array_record copy that tensorflow-datasets has prepared, in
+    the user's directory or else in TFDS_DATA_DIR or ~/tensorflow_datasets (the same examples in
+    another order). `digits` is embedded and looks nowhere else.
+
+    With `holdout=n` the test set is the last n training examples, the training set the others, and
+    the official test set is not read. `train_size=n` then keeps a stratified part of the training
+    set, see `stratified`.
+
+    Raises DataError, with one line that says what would be valid.
+    """
+    if name not in DATASETS:
+        raise DataError(f"name is {name!r}; it must be one of {', '.join(DATASETS)}")
+    if holdout < 0:
+        raise DataError(f"holdout is {holdout}; it must be 0 or a number of training examples")
+    spec = DATASETS[name]
+    read, source = _reader(name, spec, data_dir)
+    train = read("train")
+    if holdout == 0:
+        test = read("test")
+    else:
+        total = len(train.labels)
+        if holdout >= total:
+            raise DataError(
+                f"holdout is {holdout}; it must be less than {total} (the number of training "
+                f"examples of {name})"
+            )
+        train, test = _divided(train, total - holdout)
+    if train_size is not None:
+        train = stratified(train, train_size, spec.num_classes)
+    return Dataset(name, train, test, spec.num_classes, spec.max_pixel, source)
+
+
+def stratified(split: Split, train_size: int, num_classes: int) -> Split:
+    """The first examples of each class, `train_size` in all, in their original order.
+
+    Each class gets its share of `train_size` rounded by largest remainder (ties go to the lower
+    class), so the class frequencies of the split are kept to within one example. Deterministic.
+    """
+    total = len(split.labels)
+    if not num_classes <= train_size <= total:
+        raise DataError(
+            f"train_size is {train_size}; it must be from {num_classes} (the number of classes) "
+            f"to {total} (the number of training examples)"
+        )
+    counts = np.bincount(split.labels, minlength=num_classes)
+    quotas, remainders = np.divmod(train_size * counts, total)
+    by_remainder = np.argsort(-remainders, kind="stable")
+    quotas[by_remainder[: train_size - quotas.sum()]] += 1
+    chosen = [np.flatnonzero(split.labels == c)[: quotas[c]] for c in range(num_classes)]
+    order = np.sort(np.concatenate(chosen))
+    return Split(split.images[order], split.labels[order])
+
+
+def redraw_labels(
+    key: PRNGKeyArray,
+    labels: Int[Array | np.ndarray, " n"],
+    fraction: ScalarLike,
+    num_classes: int,
+) -> Int[Array, " n"]:
+    """The labels with round(fraction * n) of them, chosen at random, drawn anew.
+
+    A new label is uniform over all classes, so it is the old one with probability 1 / num_classes,
+    and about fraction * (1 - 1 / num_classes) of the labels change. With one key the choice is
+    nested: a larger fraction redraws the same examples to the same labels, and more. `fraction` may
+    be traced; half an example is rounded to even, for a traced fraction in its own precision.
+
+    Raises DataError if a Python number `fraction` is not in [0, 1]; a traced one must be.
+    """
+    known = isinstance(fraction, numbers.Real)
+    if known and not 0 <= fraction <= 1:
+        raise DataError(f"fraction is {fraction}; it must be from 0 to 1")
+    labels = jnp.asarray(labels)
+    (n,) = labels.shape
+    choice_key, label_key = jax.random.split(key)
+    count = round(fraction * n) if known else jnp.round(fraction * n)
+    redrawn = jax.random.permutation(choice_key, n) < count
+    drawn = jax.random.randint(label_key, (n,), 0, num_classes, labels.dtype)
+    return jnp.where(redrawn, drawn, labels)
+
+
+def _reader(
+    name: str, spec: DatasetSpec, data_dir: str | os.PathLike[str] | None
+) -> tuple[Callable[[str], Split], str]:
+    """The function that reads the part "train" or "test" from the first place, and that place."""
+    if spec.read is read_npz:
+        path = Path(__file__).with_name(spec.train_files[0])
+        return functools.partial(_read_embedded, path, spec), f"{path.name}, embedded in jaxsharp"
+    user_dir = user_directory(data_dir)
+    directories = [user_dir / folder for folder in (*spec.folders, "")] if user_dir else []
+    if spec.system_dir:
+        directories.append(Path(spec.system_dir))
+    for directory in directories:
+        if any(find_file(directory, file) for file in spec.train_files):
+            return functools.partial(_read_files, directory, name, spec), str(directory)
+    default = Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+    roots = [user_dir, default] if user_dir else [default]
+    for root in roots:
+        if found := prepared_directory(root, name):
+            read = functools.partial(
+                read_prepared, found, shape=spec.shape, num_classes=spec.num_classes
+            )
+            return read, f"{found} (tensorflow-datasets)"
+    raise DataError(_how_to_get(name, spec, directories, roots))
+
+
+def _read_embedded(path: Path, spec: DatasetSpec, part: str) -> Split:
+    train, test = _divided(spec.read(path, spec.shape, spec.num_classes), spec.train_size)
+    return train if part == "train" else test
+
+
+def _read_files(directory: Path, name: str, spec: DatasetSpec, part: str) -> Split:
+    files, advice = spec.train_files, ""
+    if part == "test":
+        files = spec.test_files
+        advice = ", or evaluate on the last N training examples with --holdout N (holdout=N)"
+    paths = [find_file(directory, file) for file in files]
+    for file, path in zip(files, paths, strict=True):
+        if path is None:
+            raise DataError(
+                f"{name}: the {part} file {file} is missing in {directory}; add it{advice}"
+            )
+    split = spec.read(paths, spec.shape, spec.num_classes)
+    begins = tuple(split.labels[:10].tolist())
+    for other, other_spec in DATASETS.items():
+        if other != name and begins == other_spec.first_labels:
+            raise DataError(f"{directory}: expected the files of {name}, found those of {other}")
+    return split
+
+
+def _divided(split: Split, cut: int) -> tuple[Split, Split]:
+    images, labels = split
+    return Split(images[:cut], labels[:cut]), Split(images[cut:], labels[cut:])
+
+
+def _how_to_get(name: str, spec: DatasetSpec, directories: list[Path], roots: list[Path]) -> str:
+    """The message for a data set that no place holds: where it was looked for, and what to do."""
+    ways = [
+        f"put the official files {', '.join((*spec.train_files, *spec.test_files))} (or .gz) in a "
+        "directory and pass it as --data-dir (data_dir=) or set JAXSHARP_DATA to it",
+        "prepare it with tensorflow-datasets: pip install 'jaxsharp[tfds]' && "
+        f"tfds build {name} --file_format=array_record",
+    ]
+    if spec.system_package:
+        ways.insert(1, f"apt-get install {spec.system_package}")
+    places = [str(directory) for directory in directories] + [str(root / name) for root in roots]
+    message = f"{name} is in none of {', '.join(dict.fromkeys(places))}; do one of: "
+    message += "; ".join(f"({i}) {way}" for i, way in enumerate(ways, 1))
+    for root in roots:
+        if any((root / name).glob("*.*.*/dataset_info.json")):
+            message += f"; the copy in {root / name} is not in the format array_record"
+    pickled = [d / file for d in directories for file in spec.pickled_files if (d / file).is_file()]
+    if pickled:
+        message += f"; {pickled[0]} is a pickle and not read, because loading a pickle runs code"
+    return message

@@ -1,0 +1,117 @@
+"""The layers that the networks need and flax lacks: convolution, pooling, batch statistics.
+
+A convolution has three lowerings that agree to rounding: ``lax.conv``, shifted slices times a
+matrix, and, for training on the CPU, a few examples at a time (`tiles`). XLA on the CPU runs
+``lax.conv`` an order of magnitude slower inside a scan than outside of it, and a convolution that
+is vmapped over its kernels becomes a slow grouped convolution on every platform; the matrix forms
+have neither defect.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jaxsharp.networks import tiles
+
+Lowering = Literal["auto", "patches", "tiles", "conv"]
+
+
+def torch_uniform(fan_in: int) -> Callable:
+    """Initializer U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for weights and biases."""
+    bound = fan_in**-0.5
+
+    def init(key, shape, dtype=jnp.float32, **_):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def pad_same(x: Float[Array, "n h w c"], height: int, width: int) -> Float[Array, "n h2 w2 c"]:
+    """Pad with zeros so that a stride-1 convolution keeps the height and width."""
+    top, left = (height - 1) // 2, (width - 1) // 2
+    return jnp.pad(x, ((0, 0), (top, height - 1 - top), (left, width - 1 - left), (0, 0)))
+
+
+def conv_patches(
+    x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw c k"]
+) -> Float[Array, "n h2 w2 k"]:
+    """VALID stride-1 convolution as kh*kw shifted slices times a (kh*kw*c, k) matrix."""
+    kh, kw, _, features = kernel.shape
+    return tiles.windows(x, kh, kw) @ kernel.reshape(-1, features)
+
+
+def conv_native(
+    x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw c k"]
+) -> Float[Array, "n h2 w2 k"]:
+    """VALID stride-1 convolution by ``lax.conv_general_dilated``."""
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def max_pool(x: Float[Array, "n h w c"], stride: int = 2) -> Float[Array, "n h2 w2 c"]:
+    """Maximum over 2 x 2 windows, VALID: height floor((h - 2)/stride) + 1."""
+    height, width = x.shape[1] - 1, x.shape[2] - 1
+    corners = [
+        x[:, i : i + height : stride, j : j + width : stride] for i in (0, 1) for j in (0, 1)
+    ]
+    return functools.reduce(jnp.maximum, corners)
+
+
+class ConvReLU(nnx.Module):
+    """Stride-1 convolution with bias, then ReLU; ``auto``: patches on the CPU, conv elsewhere."""
+
+    def __init__(self, features_in, features, size, *, padding, lowering: Lowering, rngs):
+        init = torch_uniform(features_in * size * size)
+        self.kernel = nnx.Param(init(rngs.params(), (size, size, features_in, features)))
+        self.bias = nnx.Param(init(rngs.params(), (features,)))
+        self.padding = padding
+        self.lowering = lowering
+
+    def __call__(self, x):
+        kernel, bias, lowering = self.kernel[...], self.bias[...], self.lowering
+        if self.padding == "SAME":
+            x = pad_same(x, kernel.shape[0], kernel.shape[1])
+        if lowering == "tiles":
+            return tiles.conv_relu(x, kernel, bias)
+        on_cpu = jax.default_backend() == "cpu"
+        patches = lowering == "patches" or (lowering == "auto" and on_cpu)
+        return jax.nn.relu((conv_patches if patches else conv_native)(x, kernel) + bias)
+
+
+def dense(features_in: int, features: int, rngs) -> nnx.Linear:
+    """Affine layer with PyTorch's default initialization of weights and biases."""
+    init = torch_uniform(features_in)
+    return nnx.Linear(features_in, features, kernel_init=init, bias_init=init, rngs=rngs)
+
+
+class BatchNorm(nnx.BatchNorm):
+    """BatchNorm with PyTorch's momentum 0.1 and eps 1e-5 (flax writes the former as 0.9).
+
+    The running variance averages the biased batch variance; PyTorch's averages the unbiased one.
+    With ``collect`` set, the layer normalizes by its running statistics and then overwrites
+    them by moments of its input about the running mean m: ``mean`` by E[x - m], ``var`` by
+    E[(x - m)^2]. Both are means over examples, so that chunks of a data set average to the
+    whole.
+    """
+
+    def __init__(self, features, *, affine=True, rngs):
+        super().__init__(
+            features, momentum=0.9, epsilon=1e-5, use_scale=affine, use_bias=affine, rngs=rngs
+        )
+        self.collect = False
+
+    def __call__(self, x):
+        if not self.collect:
+            return super().__call__(x)
+        normalized = super().__call__(x, use_running_average=True)
+        centered = x - self.mean[...]
+        axes = tuple(range(x.ndim - 1))
+        self.mean[...] = centered.mean(axes)
+        self.var[...] = jnp.square(centered).mean(axes)
+        return normalized

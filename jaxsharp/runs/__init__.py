@@ -1,0 +1,16 @@
+"""What is on disk of a training run, and whose it is.
+
+config       everything that decides the numbers of one run, and its name
+directory    what a run's directory has: checkpoints, history, sharpness
+checkpoint   arrays on disk with checksums, whole or not at all
+claims       whose a directory is: configurations, checksums, damage
+files        files that are written whole, folders that are locked
+"""
+
+from jaxsharp.runs.claims import RunError as RunError
+from jaxsharp.runs.claims import read_run_config as read_run_config
+from jaxsharp.runs.config import SAM as SAM
+from jaxsharp.runs.config import RunConfig as RunConfig
+from jaxsharp.runs.config import Settings as Settings
+from jaxsharp.runs.directory import read_history as read_history
+from jaxsharp.runs.directory import read_sharpness as read_sharpness

@@ -1,0 +1,175 @@
+"""Whose a directory is: of a run or of a study, as its config.json says, with a checksum."""
+
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from jaxsharp.runs import files
+from jaxsharp.runs.config import RunConfig, Settings
+
+Warn = Callable[[str], Any]
+
+
+class RunError(ValueError):
+    """A run directory that cannot be used as asked; the message is one line."""
+
+
+def print_warning(text: str) -> None:
+    """Tell the user of something that was mended."""
+    print(f"jaxsharp: warning: {text}", file=sys.stderr)
+
+
+@contextmanager
+def claimed(path: Path, config: dict[str, Any], *, fresh: bool = False) -> Iterator[None]:
+    """``claim`` a directory and keep other processes out of it while a block runs.
+
+    A directory that is refused is left without a lock file. Raises files.InUseError too.
+    """
+    is_claimed(path, config, fresh=fresh)
+    with files.lock(path):
+        claim(path, config, fresh=fresh)
+        yield
+
+
+def claim(path: Path, config: dict[str, Any], *, fresh: bool = False) -> None:
+    """Make ``path`` the directory of ``config``, or check that it already is.
+
+    With ``fresh``, a directory that holds a run or study is emptied first. Raises RunError, and
+    leaves everything as it is, for a directory of another configuration (naming the fields that
+    differ) and for one that is not empty and holds neither run nor study.
+    """
+    if is_claimed(path, config, fresh=fresh):
+        if not fresh:
+            return
+        clear(path)
+    write_config(path, config)
+
+
+def write_config(path: Path, config: dict[str, Any]) -> None:
+    """Write config.json into a directory, made if there is none."""
+    path.mkdir(parents=True, exist_ok=True)
+    config = json.loads(json.dumps(config))
+    text = json.dumps({**config, "checksum": checksum(config)}, indent=2)
+    files.write_text(path / "config.json", text + "\n")
+
+
+def claim_run(path: Path, config: RunConfig, *, fresh: bool = False) -> None:
+    """``claim`` for a single run."""
+    claim(path, asdict(config), fresh=fresh)
+
+
+def keep_run(path: Path, config: RunConfig, warn: Warn = print_warning) -> None:
+    """``claim_run`` in the folder of a study, where a name stands for one configuration.
+
+    So a config.json that is missing or damaged is written anew, and ``warn`` gets a line on it.
+    """
+    file = path / "config.json"
+    try:
+        intact = file.exists() and bool(read_config(path))
+    except RunError:
+        intact = False
+    if not intact and path.is_dir() and any(path.iterdir()):
+        warn(f"{file} is missing or damaged; it is written anew")
+        write_config(path, asdict(config))
+    claim_run(path, config)
+
+
+def is_claimed(path: Path, config: dict[str, Any], *, fresh: bool = False) -> bool:
+    """Whether ``path`` holds the run or study of ``config``, any run or study if ``fresh``.
+
+    False if it is empty or absent; RunError if it holds anything else.
+    """
+    file = path / "config.json"
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{path} is a file; the output must be a directory")
+    if not file.exists():
+        own = (files.TEMPORARY, files.LOCK)  # as a process leaves them that was killed here
+        if path.exists() and any(not p.name.startswith(own) for p in path.iterdir()):
+            raise RunError(f"{path} holds files but no config.json; choose an empty directory")
+        return False
+    if not {"dataset", "model", "settings"} <= set(parse_config(file)):
+        raise RunError(f"{file} is not that of a run or study; choose another directory")
+    if fresh:
+        return True
+    if changes := differences(read_config(path), json.loads(json.dumps(config))):
+        raise RunError(
+            f"{path} holds another configuration ({changes}); "
+            "choose another directory, or start over with --fresh"
+        )
+    return True
+
+
+def clear(path: Path) -> None:
+    """Empty a run or study, what says that it is one at the very last, and its lock never."""
+    for each in sorted(path.iterdir(), key=lambda each: each.name == "config.json"):
+        if each.is_dir() and not each.is_symlink():
+            shutil.rmtree(each)
+        elif each.name not in (files.LOCK, files.HOLDER):
+            each.unlink()
+
+
+def differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """The fields in which two configurations differ, in words; empty if there are none."""
+    found, wanted = flat(found), flat(wanted)
+    differing = [k for k in {**found, **wanted} if found.get(k) != wanted.get(k)]
+    return ", ".join(f"{k} {found.get(k)!r} -> {wanted.get(k)!r}" for k in differing)
+
+
+def flat(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with the fields of nested ones beside its own."""
+    parts = ({k: v} if not isinstance(v, dict) else flat(v) for k, v in config.items())
+    return {k: v for part in parts for k, v in part.items()}
+
+
+def checksum(config: dict[str, Any]) -> str:
+    """SHA-256 of a configuration as JSON with sorted keys."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Configuration of a run or study directory; RunError if it is none, or was damaged.
+
+    One without a checksum, of an older version, is taken as it is.
+    """
+    file = path / "config.json"
+    if not file.is_file():
+        raise RunError(f"{path} is no run directory: it has no config.json")
+    found = parse_config(file)
+    if found.pop("checksum", checksum(found)) != checksum(found):
+        raise RunError(
+            f"{file} is damaged: its checksum does not fit; "
+            f"delete {path} and give the same command again, or start over with --fresh"
+        )
+    return found
+
+
+def parse_config(file: Path) -> dict[str, Any]:
+    """What a config.json holds; RunError if that is no configuration at all."""
+    try:
+        found = json.loads(file.read_text())
+    except ValueError as error:
+        raise RunError(
+            f"{file} is not valid JSON: {error}; if {file.parent} is a run or study, delete it"
+        ) from error
+    if not isinstance(found, dict):
+        raise RunError(f"{file} is not that of a run or study; choose another directory")
+    return found
+
+
+def read_run_config(path: Path) -> RunConfig:
+    """Configuration of a single run; RunError if the directory holds something else."""
+    found = read_config(path)
+    try:
+        return RunConfig(**{**found, "settings": Settings(**found["settings"])})
+    except (KeyError, TypeError):
+        raise RunError(
+            f"{path} is not the directory of a single run (those of a study are in its runs folder)"
+        ) from None
+    except ValueError as error:
+        raise RunError(f"{path / 'config.json'}: {error}") from None

@@ -1,0 +1,128 @@
+"""Configurations: everything that decides the numbers of one training run, and its name."""
+
+import inspect
+import math
+from dataclasses import dataclass, replace
+
+from jaxsharp.optimizers.registry import SHARPNESS_AWARE
+
+SAM = ("none", *SHARPNESS_AWARE)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a run is trained."""
+
+    epochs: int = 200
+    """Epoch limit."""
+    batch_size: int = 128
+    """Examples a step."""
+    learning_rate: float | None = None
+    """Learning rate instead of the optimizer's own."""
+    momentum: float | None = None
+    """Momentum instead of the optimizer's own."""
+    weight_decay: float | None = None
+    """Coupled weight decay instead of none."""
+    rho: float | None = None
+    """Radius of the sharpness-aware variants instead of the own one of each."""
+    loss_below: float | None = 0.01
+    """Converged once the training loss is below this (study A); None: never."""
+    change_below: float | None = None
+    """Converged once the training loss changes by less in `patience` epochs (study B)."""
+    patience: int = 5
+    """Consecutive epochs for change-below."""
+    train_size: int | None = None
+    """Train on a stratified subset of this many examples."""
+    holdout: int = 0
+    """Evaluate on the last N training examples instead of the test set."""
+    label_noise: float = 0.0
+    """Fraction of the training labels that is redrawn at random."""
+    measure_size: int | None = None
+    """Measure sharpness on the first N training examples instead of all."""
+
+    def check(self) -> None:
+        """Raise ValueError for a value that no run can have; the data set's limits come later."""
+        momentum, decay, rho = self.momentum, self.weight_decay, self.rho
+        rules = {
+            "epochs": (self.epochs >= 1, "at least 1"),
+            "batch_size": (self.batch_size >= 1, "at least 1"),
+            "learning_rate": (is_positive(self.learning_rate), "a finite number above 0"),
+            "momentum": (momentum is None or 0 <= momentum < 1, "from 0 up to below 1"),
+            "weight_decay": (decay is None or 0 <= decay < math.inf, "a finite number, at least 0"),
+            "rho": (rho is None or 0 <= rho < math.inf, "a finite number, at least 0"),
+            "loss_below": (is_positive(self.loss_below), "a finite number above 0, or None"),
+            "change_below": (is_positive(self.change_below), "a finite number above 0, or None"),
+            "patience": (self.patience >= 1, "at least 1"),
+            "label_noise": (0 <= self.label_noise <= 1, "from 0 to 1"),
+            "measure_size": (self.measure_size is None or self.measure_size >= 1, "at least 1"),
+        }
+        for name, (valid, what) in rules.items():
+            if not valid:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be {what}")
+
+
+def is_positive(value: float | None) -> bool:
+    """Whether an optional number is absent, or finite and above zero."""
+    return value is None or 0 < value < math.inf
+
+
+# Settings that a grid may vary, in the order in which a run's name has them.
+SHORT_NAMES = {
+    "learning_rate": "lr",
+    "rho": "rho",
+    "momentum": "m",
+    "weight_decay": "wd",
+    "batch_size": "bs",
+    "label_noise": "noise",
+}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides the numbers of one training run; ``sam`` is one of `SAM`."""
+
+    dataset: str
+    model: str
+    optimizer: str
+    sam: str
+    seed: int
+    settings: Settings = Settings()
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a variant that does not exist."""
+        if self.sam not in SAM:
+            raise ValueError(f"sam is {self.sam!r}; it must be one of {', '.join(SAM)}")
+
+    @property
+    def name(self) -> str:
+        """Directory name of the run among others of its study, which differ in what it holds.
+
+        A setting of `SHORT_NAMES` is named where it is not the default (rho: the variant's own).
+        """
+        taken = self.resolved().settings
+        usual = replace(Settings(), rho=self.own_rho)
+        parts = [self.optimizer, *([] if self.sam == "none" else [self.sam])]
+        for field, short in SHORT_NAMES.items():
+            value = getattr(taken, field)
+            if value != getattr(usual, field):
+                parts.append(short + str(value).removesuffix(".0"))
+        return "-".join([*parts, f"seed{self.seed}"])
+
+    @property
+    def label(self) -> str:
+        """Optimizer and sharpness-aware variant, as in a table."""
+        return self.optimizer if self.sam == "none" else f"{self.optimizer} + {self.sam}"
+
+    @property
+    def own_rho(self) -> float | None:
+        """The radius that the variant takes unless one is given; None without a variant."""
+        if self.sam == "none":
+            return None
+        return inspect.signature(SHARPNESS_AWARE[self.sam]).parameters["rho"].default
+
+    def resolved(self) -> "RunConfig":
+        """The same with the radius that it takes: the variant's own unless given, or None."""
+        rho = self.own_rho
+        if rho is not None and self.settings.rho is not None:
+            rho = self.settings.rho
+        return replace(self, settings=replace(self.settings, rho=rho))

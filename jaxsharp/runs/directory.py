@@ -1,0 +1,156 @@
+"""Run directories: what is on disk of a run or a study, and how what is damaged is noticed.
+
+RUN/config.json              the run's configuration, with a checksum
+RUN/checkpoints/epoch_0050   state and history after 50 epochs (``checkpoint``)
+RUN/checkpoints/converged    state and history at the end of a run that converged (or: diverged)
+RUN/history.csv              loss and accuracy on both splits after every epoch, a copy
+RUN/sharpness.csv            measure, settings, value, error, checksum of the row
+
+Training is deterministic, so whatever is damaged is left out, with a warning, and made again.
+"""
+
+import io
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from jaxsharp.runs import checkpoint, files
+from jaxsharp.runs.claims import RunError, Warn, print_warning, read_run_config
+from jaxsharp.training.epochs import TrainState
+
+HISTORY = ("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
+SHARPNESS = {"measure": str, "settings": str, "value": float, "error": float}
+VARIED = ("rho", "momentum", "weight_decay", "learning_rate", "batch_size", "label_noise")
+ENDS = ("converged", "diverged")
+
+
+def save(path: Path, state: TrainState, history: pd.DataFrame) -> None:
+    """Save the training state of a run and the history that belongs to it, in one step."""
+    name = f"epoch_{int(state.epoch):04d}"
+    if state.converged or state.diverged:
+        name = "converged" if state.converged else "diverged"
+    target, text = path / "checkpoints" / name, history.to_csv(index=False)
+    if not target.exists():
+        checkpoint.save(target, state, {"history.csv": text})
+    files.write_text(path / "history.csv", text, durable=False)  # `load` makes the copy again
+
+
+def checkpoints(path: Path) -> list[Path]:
+    """Checkpoints of a run, the one to continue from first: its end, then the latest epoch."""
+    folder = path / "checkpoints"
+    ends = [folder / name for name in ENDS if (folder / name).is_dir()]
+    epochs = [p for p in folder.glob("epoch_*") if p.name[6:].isdecimal()]  # no unfinished ones
+    return ends + sorted(epochs, key=lambda p: int(p.name[6:]), reverse=True)
+
+
+def latest_checkpoint(path: Path) -> Path | None:
+    """The checkpoint to continue a run from, not yet read."""
+    return next(iter(checkpoints(path)), None)
+
+
+def load(
+    path: Path, like: TrainState, warn: Warn = print_warning
+) -> tuple[TrainState, pd.DataFrame] | None:
+    """Training state and history of the newest intact checkpoint of a run, None if it has none.
+
+    A damaged one is renamed, and ``warn`` gets a line that names it. Raises ValueError for an
+    intact one of another network or optimizer.
+    """
+    for latest in checkpoints(path):
+        try:
+            state = checkpoint.load(latest, like)
+            text = checkpoint.read_text(latest, "history.csv")
+        except checkpoint.DamagedError as error:
+            aside = set_aside(latest)
+            before = latest_checkpoint(path)
+            start = "the start" if before is None else before.name
+            warn(f"{error}; it is now {aside.name}, and training continues from {start}")
+            continue
+        copy = path / "history.csv"
+        if not copy.is_file() or copy.read_bytes() != text.encode():
+            files.write_text(copy, text)
+        return state, parse_history(text)
+    return None
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged checkpoint so that nothing takes it for one; the new path."""
+    for number in itertools.count(1):
+        aside = path.with_name(f"damaged-{path.name}" + (f"-{number}" if number > 1 else ""))
+        if not aside.exists():
+            return path.rename(aside)
+
+
+def read_history(path: Path) -> pd.DataFrame:
+    """Metrics after every epoch of a run, see ``newest_history``."""
+    return newest_history(path)[1]
+
+
+def newest_history(path: Path) -> tuple[Path, pd.DataFrame]:
+    """The newest checkpoint whose history is intact, and that; RunError if there is none.
+
+    The arrays beside it are not read, let alone checked: that is for ``load``.
+    """
+    for saved in checkpoints(path):
+        try:
+            return saved, parse_history(checkpoint.read_text(saved, "history.csv"))
+        except checkpoint.DamagedError:
+            continue
+    raise RunError(f"{path} has no intact checkpoint yet; train the run first")
+
+
+def parse_history(text: str) -> pd.DataFrame:
+    """The table that a history was written from."""
+    return pd.read_csv(io.StringIO(text))
+
+
+def is_trained(path: Path, epochs: int) -> bool:
+    """Whether the newest checkpoint of a run, which is not read, is its end by ``epochs``."""
+    latest = latest_checkpoint(path)
+    return latest is not None and (latest.name in ENDS or int(latest.name[6:]) >= epochs)
+
+
+def write_sharpness(path: Path, table: pd.DataFrame) -> None:
+    """Write the measurements of a run: measure, settings, value, error."""
+    rows = zip(*(table[name].map(kind) for name, kind in SHARPNESS.items()), strict=True)
+    files.write_rows(path / "sharpness.csv", tuple(SHARPNESS), rows)
+
+
+def read_sharpness(path: Path, warn: Warn = print_warning) -> pd.DataFrame:
+    """Measurements of a run so far: measure, settings, value, error.
+
+    Rows that are damaged are left out, and ``warn`` gets a line that names them.
+    """
+    file, rows, damaged = path / "sharpness.csv", [], []
+    if file.is_file():
+        rows, damaged = files.read_rows(file, tuple(SHARPNESS))
+    if damaged:
+        names = ", ".join(map(repr, damaged))
+        warn(f"{file} is damaged at {names}; what is left out is measured again when asked for")
+    return pd.DataFrame(rows, columns=list(SHARPNESS)).astype(SHARPNESS)
+
+
+def row(path: Path) -> dict[str, Any]:
+    """One row of runs.csv: configuration, end of training, and each measure with its error."""
+    config = read_run_config(path)
+    end, history = newest_history(path)
+    last = history.iloc[-1]
+    metrics = {name: float(last[name]) for name in HISTORY[1:]}
+    varied = {name: getattr(config.settings, name) for name in VARIED}
+    table = {
+        **{k: getattr(config, k) for k in ("dataset", "model", "optimizer", "sam")},
+        **{name: math.nan if value is None else value for name, value in varied.items()},
+        "seed": config.seed,
+        "epochs": int(last["epoch"]),
+        **{name: end.name == name for name in ENDS},
+        **metrics,
+        "gap": 100 * (metrics["train_accuracy"] - metrics["test_accuracy"]),
+        "loss_gap": metrics["train_loss"] - metrics["test_loss"],
+    }
+    for record in read_sharpness(path).itertuples():
+        table[record.measure] = record.value
+        table[f"{record.measure}_error"] = record.error
+    return table

@@ -1,0 +1,18 @@
+"""Grids of runs: trained, measured, put into tables and figures, resumed.
+
+study         the main job: train, measure, write
+grid          configurations of studies: members, groups of one program, parts
+sweep         a group of runs trained to the end, saved and resumed
+measuring     the measures of a group in one program
+workbench     what a configuration means in arrays and functions
+interrupts    signals that wait for the end of an epoch
+status        how far a study is
+merge         parts put together
+tensorboard   scalars of running studies
+"""
+
+from jaxsharp.studies.grid import StudyConfig as StudyConfig
+from jaxsharp.studies.study import StudyResult as StudyResult
+from jaxsharp.studies.study import run as run
+from jaxsharp.studies.sweep import Layout as Layout
+from jaxsharp.studies.workbench import load_workbench as load_workbench

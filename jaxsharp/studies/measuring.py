@@ -1,0 +1,162 @@
+"""Sharpness of trained runs: every measure of all members of a group in one program."""
+
+import functools
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxsharp.measures.registry import MEASURES, Options
+from jaxsharp.networks.network import Network
+from jaxsharp.runs import claims, directory
+from jaxsharp.runs.config import RunConfig
+from jaxsharp.studies.sweep import ANYHOW, Layout, resume
+from jaxsharp.studies.workbench import Workbench, labels_of, make_recipe
+from jaxsharp.training.epochs import TrainState, streams
+from jaxsharp.training.members import (
+    auto_width,
+    barrier,
+    fetch,
+    is_mine,
+    member_mesh,
+    over_members,
+    place,
+    stack,
+)
+
+
+def measure(
+    configs: list[RunConfig],
+    paths: list[Path],
+    bench: Workbench,
+    measures: Iterable[str],
+    options: Options,
+    *,
+    layout: Layout = ANYHOW,
+    report: Callable[[str, int], Any] = lambda name, done: None,
+) -> None:
+    """Measure the ends of a group's runs on their training sets; what is on disk is not repeated.
+
+    The settings' `measure_size`, if given, is the number of examples, the first of the set.
+    A diverged run gets NaN for value and error. Each measure of each run has its own random key.
+    ``report`` gets the name of each measure, and how many runs have it, before it is taken of
+    more. Raises RunError for a run that was not trained.
+    """
+    runs_of = list(zip(configs, paths, strict=True))
+    states: dict[Path, TrainState] = {}
+    for name in measures:
+        settings = MEASURES[name].settings(options)
+        missing = [run for run in runs_of if not is_measured(run[1], name, settings)]
+        if not missing:
+            continue
+        states |= {p: final_state(c, p, bench) for c, p in missing if p not in states}
+        chosen = auto_width(len(runs_of), measuring_bytes(states[missing[0][1]]))
+        width = chosen if layout.width is None else measuring_width(layout.width)
+        for start in range(0, len(missing), width):
+            report(name, len(runs_of) - len(missing) + start)
+            part = missing[start : start + width]
+            trained = [(config, states[path]) for config, path in part]
+            found = results(name, trained, bench, options, width)
+            for (_, path), (value, error) in zip(part, found, strict=True):
+                record(path, name, settings, value, error)
+    barrier()
+
+
+@functools.lru_cache(maxsize=64)
+def measuring_program(name: str, network: Network, options: Options, mesh: Mesh) -> Callable:
+    """Compiled `f((active, params, stats, labels, keys), images) -> arrays` of a measure.
+
+    One for all groups; a place that is not active computes nothing.
+    """
+    measure = MEASURES[name]
+
+    def member(active, params, stats, labels, key, images):
+        def arrays():
+            return measure.arrays(network, params, stats, (images, labels), key, options)
+
+        def nothing():
+            return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+        shapes = jax.eval_shape(arrays)
+        return jax.lax.cond(active, arrays, nothing)
+
+    return jax.jit(over_members(member, mesh))
+
+
+def results(
+    name: str,
+    members: list[tuple[RunConfig, TrainState]],
+    bench: Workbench,
+    options: Options,
+    width: int,
+) -> list[tuple[float, float]]:
+    """Value and error of a measure of at most ``width`` members; NaN for one that diverged."""
+    measure, mesh = MEASURES[name], member_mesh(width)
+    size = members[0][0].settings.measure_size
+    images = bench.dataset.train.images[:size]
+    rows = []
+    for i in range(width):
+        config, state = members[min(i, len(members) - 1)]
+        active = np.array(i < len(members) and not state.diverged)
+        labels, key = labels_of(config, bench)[:size], measuring_key(config, name)
+        rows.append((active, state.params, state.stats, labels, key))
+    *arguments, keys = (place(stack(column), mesh) for column in zip(*rows, strict=True))
+    program = measuring_program(name, bench.network, options, mesh)
+    keys = jax.jit(jax.random.wrap_key_data)(keys)
+    found = fetch(program((*arguments, keys), place(images, mesh, shared=True)))
+    pairs = []
+    for i, (_, state) in enumerate(members):
+        value = error = float("nan")
+        if not state.diverged:
+            arrays = jax.tree.map(lambda leaf, i=i: leaf[i], found)
+            result = measure.result(bench.network, state.params, state.stats, images, arrays)
+            value, error = result.value, result.error
+        pairs.append((value, error))
+    return pairs
+
+
+def measuring_key(config: RunConfig, name: str) -> np.ndarray:
+    """Data of the random key with which a measure of a run is taken."""
+    key = jax.random.fold_in(streams(config.seed).measure, zlib.crc32(name.encode()))
+    return np.asarray(jax.random.key_data(key))
+
+
+def measuring_width(width: int) -> int:
+    """The width of training, or more where several processes take part with every device."""
+    due = 1 if jax.process_count() == 1 else len(jax.devices())
+    return -(-width // due) * due
+
+
+def measuring_bytes(state: TrainState) -> int:
+    """Memory that a measure of a member takes: Lanczos' basis of some twenty vectors, and more."""
+    return 40 * sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(state.params))
+
+
+def final_state(config: RunConfig, path: Path, bench: Workbench) -> TrainState:
+    """State at the end of a run; RunError if it has none, or none that is intact."""
+    state, _ = resume(make_recipe(config, bench), config, path, bench)
+    if not directory.is_trained(path, config.settings.epochs):
+        raise claims.RunError(f"{path} is not trained to its end; train the run first")
+    return state
+
+
+def is_measured(path: Path, name: str, settings: str) -> bool:
+    """Whether a run's directory has a measure that was taken with these settings."""
+    table = directory.read_sharpness(path)
+    return bool(((table["measure"] == name) & (table["settings"] == settings)).any())
+
+
+def record(path: Path, name: str, settings: str, value: float, error: float) -> None:
+    """Write a measurement into a run's directory; of several processes one does."""
+    if not is_mine(path.name):
+        return
+    table = directory.read_sharpness(path)
+    table = table[table["measure"] != name].reset_index(drop=True)
+    table.loc[len(table)] = [name, settings, value, error]
+    table = table.sort_values("measure", key=lambda names: names.map(list(MEASURES).index))
+    directory.write_sharpness(path, table)

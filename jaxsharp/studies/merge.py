@@ -1,0 +1,104 @@
+"""Shards of a study, made by several processes or machines, put together as one study."""
+
+import itertools
+import os
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from jaxsharp.runs import checkpoint, claims, directory, files
+from jaxsharp.runs.claims import RunError
+from jaxsharp.runs.config import RunConfig
+from jaxsharp.studies.grid import StudyConfig, parse_shard
+from jaxsharp.studies.status import read_study, unmeasured
+
+
+def merge(parts: list[Path], out: Path) -> StudyConfig:
+    """Copy the runs of all shards of a study into ``out``, which becomes the whole study.
+
+    A part is a study folder with `shard` "i/n" in its config.json, or the only part and whole.
+    Each run appears in ``out`` at once; one that is there and finished is left, so that a merge
+    may be repeated. The tables are for the caller to write.
+
+    Raises RunError before anything is copied, naming the part: for parts of different studies, a
+    shard that is missing or there twice, and a run that is missing, unfinished or damaged.
+    """
+    if not parts:
+        raise RunError("no part is named; merge needs the folders of all shards")
+    folders = [path.resolve() for path in (*parts, out)]
+    for one, other in itertools.combinations(folders, 2):
+        if one == other:
+            raise RunError(f"{one} is named twice; all parts and the output must differ")
+    configs = {part: read_study(part) for part in parts}
+    check_shards(configs)
+    sources = {}
+    for part, config in configs.items():
+        for member in config.shard_members():
+            sources[member] = part / "runs" / member.name
+            if (reason := shortcoming(sources[member], member, config)) is not None:
+                raise RunError(f"{part} cannot be merged: run {member.name} {reason}")
+    whole = replace(configs[parts[0]], shard=None)
+    with claims.claimed(out, whole.as_dict()):
+        for member, source in sources.items():
+            target = out / "runs" / member.name
+            if shortcoming(target, member, whole) is not None:
+                copy(source, target)
+    return whole
+
+
+def check_shards(configs: dict[Path, StudyConfig]) -> None:
+    """Raise RunError unless the parts are all shards of one study, each once."""
+    (first, like), *others = configs.items()
+    if like.shard is None and not others:
+        return
+    for part, config in others:
+        whole = (replace(c, shard=None).as_dict() for c in (like, config))
+        if changes := claims.differences(*whole):
+            raise RunError(f"{part} is of another study than {first} ({changes})")
+    seen: dict[int, Path] = {}
+    for part, config in configs.items():
+        if config.shard is None:
+            raise RunError(f"{part} is a whole study, which has nothing to be merged with")
+        index, total = parse_shard(config.shard)
+        if total != parse_shard(like.shard)[1]:
+            raise RunError(f"{part} is shard {config.shard}, but {first} is {like.shard}")
+        if index in seen:
+            raise RunError(f"{part} is shard {config.shard}, and so is {seen[index]}")
+        seen[index] = part
+    missing = [f"{i}/{total}" for i in range(1, total + 1) if i not in seen]
+    if missing:
+        raise RunError(f"{', '.join(map(str, configs))}: shard {', '.join(missing)} is missing")
+
+
+def shortcoming(path: Path, member: RunConfig, study: StudyConfig) -> str | None:
+    """What keeps ``path`` from being a finished run of a study, in words; None if nothing does."""
+    if not path.is_dir():
+        return "is missing"
+    if changes := claims.differences(claims.read_config(path), asdict(member)):
+        return f"is of another configuration ({changes})"
+    latest = directory.latest_checkpoint(path)
+    if latest is None:
+        return "is not trained"
+    if not directory.is_trained(path, member.settings.epochs):
+        return f"is not trained to its end ({latest.name})"
+    if (reason := checkpoint.verify(latest)) is not None:
+        return f"is damaged ({latest.name}: {reason})"
+    missing = unmeasured(path, study)
+    return f"is not measured ({', '.join(missing)})" if missing else None
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a run, complete or not at all, without what is damaged or unfinished in it."""
+    temporary = target.with_name(files.TEMPORARY + target.name)
+    unwanted = shutil.ignore_patterns(f"{files.TEMPORARY}*", "damaged-*")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        shutil.copytree(source, temporary, ignore=unwanted)
+        files.sync_tree(temporary)
+        if target.exists():  # begun there, and finished in the part
+            shutil.rmtree(target)
+        os.rename(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    files.sync(target.parent)

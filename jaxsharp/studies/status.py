@@ -1,0 +1,184 @@
+"""How far a study is: a file that it keeps up to date, and what its folder shows without it."""
+
+import contextlib
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from jaxsharp.measures.registry import MEASURES
+from jaxsharp.runs import checkpoint, claims, directory, files
+from jaxsharp.studies.grid import StudyConfig
+from jaxsharp.studies.study import Progress, is_writer
+
+SECONDS = 1.0  # between two writings of the file
+
+
+@dataclass(frozen=True)
+class Status:
+    """Runs counted, and steps (an epoch or a measure of a run) done of at most how many.
+
+    ``started`` and ``updated`` are in seconds since 1970; ``remaining_s`` is None where the speed
+    is not known, and ``epochs_per_second`` is 0.
+    """
+
+    started: float
+    updated: float
+    members: int
+    trained: int
+    converged: int
+    diverged: int
+    measured: int
+    steps_done: int
+    steps_total: int
+    epochs_per_second: float
+    remaining_s: float | None
+    text: str
+
+
+class Board:
+    """Keeps the file of a study up to date while it runs, as a context manager."""
+
+    def __init__(self, out: Path):
+        self.out, self.started = out, time.time()
+        self.first: Progress | None = None
+        self.latest: Status | None = None
+        self.written = -math.inf
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.write()
+
+    def update(self, progress: Progress) -> None:
+        """Take what is known now; it is written once a second, and at the end."""
+        self.first = self.first or progress
+        now = time.time()
+        steps, seconds = progress.steps - self.first.steps, now - self.started
+        left = (progress.total - progress.steps) * seconds / steps if steps > 0 else None
+        self.latest = Status(
+            *(self.started, now, progress.runs, progress.trained, progress.converged),
+            *(progress.diverged, progress.measured, progress.steps, progress.total),
+            *(progress.rate, left, f"{progress.group}: {progress.doing}"),
+        )
+        if time.monotonic() - self.written >= SECONDS:
+            self.write()
+
+    def write(self) -> None:
+        """Write the latest status; one that cannot be written stops no study."""
+        self.written = time.monotonic()
+        if self.latest is not None and is_writer():
+            with contextlib.suppress(OSError):
+                write(self.out, self.latest)
+
+
+def write(out: Path, status: Status) -> None:
+    """Write OUT/status.json; what a power failure takes of it is read off the folder again."""
+    text = json.dumps(asdict(status), indent=2) + "\n"
+    files.write_text(out / "status.json", text, durable=False)
+
+
+def read(out: Path) -> Status:
+    """What OUT/status.json says, or without a valid one, the runs themselves."""
+    try:
+        found = Status(**json.loads((out / "status.json").read_text()))
+        numbers = {**asdict(found), "text": 0, "remaining_s": found.remaining_s or 0}
+        if all(isinstance(number, int | float) for number in numbers.values()):
+            return found
+    except (OSError, ValueError, TypeError):
+        pass  # absent, cut off, or of another version
+    return derive(out)
+
+
+def derive(out: Path) -> Status:
+    """The status that the directories of the runs show."""
+    config = read_study(out)
+    members = config.shard_members()
+    paths = [out / "runs" / member.name for member in members]
+    ends = [latest.name if (latest := directory.latest_checkpoint(p)) else "" for p in paths]
+    trained = [directory.is_trained(p, config.settings.epochs) for p in paths]
+    missing = [len(unmeasured(p, config)) for p in paths]
+    steps = sum(
+        config.settings.epochs if done else int(end[6:] or 0)
+        for done, end in zip(trained, ends, strict=True)
+    )
+    times = [
+        file.stat().st_mtime for p in (out, *paths) for file in p.glob("*.*") if file.is_file()
+    ]
+    return Status(
+        *((out / "config.json").stat().st_mtime, max(times), len(members), sum(trained)),
+        *(ends.count("converged"), ends.count("diverged"), missing.count(0)),
+        steps + sum(len(config.measures) - m for m in missing),
+        len(members) * config.steps_per_run,
+        *(0.0, None, ""),
+    )
+
+
+def read_study(out: Path) -> StudyConfig:
+    """Configuration of a study; RunError if the folder holds something else."""
+    if not (out / "config.json").is_file():
+        raise claims.RunError(f"{out} is not the folder of a study: it has no config.json")
+    config = claims.read_config(out)
+    try:
+        return StudyConfig.from_dict(config)
+    except (KeyError, TypeError, ValueError):
+        raise claims.RunError(f"{out} is not the folder of a study") from None
+
+
+def unmeasured(path: Path, config: StudyConfig) -> list[str]:
+    """Measures of a study that a run's directory does not have yet."""
+    table = directory.read_sharpness(path, lambda text: None)
+    done = set(zip(table["measure"], table["settings"], strict=True))
+    names = config.measures
+    return [name for name in names if (name, MEASURES[name].settings(config.options)) not in done]
+
+
+def damages(path: Path) -> list[str]:
+    """Lines that name what is damaged in a run's directory, set aside already or not."""
+    found = [f"{aside} was set aside" for aside in sorted(path.glob("checkpoints/damaged-*"))]
+    for saved in directory.checkpoints(path):
+        if (reason := checkpoint.verify(saved)) is not None:
+            found.append(f"{saved}: {reason}")
+    directory.read_sharpness(path, found.append)
+    try:
+        claims.read_run_config(path)
+    except claims.RunError as error:
+        found.append(str(error))
+    return found
+
+
+def describe(out: Path) -> str:
+    """Lines on a study for a person: what it is, whether it runs, how far it is, what is damaged.
+
+    Raises RunError for a folder that holds no study.
+    """
+    config, status, holder = read_study(out), read(out), files.holder(out)
+    grid = {"optimizers": config.optimizers, "sam": config.sam, **config.vary}
+    axes = [f"{name} {', '.join(map(str, values))}" for name, values in grid.items()]
+    shard = "" if config.shard is None else f", shard {config.shard}"
+    age = duration(time.time() - status.updated)
+    ended = f"{status.converged} converged, {status.diverged} diverged"
+    speed = f"; {status.epochs_per_second:.3g} epochs/s" if holder else ""
+    if holder and status.remaining_s is not None:
+        speed += f", about {duration(status.remaining_s)} left"
+    lines = [
+        f"{out}: {config.model} on {config.dataset}{shard}",
+        f"grid: {'; '.join(axes)}; seeds {config.seeds}",
+        f"{f'running as {holder}' if holder else 'not running'}; last news {age} ago",
+        f"{status.members} runs: {status.trained} trained ({ended}), {status.measured} measured",
+        f"steps: {status.steps_done} of at most {status.steps_total}{speed}",
+        *([f"at work: {status.text}"] if holder and status.text else []),
+    ]
+    paths = [path for path in sorted(out.glob("runs/*")) if not path.name.startswith(".")]
+    damaged = [line for path in paths for line in damages(path)]
+    return "\n".join([*lines, *(f"damaged: {line}" for line in damaged)])
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that reads best."""
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"

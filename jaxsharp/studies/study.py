@@ -1,0 +1,241 @@
+"""The main job: train a grid of runs, measure the sharpness of each, write tables and figures.
+
+OUT/config.json   the study's configuration
+OUT/runs.csv      one row a run
+OUT/history.csv   one row a run and epoch
+OUT/summary.csv   mean and 95 % interval over seeds of each combination of hyper-parameters
+OUT/correlations.csv   Kendall's tau of each measure with the gap, raw and within groups
+OUT/training.png, OUT/sharpness.png
+OUT/times.csv     seconds of each group, in every session that worked on it
+OUT/status.json   how far the study is (``status``)
+OUT/runs/NAME     directory of one run (``runs``)
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import pandas as pd
+
+from jaxsharp.analysis import statistics
+from jaxsharp.runs import claims, directory, files
+from jaxsharp.runs.config import RunConfig
+from jaxsharp.studies import measuring, sweep
+from jaxsharp.studies.grid import StudyConfig
+from jaxsharp.studies.workbench import Workbench
+from jaxsharp.training.members import barrier
+
+
+class StudyResult(NamedTuple):
+    """Tables of a finished study."""
+
+    runs: pd.DataFrame
+    summary: pd.DataFrame
+    correlations: dict[str, statistics.Correlation]
+
+
+class Progress(NamedTuple):
+    """How far a study is: runs counted, and member-epochs and measures done of their total.
+
+    ``rate`` is in member-epochs a second, of the group at work since it was begun; ``rows`` as in
+    `sweep.GroupProgress`.
+    """
+
+    group: str
+    doing: str
+    runs: int
+    trained: int
+    converged: int
+    diverged: int
+    measured: int
+    steps: int
+    total: int
+    rate: float
+    rows: dict[str, tuple]
+
+
+Report = Callable[[Progress], Any]
+
+
+def run(
+    config: StudyConfig,
+    out: Path,
+    bench: Workbench,
+    *,
+    save_every: int = 50,
+    layout: sweep.Layout = sweep.ANYHOW,
+    report: Report = lambda progress: None,
+) -> StudyResult:
+    """Train and measure every run of the study in ``out``, a directory claimed for it.
+
+    What the directory already holds is not repeated. The tables are written anew after every
+    group, so that an interrupted study leaves those of the groups it finished.
+    """
+    groups = config.groups()
+    work = Work(config, out, bench, save_every, layout, report)
+    for group in groups:
+        for member in group:
+            if is_writer():
+                claims.keep_run(work.path(member), member)
+        barrier()
+        work.do(group)
+    return summarize(config, out)
+
+
+class Work:
+    """Groups of a study one after the other, and the count of what is done."""
+
+    def __init__(self, config, out, bench, save_every, layout, report):
+        self.config, self.out, self.bench, self.report = config, out, bench, report
+        self.save_every, self.layout = save_every, layout
+        self.runs = len(config.shard_members())
+        self.done: list[RunConfig] = []
+        self.converged = self.diverged = 0
+
+    def path(self, member: RunConfig) -> Path:
+        """Directory of a run."""
+        return self.out / "runs" / member.name
+
+    def do(self, group: list[RunConfig]) -> None:
+        """Train and measure a group, and write the tables of all that is done."""
+        paths = [self.path(member) for member in group]
+        start = time.monotonic()
+        latest = sweep.GroupProgress(len(group), 0, 0, 0, 0, 0, {})
+
+        def tell(doing, measured, epochs):
+            trained = len(self.done) + latest.stopped
+            seconds = time.monotonic() - start
+            self.report(
+                Progress(
+                    *(group[0].label, doing, self.runs, trained),
+                    *(self.converged + latest.converged, self.diverged + latest.diverged),
+                    len(self.done) + measured // len(self.config.measures),
+                    len(self.done) * self.config.steps_per_run + epochs + measured,
+                    self.runs * self.config.steps_per_run,
+                    latest.trained / seconds if seconds > 0 else 0.0,
+                    latest.rows,
+                )
+            )
+
+        def after_epoch(progress):
+            nonlocal latest
+            latest = progress
+            tell(describe(progress), 0, progress.epochs)
+
+        tell("compiling", 0, 0)
+        sweep.train(
+            *(group, paths, self.bench),
+            save_every=self.save_every,
+            layout=self.layout,
+            report=after_epoch,
+        )
+        trained_at = time.monotonic()
+        latest = sweep.GroupProgress(len(group), len(group), *ends(paths), 0, latest.trained, {})
+        epochs = len(group) * self.config.settings.epochs
+        names = self.config.measures
+
+        def before_measure(name, done):
+            tell(f"measuring {name}", names.index(name) * len(group) + done, epochs)
+
+        measuring.measure(
+            *(group, paths, self.bench, names, self.config.options),
+            layout=self.layout,
+            report=before_measure,
+        )
+        self.done += group
+        self.converged += latest.converged
+        self.diverged += latest.diverged
+        seconds = (trained_at - start, time.monotonic() - trained_at)
+        if is_writer():
+            note_times(self.out, group[0].label, latest.trained, *seconds)
+            write_tables(self.out, self.config, {*self.done})
+        barrier()
+
+
+@contextmanager
+def claimed(out: Path, config: StudyConfig, *, fresh: bool) -> Iterator[None]:
+    """Keep ``out`` as the directory of the study, and other processes out of it."""
+    if is_writer():
+        with claims.claimed(out, config.as_dict(), fresh=fresh):
+            barrier()
+            yield
+    else:
+        barrier()
+        yield
+
+
+def is_writer() -> bool:
+    """Whether this process writes the files of the study itself."""
+    return jax.process_index() == 0
+
+
+def ends(paths: list[Path]) -> tuple[int, int]:
+    """How many runs converged, and how many diverged."""
+    names = [end.name for path in paths if (end := directory.latest_checkpoint(path)) is not None]
+    return names.count("converged"), names.count("diverged")
+
+
+def describe(progress: sweep.GroupProgress) -> str:
+    """State of a group after an epoch: the latest of those at work, and how the others ended."""
+    latest = max(epoch for epoch, *_ in progress.rows.values())
+    text = f"epoch {latest}, {progress.stopped} of {progress.members} done"
+    text += f", {progress.converged} converged"
+    return text + (f", {progress.diverged} diverged" if progress.diverged else "")
+
+
+def note_times(out: Path, group: str, epochs: int, training: float, measuring: float) -> None:
+    """Add a line to times.csv: these numbers differ from session to session."""
+    file = out / "times.csv"
+    columns = ["group", "member_epochs", "training_s", "measuring_s"]
+    table = pd.read_csv(file) if file.exists() else pd.DataFrame(columns=columns)
+    table.loc[len(table)] = [group, epochs, round(training, 3), round(measuring, 3)]
+    files.write_table(file, table)
+
+
+def write_tables(out: Path, config: StudyConfig, done: set[RunConfig]) -> None:
+    """Write runs.csv and history.csv, in the order of the grid, from the directories of runs."""
+    rows, histories = [], []
+    for member in config.shard_members():
+        if member not in done:
+            continue
+        path = out / "runs" / member.name
+        rows.append(directory.row(path))
+        labels = {name: rows[-1][name] for name in (*config.axes(), "seed")}
+        histories.append(pd.DataFrame({**labels, **directory.read_history(path)}))
+    files.write_table(out / "runs.csv", pd.DataFrame(rows))
+    files.write_table(out / "history.csv", pd.concat(histories, ignore_index=True))
+
+
+def summarize(config: StudyConfig, out: Path) -> StudyResult:
+    """Statistics and figures from the tables of a study; nothing else is read."""
+    from jaxsharp.analysis import canvas, figures
+
+    table, history = pd.read_csv(out / "runs.csv"), pd.read_csv(out / "history.csv")
+    columns = ["train_accuracy", "test_accuracy", "gap", *config.measures]
+    axes = config.axes()
+    summary = statistics.summarize(table, axes, columns)
+    correlations = {
+        name: statistics.correlation(table, name, "gap", axes) for name in config.measures
+    }
+    if is_writer():
+        files.write_table(out / "summary.csv", summary)
+        files.write_table(out / "correlations.csv", correlation_table(correlations))
+        canvas.save(figures.training_curves(history), out / "training.png")
+        sharpness = figures.sharpness_against_gap(table, list(config.measures), correlations)
+        canvas.save(sharpness, out / "sharpness.png")
+    return StudyResult(table, summary, correlations)
+
+
+def correlation_table(correlations: dict[str, statistics.Correlation]) -> pd.DataFrame:
+    """One row a measure: every coefficient with its interval, and how many runs it rests on."""
+    rows = []
+    for name, found in correlations.items():
+        row: dict[str, Any] = {"measure": name, "target": "gap", "runs": found.num_runs}
+        for kind in ("raw", "within", "pearson", "spearman"):
+            value, low, high = getattr(found, kind)
+            row |= {kind: value, f"{kind}_low": low, f"{kind}_high": high}
+        rows.append(row | {f"excluded {reason}": n for reason, n in found.excluded.items()})
+    return pd.DataFrame(rows)

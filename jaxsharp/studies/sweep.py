@@ -1,0 +1,296 @@
+"""Many runs as few programs: the members of a group share everything but what is numeric.
+
+The epochs of a group are steps of one compiled program with as many places as its width; a member
+that has stopped leaves its place to the next at the end of the epoch. Each member has a directory
+of its own, is saved there, and continues from there. Nothing that a member computes depends on its
+neighbours or on interruptions.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from jax.sharding import Mesh
+
+from jaxsharp.core.memory import intermediate_bytes
+from jaxsharp.runs import directory
+from jaxsharp.runs.config import RunConfig
+from jaxsharp.studies import interrupts
+from jaxsharp.studies.workbench import (
+    Workbench,
+    hyper_parameters,
+    labels_of,
+    make_recipe,
+    shared_data,
+)
+from jaxsharp.training.epochs import (
+    Metrics,
+    Recipe,
+    TrainState,
+    epoch_program,
+    init_state,
+    streams,
+    training_gradient,
+)
+from jaxsharp.training.members import (
+    agreed,
+    auto_width,
+    barrier,
+    fetch,
+    is_mine,
+    member_mesh,
+    narrower,
+    place,
+    stack,
+)
+
+
+class Layout(NamedTuple):
+    """How members are laid out: the width of a program (None: chosen), and devices a member."""
+
+    width: int | None = None
+    devices_per_member: int = 1
+
+
+ANYHOW = Layout()
+
+
+def check_layout(layout: Layout) -> None:
+    """Raise ValueError for a layout that the devices do not allow."""
+    member_mesh(layout.width or auto_width(1, 1, layout.devices_per_member), *layout[1:])
+
+
+class GroupProgress(NamedTuple):
+    """What is known of a group after an epoch.
+
+    ``epochs`` done, those that a stopped member no longer needs included; ``trained`` without
+    them, and since the group was begun or continued. ``rows`` are the latest of the histories, of
+    the members that trained in this epoch, by their directories' names.
+    """
+
+    members: int
+    stopped: int
+    converged: int
+    diverged: int
+    epochs: int
+    trained: int
+    rows: dict[str, tuple]
+
+
+class Member:
+    """One run of a group on the host: configuration, latest state, and the rows of its history.
+
+    While it is on the devices, ``state`` is that of when it got there.
+    """
+
+    def __init__(self, config: RunConfig, path: Path, recipe: Recipe, bench: Workbench):
+        self.config, self.path = config, path
+        self.hyper = hyper_arrays(config)
+        self.order = np.asarray(jax.random.key_data(streams(config.seed).order))
+        self.labels = labels_of(config, bench)
+        self.state, self.history = resume(recipe, config, path, bench)
+        self.start = self.epoch
+        self.max_epochs = recipe.stopping.max_epochs
+        self.converged, self.diverged = bool(self.state.converged), bool(self.state.diverged)
+
+    @property
+    def epoch(self) -> int:
+        """Epochs trained."""
+        return len(self.history)
+
+    @property
+    def active(self) -> bool:
+        """Whether there are epochs left to train."""
+        return not (self.converged or self.diverged) and self.epoch < self.max_epochs
+
+    def advance(self, row: np.ndarray, converged: bool, diverged: bool) -> None:
+        """Note the metrics of an epoch and how it ended."""
+        self.converged, self.diverged = converged, diverged
+        self.history = [*self.history, (self.epoch + 1, *row)]
+
+    def snapshot(self) -> tuple[Path, TrainState, pd.DataFrame]:
+        """What `runs.save` writes of the present state."""
+        rows = self.history[: int(self.state.epoch)]
+        table = pd.DataFrame(rows, columns=list(directory.HISTORY))
+        return self.path, self.state, table.astype(dict.fromkeys(directory.HISTORY[1:], "float32"))
+
+
+class Pack(NamedTuple):
+    """Members on the devices: the one in each place (None: idle), and the program's arguments."""
+
+    places: list[Member | None]
+    states: TrainState
+    hyper: dict
+    orders: jax.Array
+    labels: jax.Array
+
+
+def train(
+    configs: list[RunConfig],
+    paths: list[Path],
+    bench: Workbench,
+    *,
+    save_every: int,
+    layout: Layout = ANYHOW,
+    report: Callable[[GroupProgress], Any] = lambda progress: None,
+) -> None:
+    """Train the members of a group to their ends, from wherever their directories stand.
+
+    A member is saved every ``save_every`` epochs, at its end, and when the user interrupts, which
+    raises KeyboardInterrupt at the end of the epoch. Checkpoints are written beside the training.
+    """
+    recipe = make_recipe(configs[0], bench, split_batches=layout.devices_per_member > 1)
+    crew = [Member(c, p, recipe, bench) for c, p in zip(configs, paths, strict=True)]
+    waiting = deque(member for member in crew if member.active)
+    if not waiting:
+        return
+    # Of all members, not of those that are left: a continued group keeps its width and its bits.
+    width = layout.width or auto_width(
+        len(crew), member_bytes(recipe, crew[0], bench), layout.devices_per_member
+    )
+    mesh = member_mesh(width, layout.devices_per_member)
+    program, data = epoch_program(recipe, mesh), place(shared_data(bench), mesh, shared=True)
+    pack = make_pack([None] * width, waiting, crew[0], mesh)
+    with Saver() as saver, interrupts.deferred() as requested:
+        try:
+            while any(member is not None for member in pack.places):
+                states, metrics = program(*pack[1:4], data._replace(labels=pack.labels))
+                due = advance(pack.places, states, metrics, save_every)
+                pack = pack._replace(states=states)
+                if due:
+                    bring_back(pack)
+                    saver.save(due)
+                report(progress_of(crew, pack.places))
+                if agreed(requested()):
+                    raise KeyboardInterrupt
+                pack = repack(pack, waiting, mesh)
+        except KeyboardInterrupt:
+            bring_back(pack)
+            saver.save([member for member in pack.places if member is not None])
+            raise
+    barrier()
+
+
+def make_pack(
+    places: list[Member | None], waiting: deque[Member], template: Member, mesh: Mesh
+) -> Pack:
+    """Fill idle places with waiting members, and place all on the devices.
+
+    A place that stays idle has the state of ``template``, marked as converged.
+    """
+    places = [waiting.popleft() if member is None and waiting else member for member in places]
+    idle = template.state._replace(converged=np.array(True))
+    taken = [member or template for member in places]
+    states = [idle if member is None else member.state for member in places]
+    rows = (states, *([getattr(m, name) for m in taken] for name in ("hyper", "order", "labels")))
+    states, hyper, orders, labels = (place(stack(row), mesh) for row in rows)
+    return Pack(places, states, hyper, jax.jit(jax.random.wrap_key_data)(orders), labels)
+
+
+def repack(pack: Pack, waiting: deque[Member], mesh: Mesh) -> Pack:
+    """Let those that have stopped leave; others take their places, or fewer places go on."""
+    places = [member if member is not None and member.active else None for member in pack.places]
+    running = [member for member in places if member is not None]
+    width = narrower(len(places), len(running) + len(waiting), mesh)
+    if not running and not waiting:
+        return pack._replace(places=places)
+    if width == len(places) and (len(running) == width or not waiting):
+        return pack._replace(places=places)
+    bring_back(pack)
+    if width < len(places):
+        places = running + [None] * (width - len(running))
+    return make_pack(places, waiting, (running or waiting)[0], mesh)
+
+
+def bring_back(pack: Pack) -> None:
+    """Give the members of a pack the states that are on the devices."""
+    states = fetch(pack.states)
+    for i, member in enumerate(pack.places):
+        if member is not None:
+            member.state = jax.tree.map(lambda leaf, i=i: leaf[i], states)
+
+
+def advance(
+    places: list[Member | None], states: TrainState, metrics: Metrics, save_every: int
+) -> list[Member]:
+    """Note an epoch in the members; returns those to be saved."""
+    rows, converged, diverged = fetch((jnp.stack(metrics), states.converged, states.diverged))
+    due = []
+    for i, member in enumerate(places):
+        if member is not None:
+            member.advance(rows[:, i], bool(converged[i]), bool(diverged[i]))
+            if not member.active or member.epoch % save_every == 0:
+                due.append(member)
+    return due
+
+
+class Saver:
+    """Writes checkpoints in a thread of its own; what fails there is raised at the next save."""
+
+    def __enter__(self) -> "Saver":
+        self.pool, self.writing = ThreadPoolExecutor(1), None
+        return self
+
+    def __exit__(self, *_) -> None:
+        try:
+            self.wait()
+        finally:
+            self.pool.shutdown()
+
+    def wait(self) -> None:
+        """Wait for the checkpoints given so far."""
+        writing, self.writing = self.writing, None
+        if writing is not None:
+            writing.result()
+
+    def save(self, members: list[Member]) -> None:
+        """Save the present states of members; of several processes each saves its own."""
+        self.wait()
+        mine = [m.snapshot() for m in members if is_mine(m.path.name)]
+        self.writing = self.pool.submit(lambda: [directory.save(*snapshot) for snapshot in mine])
+
+
+def progress_of(crew: list[Member], places: list[Member | None]) -> GroupProgress:
+    """Count the members of a group and their epochs."""
+    trained = [member for member in places if member is not None]
+    return GroupProgress(
+        members=len(crew),
+        stopped=sum(not member.active for member in crew),
+        converged=sum(member.converged for member in crew),
+        diverged=sum(member.diverged for member in crew),
+        epochs=sum(member.epoch if member.active else member.max_epochs for member in crew),
+        trained=sum(member.epoch - member.start for member in crew),
+        rows={member.path.name: member.history[-1] for member in trained},
+    )
+
+
+def member_bytes(recipe: Recipe, member: Member, bench: Workbench) -> int:
+    """Memory that a member takes in training: its states, and everything that a step writes."""
+    state, split = member.state, bench.dataset.train
+    batch = (split.images[: recipe.batch_size], split.labels[: recipe.batch_size])
+    step = jax.make_jaxpr(training_gradient(recipe.network))(state.params, state.stats, batch)
+    held = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(state))
+    return 3 * held + intermediate_bytes(step.jaxpr)
+
+
+def hyper_arrays(config: RunConfig) -> dict[str, np.ndarray]:
+    """Hyper-parameters of a member as arrays: to an optimizer even a zero is then a variable."""
+    return {name: np.asarray(v, np.float32) for name, v in hyper_parameters(config).items()}
+
+
+def resume(
+    recipe: Recipe, config: RunConfig, path: Path, bench: Workbench
+) -> tuple[TrainState, list[tuple]]:
+    """State of a member and the rows of its history, where its directory left them."""
+    fresh = init_state(recipe, hyper_arrays(config), *bench.trained.init(streams(config.seed).init))
+    saved = directory.load(path, fresh)
+    if saved is None:
+        return jax.device_get(fresh), []
+    state, history = saved
+    return state, list(history.itertuples(index=False, name=None))

@@ -1,0 +1,135 @@
+"""What a configuration means in arrays and functions: data, network, recipe, hyper-parameters."""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxsharp.data import datasets
+from jaxsharp.data.datasets import Dataset, redraw_labels
+from jaxsharp.networks import models
+from jaxsharp.networks.network import Network
+from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE
+from jaxsharp.runs.config import RunConfig, Settings
+from jaxsharp.training.epochs import Data, Recipe, Stopping, streams
+
+# Settings that are arguments of a compiled program, so that its members may differ in them.
+TRACED = ("learning_rate", "momentum", "weight_decay", "rho")
+
+
+class Workbench(NamedTuple):
+    """A data set and a network, made once and used by every run.
+
+    ``network`` is measured, ``trained`` is the same function, its convolutions lowered for many
+    steps with few examples.
+    """
+
+    dataset: Dataset
+    network: Network
+    trained: Network
+
+
+def workbench(dataset: Dataset, model: str) -> Workbench:
+    """Build the network for a data set.
+
+    Training takes convolutions as matrix products on every platform: vmapped over their kernels
+    they would become grouped convolutions. Raises ValueError for images the network cannot take.
+    """
+    lowering = "tiles" if jax.default_backend() == "cpu" else "patches"
+    network, trained = (models.load(model, dataset, lowering=each) for each in ("auto", lowering))
+    return Workbench(dataset, network, trained)
+
+
+def load_workbench(
+    dataset: str, model: str, settings: Settings, data_dir: Path | None
+) -> Workbench:
+    """Data set and network of a configuration; DataError for files that are not there."""
+    loaded = datasets.load(
+        dataset, data_dir=data_dir, train_size=settings.train_size, holdout=settings.holdout
+    )
+    return workbench(loaded, model)
+
+
+def shared_data(bench: Workbench) -> Data:
+    """The arrays that all members see; the training labels are each member's own."""
+    train, test = bench.dataset.train, bench.dataset.test
+    return Data(train.images, (), test.images, test.labels)
+
+
+def make_recipe(config: RunConfig, bench: Workbench, *, split_batches: bool = False) -> Recipe:
+    """What the members of a group share; ValueError for what the data or the variant refuses."""
+    settings, num_examples = config.settings, len(bench.dataset.train.labels)
+    for name in ("batch_size", "measure_size"):
+        size = getattr(settings, name)
+        if size is not None and size > num_examples:
+            raise ValueError(
+                f"{name} is {size}; "
+                f"it must be from 1 to {num_examples} (the number of training examples)"
+            )
+    stopping = Stopping(
+        settings.epochs, settings.loss_below, settings.change_below, settings.patience
+    )
+    check_arguments(config)
+    optimizer = optimizer_factory(config.optimizer, config.sam)
+    recipe = Recipe(bench.trained, optimizer, settings.batch_size, stopping, split_batches)
+    check_step(recipe)
+    return recipe
+
+
+def optimizer_factory(optimizer: str, sam: str) -> Callable[..., optax.GradientTransformation]:
+    """The factory of an optimizer, wrapped by a sharpness-aware variant unless that is none."""
+    base = OPTIMIZERS[optimizer]
+    if sam == "none":
+        return base
+    wrap = SHARPNESS_AWARE[sam]
+
+    def wrapped(*, rho=None, **hyper):
+        return wrap(base(**hyper)) if rho is None else wrap(base(**hyper), rho)
+
+    return wrapped
+
+
+def check_arguments(config: RunConfig) -> None:
+    """Raise ValueError for a hyper-parameter that the optimizer does not take."""
+    takes = {name: set(inspect.signature(f).parameters) for name, f in OPTIMIZERS.items()}
+    for name in set(hyper_parameters(config)) - {"rho"} - takes[config.optimizer]:
+        valid = ", ".join(other for other, names in takes.items() if name in names)
+        raise ValueError(
+            f"{name} is {getattr(config.settings, name)}, but {config.optimizer} takes none; "
+            f"valid are {valid}"
+        )
+
+
+def check_step(recipe: Recipe) -> None:
+    """Let an optimizer refuse the network or the batch size before anything is compiled."""
+
+    def step(key, batch):
+        params, _ = recipe.network.init(key)
+        optimizer = optax.with_extra_args_support(recipe.optimizer())
+        extra = {"grad_fn": lambda params, batch=batch: params, "batch": batch}
+        return optimizer.update(params, optimizer.init(params), params, **extra)
+
+    jax.eval_shape(step, jax.random.key(0), jnp.zeros(recipe.batch_size))
+
+
+def hyper_parameters(config: RunConfig) -> dict[str, float]:
+    """The numeric hyper-parameters that are traced: those given, others are the optimizer's own."""
+    given = {name: getattr(config.settings, name) for name in TRACED}
+    if config.sam == "none":
+        del given["rho"]
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def labels_of(config: RunConfig, bench: Workbench) -> np.ndarray:
+    """Training labels of a run, a fraction of them redrawn."""
+    labels = bench.dataset.train.labels
+    fraction = config.settings.label_noise
+    if fraction == 0:
+        return labels
+    key = streams(config.seed).noise
+    return np.asarray(redraw_labels(key, jnp.asarray(labels), fraction, bench.dataset.num_classes))

@@ -1,0 +1,13 @@
+"""Training as one compiled program an epoch, and many runs in one program.
+
+epochs    state, step, epoch, evaluation, and when a run has ended
+members   runs stacked in one program, over the devices of one host or of several
+"""
+
+from jaxsharp.training.epochs import Data as Data
+from jaxsharp.training.epochs import Metrics as Metrics
+from jaxsharp.training.epochs import Recipe as Recipe
+from jaxsharp.training.epochs import Stopping as Stopping
+from jaxsharp.training.epochs import Streams as Streams
+from jaxsharp.training.epochs import TrainState as TrainState
+from jaxsharp.training.members import Hosts as Hosts

@@ -1,0 +1,215 @@
+"""Training as a pure function of (hyper-parameters, key): one compiled program an epoch.
+
+A *member* is one training run. A program trains a stack of members (`members`) that share a
+network, an optimizer and a batch size; whatever is numeric (seed, learning rate, rho, labels)
+differs.
+"""
+
+import math
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int, PyTree, UInt8
+
+from jaxsharp.core.chunks import mean_over_chunks
+from jaxsharp.core.memory import affordable_chunk
+from jaxsharp.networks.losses import accuracy, cross_entropy
+from jaxsharp.networks.network import Network
+from jaxsharp.training.members import over_members, split_examples
+
+
+class Streams(NamedTuple):
+    """Independent random keys of one run."""
+
+    init: Array
+    order: Array
+    noise: Array
+    measure: Array
+
+
+def streams(seed: int) -> Streams:
+    """The keys of the run with this seed."""
+    return Streams(*jax.random.split(jax.random.key(seed), 4))
+
+
+class Data(NamedTuple):
+    """Device arrays: images uint8, shared by the members; training labels one row a member."""
+
+    images: UInt8[Array, "n h w c"]
+    labels: Int[Array, "*members n"] | tuple[()]
+    test_images: UInt8[Array, "t h w c"]
+    test_labels: Int[Array, " t"]
+
+
+class Stopping(NamedTuple):
+    """When a member stops, judged after every epoch by its training loss in evaluation mode.
+
+    Converged: loss < ``loss_below`` (study A), or |change of the loss| < ``change_below`` in
+    ``patience`` consecutive epochs (study B); either is off when None. Diverged: the loss is not
+    finite. Otherwise the member ends, unconverged, after ``max_epochs``.
+    """
+
+    max_epochs: int
+    loss_below: float | None = None
+    change_below: float | None = None
+    patience: int = 5
+
+
+class TrainState(NamedTuple):
+    """Everything that continues a member bit for bit, given its seed and hyper-parameters."""
+
+    params: PyTree
+    stats: PyTree
+    opt_state: PyTree
+    epoch: Int[Array, "*members"]
+    loss: Float[Array, "*members"]
+    calm_epochs: Int[Array, "*members"]
+    converged: Bool[Array, "*members"]
+    diverged: Bool[Array, "*members"]
+
+
+class Metrics(NamedTuple):
+    """Loss (nats) and accuracy (fraction) on both splits in evaluation mode."""
+
+    train_loss: Float[Array, "*members"]
+    train_accuracy: Float[Array, "*members"]
+    test_loss: Float[Array, "*members"]
+    test_accuracy: Float[Array, "*members"]
+
+
+class Recipe(NamedTuple):
+    """What the members of one program share.
+
+    ``optimizer(**hyper)`` makes the transformation, a sharpness-aware one included: it may take
+    ``grad_fn`` and ``batch`` as `optimizers.sharpness.sharpness_aware` has it. With
+    ``split_batches`` the devices of a member share each of its batches.
+    """
+
+    network: Network
+    optimizer: Callable[..., optax.GradientTransformation]
+    batch_size: int
+    stopping: Stopping
+    split_batches: bool = False
+
+
+def init_state(recipe: Recipe, hyper: dict, params: PyTree, stats: PyTree) -> TrainState:
+    """State of one member before its first epoch."""
+    opt_state = recipe.optimizer(**hyper).init(params)
+    zero, no = jnp.int32(0), jnp.array(False)
+    return TrainState(params, stats, opt_state, zero, jnp.float32(math.inf), zero, no, no)
+
+
+def is_active(state: TrainState, stopping: Stopping) -> Bool[Array, "*members"]:
+    """Whether a member has epochs left to train."""
+    return ~state.converged & ~state.diverged & (state.epoch < stopping.max_epochs)
+
+
+@lru_cache(maxsize=8)
+def training_gradient(network: Network) -> Callable:
+    """Return ``f(params, stats, batch) -> ((loss, stats), grads)`` in training mode."""
+
+    def loss(params, stats, batch):
+        images, labels = batch
+        logits, stats = network.apply(params, stats, images, True)
+        return cross_entropy(logits, labels), stats
+
+    # Compiled as a part of the step. A network is traced once for all calls, and all optimizers.
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+
+@lru_cache(maxsize=8)
+def evaluation(network: Network) -> Callable:
+    """Return ``f(params, stats, (images, labels)) -> (loss, accuracy)`` in evaluation mode."""
+
+    @jax.jit
+    def means(params, stats, chunk):
+        logits, _ = network.apply(params, stats, chunk[0], False)
+        return cross_entropy(logits, chunk[1]), accuracy(logits, chunk[1])
+
+    def evaluate(params, stats, batch):
+        chunk_means = partial(means, params, stats)
+        return mean_over_chunks(chunk_means, batch, affordable_chunk(chunk_means, batch))
+
+    return evaluate
+
+
+def train_epoch(
+    recipe: Recipe, state: TrainState, hyper: dict, key: Array, data: Data
+) -> tuple[TrainState, Metrics]:
+    """One epoch of one member: n // batch_size steps over a fresh permutation, then evaluation.
+
+    The permutation is drawn from ``fold_in(key, epoch)``; the n % batch_size examples at its end
+    are left out of this epoch (PyTorch's default makes a short batch of them). BatchNorm statistics
+    are those of the clean pass, whatever other gradients a sharpness-aware optimizer takes.
+    """
+    value_and_grad = training_gradient(recipe.network)
+    optimizer = optax.with_extra_args_support(recipe.optimizer(**hyper))
+
+    def step(carry, indices):
+        params, stats, opt_state = carry
+        batch = data.images[indices], data.labels[indices]
+        if recipe.split_batches:
+            batch = split_examples(batch)
+
+        def grad_fn(params, batch=batch):
+            return value_and_grad(params, stats, batch)[1]
+
+        (_, new_stats), grads = value_and_grad(params, stats, batch)
+        extra = {"grad_fn": grad_fn, "batch": batch}
+        updates, opt_state = optimizer.update(grads, opt_state, params, **extra)
+        return (optax.apply_updates(params, updates), new_stats, opt_state), None
+
+    num_examples = data.labels.shape[0]
+    steps = num_examples // recipe.batch_size
+    order = jax.random.permutation(jax.random.fold_in(key, state.epoch), num_examples)
+    batches = order[: steps * recipe.batch_size].reshape(steps, recipe.batch_size)
+    carry = (state.params, state.stats, state.opt_state)
+    (params, stats, opt_state), _ = jax.lax.scan(step, carry, batches)
+    evaluate = evaluation(recipe.network)
+    metrics = Metrics(
+        *evaluate(params, stats, (data.images, data.labels)),
+        *evaluate(params, stats, (data.test_images, data.test_labels)),
+    )
+    return judge(recipe.stopping, state, params, stats, opt_state, metrics.train_loss), metrics
+
+
+def judge(stopping: Stopping, old: TrainState, params, stats, opt_state, loss) -> TrainState:
+    """The state after an epoch that ended with training loss ``loss``."""
+    converged = jnp.array(False)
+    if stopping.loss_below is not None:
+        converged = loss < stopping.loss_below
+    calm = jnp.int32(0)
+    if stopping.change_below is not None:
+        calm = jnp.where(jnp.abs(loss - old.loss) < stopping.change_below, old.calm_epochs + 1, 0)
+        converged = converged | (calm >= stopping.patience)
+    diverged = ~jnp.isfinite(loss)
+    return TrainState(params, stats, opt_state, old.epoch + 1, loss, calm, converged, diverged)
+
+
+def epoch_program(recipe: Recipe, mesh: Mesh | None = None) -> Callable:
+    """Compiled ``(states, hyper, order_keys, data) -> (states, metrics)`` of a stack of members.
+
+    A member that has stopped keeps its state, and its metrics are NaN. What a member computes
+    does not depend on its neighbours.
+    """
+    nothing = Metrics(*[jnp.float32(math.nan)] * 4)
+
+    def member(state, hyper, key, labels, data):
+        return jax.lax.cond(
+            is_active(state, recipe.stopping),
+            lambda: train_epoch(recipe, state, hyper, key, data._replace(labels=labels)),
+            lambda: (state, nothing),
+        )
+
+    epoch = over_members(member, mesh)
+
+    @jax.jit
+    def run(states, hyper, keys, data):
+        return epoch((states, hyper, keys, data.labels), data._replace(labels=()))
+
+    return run

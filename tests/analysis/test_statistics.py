@@ -1,0 +1,299 @@
+"""Statistics: hand-computed values, scipy as the reference, and what the intervals promise."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats as reference
+
+from jaxsharp import analysis
+from jaxsharp.analysis import statistics
+
+NAN = float("nan")
+
+
+def table(x, y, group=0, *, converged=True, diverged=False):
+    return pd.DataFrame({"x": x, "y": y, "g": group, "converged": converged, "diverged": diverged})
+
+
+def correlate(runs, **options):
+    return analysis.correlation(runs, "x", "y", ["g"], **options)
+
+
+def naive_within(x, y, group):
+    """Pooled tau-b from loops over pairs: (concordant - discordant) / sqrt(untied x untied)."""
+    score, untied_x, untied_y = 0, 0, 0
+    for i in range(len(x)):
+        for j in range(i):
+            if group[i] == group[j]:
+                score += np.sign(x[i] - x[j]) * np.sign(y[i] - y[j])
+                untied_x += x[i] != x[j]
+                untied_y += y[i] != y[j]
+    return score / np.sqrt(untied_x * untied_y)
+
+
+# Means
+
+
+def test_the_mean_has_students_interval():
+    values = [1.0, 2.0, 4.0, 9.0]
+    # Sum of squares about 4 is 9 + 4 + 0 + 25 = 38; t(0.975, 3 degrees) = 3.182446.
+    half = 3.182446305 * np.sqrt(38 / 3 / 4)
+    interval = analysis.mean_interval(values)
+    assert interval.mean == 4.0 and interval.num == 4
+    np.testing.assert_allclose(interval[1:3], [4 - half, 4 + half], rtol=1e-8)
+    low, high = reference.t.interval(0.8, 3, loc=4, scale=reference.sem(values))
+    np.testing.assert_allclose(analysis.mean_interval(values, 0.8)[1:3], [low, high], rtol=1e-12)
+
+
+def test_a_mean_of_few_or_odd_values_has_no_interval():
+    np.testing.assert_equal(analysis.mean_interval([]), (NAN, NAN, NAN, 0))
+    np.testing.assert_equal(analysis.mean_interval([NAN]), (NAN, NAN, NAN, 0))
+    np.testing.assert_equal(analysis.mean_interval([3.0]), (3.0, NAN, NAN, 1))
+    np.testing.assert_equal(analysis.mean_interval([3.0, np.inf]), (np.inf, NAN, NAN, 2))
+    np.testing.assert_equal(analysis.mean_interval([-np.inf, np.inf]), (NAN, NAN, NAN, 2))
+
+
+def test_missing_values_do_not_count_as_values():
+    assert analysis.mean_interval([1.0, NAN, 3.0]) == analysis.mean_interval([1.0, 3.0])
+
+
+@pytest.mark.parametrize("confidence", [0.0, 1.0, 95.0])
+def test_a_confidence_outside_zero_to_one_is_refused(confidence):
+    with pytest.raises(ValueError, match=f"confidence is {confidence}; it must be between"):
+        analysis.mean_interval([1.0], confidence)
+    with pytest.raises(ValueError, match=f"confidence is {confidence}; it must be between"):
+        correlate(table([1.0], [1.0]), confidence=confidence)
+
+
+def test_a_summary_counts_diverged_runs_and_averages_the_others():
+    runs = pd.DataFrame(
+        {
+            "optimizer": ["sgd", "adam", "sgd", "sgd", "adam"],
+            "sam": ["sam", "none", "sam", "sam", "none"],
+            "converged": [True, False, False, False, False],
+            "diverged": [False, True, False, True, True],
+            "gap": [2.0, 50.0, 4.0, 90.0, NAN],
+        }
+    )
+    summary = analysis.summarize(runs, ["optimizer", "sam"], ["gap"])
+    names = ["optimizer", "sam", "runs", "converged", "diverged", "gap", "gap_low", "gap_high"]
+    assert list(summary.columns) == names
+    # Two values, 2 and 4: s / sqrt(2) = 1, and t(0.975, 1 degree) = 12.7062.
+    assert list(summary.iloc[0, :6]) == ["sgd", "sam", 3, 1, 1, 3.0]
+    np.testing.assert_allclose(list(summary.iloc[0, 6:]), [3 - 12.7062047, 3 + 12.7062047])
+    assert list(summary.iloc[1, :5]) == ["adam", "none", 2, 0, 2]
+    assert summary.iloc[1, 5:].isna().all()
+
+
+def test_a_summary_of_no_runs_has_the_same_columns():
+    runs = table([1.0], [2.0])
+    summary = analysis.summarize(runs[:0], ["g"], ["x"])
+    assert len(summary) == 0
+    assert list(summary.columns) == list(analysis.summarize(runs, ["g"], ["x"]).columns)
+
+
+# Which runs enter
+
+
+def test_each_excluded_run_is_listed_with_its_first_reason():
+    runs = table(
+        [1.0, NAN, NAN, 4.0, 5.0, NAN, 7.0],
+        [1.0, NAN, 2.0, np.inf, 5.0, 6.0, 7.0],
+        converged=[True, False, False, True, False, True, True],
+        diverged=[False, True, False, False, False, False, False],
+    )
+    split = analysis.usable(runs, ["x", "y"])
+    assert list(split.kept.index) == [0, 6]
+    assert split.excluded["reason"].to_dict() == {
+        **{1: "diverged", 2: "unconverged", 3: "not finite", 4: "unconverged", 5: "not finite"}
+    }
+    assert split.counts == {"diverged": 1, "unconverged": 2, "not finite": 2}
+    assert "reason" not in runs
+    assert list(analysis.usable(runs, ["x"]).kept.index) == [0, 3, 6]
+
+
+def test_without_a_converged_run_there_is_no_correlation_and_the_counts_say_why():
+    x = np.arange(4.0)
+    result = correlate(table(x, x, converged=False, diverged=[False, False, False, True]))
+    assert result.num_runs == result.num_pairs == result.num_within_pairs == 0
+    assert result.excluded == {"diverged": 1, "unconverged": 3, "not finite": 0}
+    for coefficient in (result.raw, result.within, result.pearson, result.spearman):
+        assert np.isnan(coefficient).all()
+
+
+def test_excluded_runs_change_nothing_but_the_counts():
+    rng = np.random.default_rng(0)
+    good = table(*rng.normal(size=(2, 9)), np.arange(9) % 3)
+    wild = table([1e6, 1e6], [-1e6, -1e6], 0, converged=False, diverged=[False, True])
+    alone, among = correlate(good), correlate(pd.concat([good, wild], ignore_index=True))
+    assert among._replace(excluded=alone.excluded) == alone
+    assert among.excluded == {"diverged": 1, "unconverged": 1, "not finite": 0}
+
+
+# Coefficients
+
+
+@pytest.mark.parametrize("levels", [3, 1000])  # with many ties, and with hardly any
+def test_raw_coefficients_are_scipys(levels):
+    rng = np.random.default_rng(levels)
+    x, y = rng.integers(levels, size=(2, 30)).astype(float)
+    result = correlate(table(x, y))
+    assert result.num_runs == 30 and result.num_pairs == 435
+    np.testing.assert_allclose(result.raw.value, reference.kendalltau(x, y)[0], rtol=1e-12)
+    np.testing.assert_allclose(result.pearson.value, reference.pearsonr(x, y)[0], rtol=1e-12)
+    np.testing.assert_allclose(result.spearman.value, reference.spearmanr(x, y)[0], rtol=1e-12)
+
+
+def test_tau_by_hand():
+    # Pairs: (1,2) +, (1,3) tied in y, (1,4) +, (2,3) tied in x, (2,4) +, (3,4) +;
+    # 4 concordant, 5 untied in x, 5 in y.
+    result = correlate(table([1.0, 2.0, 2.0, 3.0], [1.0, 2.0, 1.0, 3.0]))
+    assert result.raw.value == 4 / 5
+
+
+def test_raw_and_within_may_contradict_each_other():
+    # Between groups x and y rise together by 100, within a group y falls as x rises.
+    group = np.repeat([0, 1, 2], 2)
+    step = np.tile([0.0, 1.0], 3)
+    result = correlate(table(100 * group + step, 100 * group - step, group))
+    assert result.within.value == -1 and result.num_within_pairs == 3
+    assert result.raw.value == (12 - 3) / 15
+
+
+def test_a_raw_tau_of_one_in_groups_that_say_nothing():
+    # All of the order is between the groups: inside each, both columns are constant.
+    group = np.repeat([0.0, 1.0, 2.0], 2)
+    result = correlate(table(group, group, group))
+    assert result.raw.value == 1
+    assert np.isnan(result.within).all()
+
+
+def test_raw_nears_one_where_within_is_minus_one():
+    """Groups of unequal level make a correlation by themselves (pitfall 25)."""
+    # Simpson, as far as it goes: pairs within groups are raw pairs too, 200 of 79800 here.
+    group = np.repeat(np.arange(200), 2)
+    step = np.tile([0.0, 1.0], 200)
+    result = correlate(table(10 * group + step, 10 * group - step, group), num_resamples=5)
+    assert result.within.value == -1
+    assert result.raw.value == 1 - 2 * 200 / (400 * 399 / 2)
+
+
+def test_within_pools_pairs_of_unequal_groups_with_ties():
+    rng = np.random.default_rng(3)
+    group = rng.integers(5, size=40)
+    x, y = rng.integers(4, size=(2, 40)).astype(float)
+    result = correlate(table(x, y, group))
+    np.testing.assert_allclose(result.within.value, naive_within(x, y, group), rtol=1e-12)
+    assert result.num_within_pairs == sum(n * (n - 1) // 2 for n in np.bincount(group))
+
+
+def test_a_group_agrees_in_all_of_its_columns():
+    runs = table([1.0, 2.0, 1.0, 2.0, 5.0], [1.0, 2.0, 2.0, 1.0, 9.0]).assign(
+        optimizer=["sgd", "sgd", "adam", "adam", "sgd"], rho=[NAN, NAN, NAN, NAN, 0.05]
+    )
+    result = analysis.correlation(runs, "x", "y", ["optimizer", "rho"])
+    assert result.num_within_pairs == 2 and result.within.value == 0
+    assert analysis.correlation(runs, "x", "y", ["optimizer"]).num_within_pairs == 4
+
+
+def test_undefined_coefficients_are_nan():
+    two = correlate(table([1.0, 2.0], [1.0, 2.0]))
+    assert two.num_pairs == 1 and np.isnan(two.raw.value)
+    constant = correlate(table([0.1] * 3, [1.0, 2.0, 3.0]))  # 0.1 is no binary fraction
+    for coefficient in (constant.raw, constant.within, constant.pearson, constant.spearman):
+        assert np.isnan(coefficient).all()
+    singles = correlate(table([1.0, 2.0, 4.0], [2.0, 1.0, 7.0], [0, 1, 2]))
+    assert singles.num_within_pairs == 0 and np.isnan(singles.within).all()
+    assert np.isfinite(singles.raw).all()
+
+
+def test_wrong_arguments_are_named():
+    runs = table([1.0], [1.0])
+    with pytest.raises(ValueError, match=r"no column \['sharp'\] in the table; it has \['x', "):
+        analysis.correlation(runs, "sharp", "y", ["g"])
+    with pytest.raises(ValueError, match=r"no column \['sharp'\]"):
+        analysis.summarize(runs, ["g"], ["sharp"])
+    with pytest.raises(ValueError, match=r"no column \['converged'\]"):
+        analysis.usable(runs.drop(columns="converged"), ["x"])
+    with pytest.raises(ValueError, match="groups is empty"):
+        analysis.correlation(runs, "x", "y", [])
+    with pytest.raises(ValueError, match="num_resamples is 0"):
+        correlate(runs, num_resamples=0)
+
+
+# Intervals
+
+
+def test_resamples_are_those_of_copied_rows():
+    """Weights stand for copies: each resample's coefficients are scipy's on the copied rows."""
+    rng = np.random.default_rng(1)
+    x, y = rng.integers(5, size=(2, 12)).astype(float)
+    weights = statistics._resample(rng, np.zeros(12, dtype=np.int64), 20)
+    tau = statistics._kendall(weights, x, y, np.ones((12, 12), dtype=bool))
+    pearson = statistics._pearson(weights, x, y)
+    spearman = statistics._pearson(
+        weights, statistics._ranks(weights, x), statistics._ranks(weights, y)
+    )
+    assert len(tau) == 21
+    for i, row in enumerate(weights.astype(int)):
+        a, b = np.repeat(x, row), np.repeat(y, row)
+        np.testing.assert_allclose(tau[i], reference.kendalltau(a, b)[0], rtol=1e-10)
+        np.testing.assert_allclose(pearson[i], reference.pearsonr(a, b)[0], rtol=1e-10)
+        np.testing.assert_allclose(spearman[i], reference.spearmanr(a, b)[0], rtol=1e-10)
+
+
+def test_resamples_keep_the_size_of_every_group():
+    group = np.array([0, 1, 0, 2, 1, 0])
+    weights = statistics._resample(np.random.default_rng(0), group, 500)
+    np.testing.assert_array_equal(weights[0], np.ones(6))
+    for label, size in ((0, 3), (1, 2), (2, 1)):
+        np.testing.assert_array_equal(weights[:, group == label].sum(axis=1), size)
+    # A mean of 500 counts, each of variance below 2/3, is within 5 standard errors of 1.
+    assert np.abs(weights[1:].mean(axis=0) - 1).max() < 5 * np.sqrt(2 / 3 / 500)
+    assert weights[1:, 0].std() > 0.5
+
+
+def test_the_interval_within_groups_does_not_resample_the_groups():
+    """A rising and a falling group of 6: tau is (a - b) / (a + b), a and b their untied pairs.
+
+    With 6 runs drawn from each, a and b are 12.5 +- 1.4 and tau 0 +- 0.09. Drawn from all 12, one
+    group has 8 or more in 39% of the resamples: a / b is then near 5 and tau beyond 0.6.
+    """
+    step = np.tile(np.arange(6.0), 2)
+    group = np.repeat([0, 1], 6)
+    within = correlate(table(step, np.where(group == 0, step, -step), group)).within
+    assert within.value == 0
+    assert -0.3 < within.low < -0.05 and 0.05 < within.high < 0.3
+
+
+def test_the_interval_is_fixed_by_the_seed_and_the_value_needs_none():
+    rng = np.random.default_rng(2)
+    runs = table(*rng.normal(size=(2, 15)), np.arange(15) % 3)
+    first, again, other = (correlate(runs, seed=seed) for seed in (5, 5, 6))
+    assert first == again
+    for a, b in zip(first[:4], other[:4], strict=True):
+        assert a.value == b.value and a != b
+        assert -1 <= a.low < a.value < a.high <= 1
+
+
+def test_a_higher_confidence_widens_every_interval():
+    rng = np.random.default_rng(4)
+    runs = table(*rng.normal(size=(2, 24)), np.arange(24) % 4)
+    narrow, wide = correlate(runs, confidence=0.5), correlate(runs, confidence=0.99)
+    assert (narrow.confidence, wide.confidence) == (0.5, 0.99)
+    for a, b in zip(narrow[:4], wide[:4], strict=True):
+        assert b.low < a.low < a.high < b.high
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_claim():
+    """Normal pairs with correlation 0.5: tau is 2/pi arcsin 0.5, also within groups of 5."""
+    rng = np.random.default_rng(7)
+    truth = (1 / 3, 1 / 3, 0.5, 6 / np.pi * np.arcsin(0.25))
+    tables, hits = 200, np.zeros(4)
+    for seed in range(tables):
+        x, noise = rng.normal(size=(2, 40))
+        y = 0.5 * x + np.sqrt(0.75) * noise
+        result = correlate(table(x, y, np.arange(40) % 8), seed=seed, num_resamples=200)
+        hits += [c.low <= t <= c.high for c, t in zip(result[:4], truth, strict=True)]
+    # A 95% interval covers 190 of 200; 3 standard errors are 9, and the bootstrap's own flaw a few.
+    assert (hits >= 174).all() and (hits < 200).all(), hits

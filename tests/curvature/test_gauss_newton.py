@@ -1,0 +1,151 @@
+"""Gauss-Newton and Fisher products against dense matrices, and against each other."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from jaxsharp.curvature import (
+    bernoulli,
+    categorical,
+    empirical_fisher,
+    fisher,
+    gaussian,
+    ggn,
+    hessian,
+    monte_carlo_fisher,
+    poisson,
+)
+from tests.cases import CASES, NUM_CLASSES, NUM_EXAMPLES
+from tests.matrices import (
+    KEY,
+    MODES,
+    TOL,
+    assert_close,
+    case_of,
+    dense_of,
+    flat,
+    matrix,
+    random_like,
+)
+from tests.references import dense_ggn, example, mean_outer_product
+
+pytestmark = pytest.mark.usefixtures("double_precision")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gauss_newton_and_fisher_equal_their_dense_matrices(name):
+    """Streamed for some, linearized for the others; three labels make expectations finite sums."""
+    case = case_of(name)
+    mode = MODES[["linearized_in_chunks", "recomputed_in_chunks"][CASES.index(name) % 2]]
+    args = case.params, case.batch
+
+    @jax.jit
+    def matrices(params, batch):
+        operators = (
+            ggn(case.apply, case.output_loss, params, batch, **mode),
+            fisher(case.apply, categorical, params, batch, **mode),
+            empirical_fisher(case.loss, params, batch, **mode),
+            monte_carlo_fisher(
+                case.apply, categorical, params, batch, key=KEY, num_samples=2, **mode
+            ),
+        )
+        return [matrix(operator, params) for operator in operators]
+
+    @jax.jit
+    def scores(params, batch):
+        """Gradients of the loss of each example, and of log p of each possible label."""
+        label = lambda p, b, y: jax.nn.log_softmax(case.apply(p, b))[0, y]  # noqa: E731
+        one = [example(batch, i) for i in range(NUM_EXAMPLES)]
+        of_loss = [ravel_pytree(jax.grad(case.plain_loss)(params, b))[0] for b in one]
+        of_label = [
+            [ravel_pytree(jax.grad(label)(params, b, y))[0] for y in range(NUM_CLASSES)]
+            for b in one
+        ]
+        probabilities = jax.nn.softmax(case.apply(params, batch))
+        return jnp.stack(of_loss), jnp.array(of_label), probabilities
+
+    of_loss, of_label, p = scores(*args)
+    drawn = [
+        jax.random.categorical(key, logits)
+        for i, logits in enumerate(case.apply(*args))
+        for key in jax.random.split(jax.random.fold_in(KEY, i), 2)
+    ]
+    expected = (
+        dense_ggn(case.apply, case.plain_output_loss, *args),
+        jnp.einsum("ny,nyp,nyq->pq", p, of_label, of_label) / NUM_EXAMPLES,
+        mean_outer_product(of_loss),
+        mean_outer_product(of_label[jnp.arange(2 * NUM_EXAMPLES) // 2, jnp.array(drawn)]),
+    )
+    for result, dense in zip(matrices(*args), expected, strict=True):
+        assert np.abs(dense).max() > 0.01
+        np.testing.assert_allclose(result, dense, rtol=TOL, atol=TOL)
+
+
+def test_fisher_is_the_gauss_newton_matrix_of_the_negative_log_likelihood():
+    case = case_of("tanh_mlp")
+    vector = random_like(case.params)
+    for likelihood in (categorical, bernoulli, gaussian, poisson):
+        targets = jnp.eye(NUM_CLASSES)[case.batch["y"]]
+        batch = case.batch | ({} if likelihood is categorical else {"y": targets})
+
+        def loss(outputs, batch, likelihood=likelihood):
+            return -jnp.mean(jax.vmap(likelihood.log_prob)(outputs, batch["y"]))
+
+        exact = fisher(case.apply, likelihood, case.params, batch)(vector)
+        assert_close(exact, ggn(case.apply, loss, case.params, batch)(vector))
+
+
+def test_no_samples_are_refused():
+    case = case_of("tied")
+    with pytest.raises(ValueError, match=r"num_samples is 0; it must be at least 1"):
+        monte_carlo_fisher(case.apply, categorical, case.params, case.batch, key=KEY, num_samples=0)
+
+
+def test_sampled_fisher_is_unbiased_and_one_matrix_for_one_key():
+    case = case_of("tied")
+    vector = random_like(case.params)
+
+    @partial(jax.jit, static_argnums=1)
+    @partial(jax.vmap, in_axes=(0, None))
+    def sampled(key, likelihood):
+        matvec = monte_carlo_fisher(case.apply, likelihood, case.params, case.batch, key=key)
+        return ravel_pytree(matvec(vector))[0]
+
+    keys = jax.random.split(KEY, 1000)
+    for likelihood in (categorical, bernoulli, gaussian, poisson):
+        exact = flat(fisher(case.apply, likelihood, case.params, case.batch)(vector))
+        draws = np.asarray(sampled(keys, likelihood))
+        stderr = draws.std(axis=0, ddof=1) / np.sqrt(len(keys))
+        # 23 numbers for each of four distributions: 5 standard errors are never reached by chance.
+        assert np.all(np.abs(draws.mean(axis=0) - exact) < 5 * stderr)
+        assert np.all(stderr < 0.2 * np.abs(exact).max())
+
+
+def test_linear_network_with_squared_error_has_known_matrices():
+    """H = G = 2 X^T X / n for one output; for its Fisher matrix, X^T X / n."""
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((NUM_EXAMPLES, 4)))
+    vector = jnp.arange(4.0)
+    apply = lambda w, batch: (batch @ w)[:, None]  # noqa: E731
+    output_loss = lambda out, batch: jnp.mean(jnp.square(out - 1))  # noqa: E731
+    gram = x.T @ x / NUM_EXAMPLES @ vector
+    assert_close(ggn(apply, output_loss, vector, x)(vector), 2 * gram)
+    assert_close(hessian(lambda w, b: output_loss(apply(w, b), b), vector, x)(vector), 2 * gram)
+    assert_close(fisher(apply, gaussian, vector, x)(vector), gram)
+
+
+def test_hessian_and_gauss_newton_agree_on_the_diagonal_blocks_of_relu_networks_alone():
+    """Off the diagonal they differ, and for tanh everywhere (pitfall 7)."""
+    largest = {}
+    for name in ("relu_mlp", "tanh_mlp"):
+        case = case_of(name)
+        dense = dense_ggn(case.apply, case.output_loss, case.params, case.batch)
+        difference = np.abs(np.asarray(dense_of(name)) - dense)
+        leaf = np.repeat(range(6), [leaf.size for leaf in jax.tree.leaves(case.params)])
+        same = leaf[:, None] == leaf
+        largest[name] = difference[same].max(), difference[~same].max()
+    assert largest["relu_mlp"][0] < 1e-13 < 0.01 < largest["relu_mlp"][1]
+    assert min(largest["tanh_mlp"]) > 0.01

@@ -1,0 +1,156 @@
+"""Whose a directory is: configurations that clash, are damaged, or belong to something else."""
+
+import json
+import os
+import shutil
+from dataclasses import asdict, replace
+
+import pytest
+
+from jaxsharp import runs
+from jaxsharp.runs import RunError, Settings, claims, directory, files
+from tests import savedruns
+from tests.savedruns import CONFIG
+
+run = savedruns.run  # the fixture
+
+
+def test_a_configuration_reads_back(tmp_path):
+    claims.claim_run(tmp_path / "run", CONFIG)
+    assert runs.read_run_config(tmp_path / "run") == CONFIG
+    claims.claim_run(tmp_path / "run", CONFIG)  # the same one may continue
+
+
+def test_another_configuration_is_refused_by_field_and_nothing_changes(tmp_path):
+    path = tmp_path / "run"
+    claims.claim_run(path, CONFIG)
+    (path / "history.csv").write_text("kept")
+    other = replace(CONFIG, seed=4, settings=Settings(epochs=8))
+    with pytest.raises(RunError, match=r"seed 3 -> 4, epochs 7 -> 8.*--fresh"):
+        claims.claim_run(path, other)
+    assert runs.read_run_config(path) == CONFIG
+    assert (path / "history.csv").read_text() == "kept"
+    (path / "runs" / "deep").mkdir(parents=True)
+    claims.claim_run(path, other, fresh=True)
+    assert runs.read_run_config(path) == other
+    assert os.listdir(path) == ["config.json"]
+
+
+def test_a_variant_that_does_not_exist_is_refused_by_name(tmp_path):
+    claims.claim(tmp_path / "run", {**asdict(CONFIG), "sam": "sma"})
+    with pytest.raises(RunError, match=r"config\.json: sam is 'sma'; it must be one of none, "):
+        runs.read_run_config(tmp_path / "run")
+
+
+def test_folders_that_are_no_runs_are_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    for fresh in (False, True):
+        with pytest.raises(RunError, match=r"holds files but no config\.json"):
+            claims.claim_run(tmp_path, CONFIG, fresh=fresh)
+        with pytest.raises(RunError, match=r"holds files but no config\.json"):
+            with claims.claimed(tmp_path, asdict(CONFIG), fresh=fresh):
+                raise AssertionError("claimed")
+        with pytest.raises(RunError, match="is a file"):
+            claims.claim_run(tmp_path / "thesis.tex", CONFIG, fresh=fresh)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+    assert os.listdir(tmp_path) == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("text", ['{"port": 8080}', "[1, 2]", "3"])
+def test_a_config_file_of_another_program_is_left_alone(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    for fresh in (False, True):
+        with pytest.raises(RunError, match="not that of a run or study"):
+            claims.claim_run(tmp_path, CONFIG, fresh=fresh)
+    assert (tmp_path / "config.json").read_text() == text
+
+
+def test_directories_that_hold_no_single_run_are_named(tmp_path):
+    with pytest.raises(RunError, match=r"has no config\.json"):
+        runs.read_run_config(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"dataset": "digits", "seeds": 3}))
+    with pytest.raises(RunError, match="not the directory of a single run"):
+        runs.read_run_config(tmp_path)
+    for content in (b"{", b"", b'{"a": "\xff"}'):
+        (tmp_path / "config.json").write_bytes(content)
+        for fresh in (False, True):
+            with pytest.raises(RunError, match=r"not valid JSON.*delete it"):
+                claims.claim_run(tmp_path, CONFIG, fresh=fresh)
+
+
+def test_a_changed_configuration_is_refused_and_fresh_starts_over(run):
+    file = run / "config.json"
+    file.write_text(file.read_text().replace('"epochs": 7', '"epochs": 8'))
+    for use in (
+        claims.read_config,
+        runs.read_run_config,
+        lambda path: claims.claim_run(path, CONFIG),
+    ):
+        with pytest.raises(RunError, match=r"config\.json is damaged.*delete .*run .*--fresh"):
+            use(run)
+    claims.claim_run(run, CONFIG, fresh=True)
+    assert runs.read_run_config(run) == CONFIG
+    assert directory.latest_checkpoint(run) is None
+
+
+def test_a_configuration_of_an_older_version_is_taken(tmp_path):
+    old = asdict(CONFIG)
+    for name in ("momentum", "weight_decay"):
+        del old["settings"][name]
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    assert runs.read_run_config(tmp_path) == CONFIG
+    claims.claim_run(tmp_path, CONFIG)
+    with pytest.raises(RunError, match=r"momentum None -> 0\.5"):
+        claims.claim_run(tmp_path, replace(CONFIG, settings=Settings(epochs=7, momentum=0.5)))
+
+
+def test_a_claimed_directory_is_locked_even_while_it_starts_over(run):
+    with claims.claimed(run, asdict(CONFIG), fresh=True):
+        assert directory.latest_checkpoint(run) is None
+        with pytest.raises(files.InUseError, match="run is in use by process"):
+            with claims.claimed(run, asdict(CONFIG)):
+                raise AssertionError("two holders")
+    with claims.claimed(run, asdict(CONFIG)):
+        assert runs.read_run_config(run) == CONFIG
+
+
+def test_what_a_process_leaves_that_is_killed_while_it_claims_is_no_obstacle(tmp_path):
+    for name in (".tmp-config.json", ".lock", ".lock.json"):
+        (tmp_path / name).write_text("{")
+    claims.claim_run(tmp_path, CONFIG)
+    assert runs.read_run_config(tmp_path) == CONFIG
+
+
+def test_what_makes_a_directory_a_run_is_deleted_last(run, monkeypatch):
+    rmtree = shutil.rmtree
+    (run / "runs").mkdir()
+
+    def fail(path):
+        if path.name == "runs":
+            raise OSError("interrupted")
+        rmtree(path)
+
+    monkeypatch.setattr(claims.shutil, "rmtree", fail)
+    with pytest.raises(OSError, match="interrupted"):
+        claims.claim_run(run, CONFIG, fresh=True)
+    monkeypatch.undo()
+    claims.claim_run(run, CONFIG, fresh=True)
+    assert os.listdir(run) == ["config.json"]
+
+
+@pytest.mark.parametrize("damage", ["delete", "truncate", "flip"])
+def test_a_study_writes_a_damaged_configuration_of_its_run_anew(tmp_path, damage):
+    path, lines = tmp_path / "run", []
+    claims.keep_run(path, CONFIG, lines.append)
+    file = path / "config.json"
+    whole = file.read_bytes()
+    (path / "history.csv").write_text("kept")
+    if damage == "delete":
+        file.unlink()
+    else:
+        file.write_bytes(whole[:20] if damage == "truncate" else whole.replace(b"adam", b"adem"))
+    claims.keep_run(path, CONFIG, lines.append)
+    assert file.read_bytes() == whole and (path / "history.csv").read_text() == "kept"
+    assert lines == [f"{file} is missing or damaged; it is written anew"]
+    with pytest.raises(RunError, match="seed 3 -> 4"):
+        claims.keep_run(path, replace(CONFIG, seed=4), lines.append)
