@@ -12,6 +12,7 @@ import pytest
 
 from jaxsharp.optimizers import OPTIMIZERS, SHARPNESS_AWARE
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 EXPECTED = {
     "products mlp_1": 5,

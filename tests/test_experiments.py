@@ -1,5 +1,6 @@
 """Every experiment runs from end to end in its smallest form."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ def runs_of(script, out, folder=""):
     return list(zip(runs["optimizer"], runs["sam"], strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "folder", "variants"),
     [("study_a", "digits-small_mlp", ("none", "sam")), ("optimizers", "", ("none", "sam", "asam"))],
@@ -28,8 +30,16 @@ def test_experiment(tmp_path, script, folder, variants):
     assert runs_of(script, tmp_path, folder) == expected
 
 
-@pytest.mark.parametrize("folder", sorted(p.name for p in (ROOT / "results").iterdir()))
+RESULTS = sorted(p.name for p in (ROOT / "results").iterdir() if p.is_dir())
+
+
+@pytest.mark.parametrize("folder", RESULTS)
 def test_results_have_their_findings_configuration_and_tables(folder):
     names = {p.name for p in (ROOT / "results" / folder).iterdir()}
     assert {"README.md", "config.json"} <= names
     assert names & {"runs.csv", "timings.csv", "counts.csv"}
+
+
+def test_the_table_of_results_has_a_row_for_each():
+    rows = re.findall(r"^\| \[([\w-]+)\]", (ROOT / "results" / "README.md").read_text(), re.M)
+    assert sorted(rows) == RESULTS

@@ -23,6 +23,7 @@ def examples(text):
     return re.findall(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", text, re.S)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_examples_print_what_the_guide_says(guide, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)

@@ -233,6 +233,7 @@ def test_a_signal_between_epochs_stops_the_study_before_the_next_measure(
     assert "again to stop at once" in first and "the same command continues" in last
 
 
+@pytest.mark.slow
 def test_the_installed_command_runs():
     command = [sys.executable, "-m", "jaxsharp", "study", "--optimizers", "nadam"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -241,6 +242,7 @@ def test_the_installed_command_runs():
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_late_signal_leaves_the_end_of_the_process_in_peace():
     late = "atexit.register(os.kill, os.getpid(), signal.SIGTERM)"  # runs after what comes later
     program = f"import atexit, os, signal; {late}; from jaxsharp.cli import main; main(['list'])"

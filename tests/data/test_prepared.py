@@ -132,6 +132,7 @@ def test_prepared_copy_of_images_of_another_shape(prepared, tmp_path, monkeypatc
     )
 
 
+@pytest.mark.slow
 def test_tensorflow_datasets_is_imported_only_for_a_prepared_copy():
     program = (
         "import sys; from jaxsharp import data; data.load('digits')\n"

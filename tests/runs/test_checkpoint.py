@@ -49,6 +49,7 @@ def test_a_tree_and_its_texts_read_back(state):
         assert checkpoint.read_text(state, name) == text
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="needs sha256sum")
 def test_the_list_of_sums_is_one_that_sha256sum_reads(state):
     command = ["sha256sum", "--check", "--strict", "--quiet", checkpoint.SUMS]
@@ -151,6 +152,7 @@ checkpoint.save(Path(sys.argv[1]), {"a": np.zeros(3)})
 """
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_left_is_removed_by_the_next_save(tmp_path):
     command = [sys.executable, "-c", KILLED, str(tmp_path / "state")]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL

@@ -145,6 +145,7 @@ def test_an_error_in_the_block_frees_the_folder(tmp_path):
     assert files.holder(tmp_path) is None
 
 
+@pytest.mark.slow
 def test_a_killed_process_frees_its_folder(tmp_path):
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

@@ -12,6 +12,7 @@ import pytest
 from jaxsharp import runs
 from jaxsharp.runs import directory
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 
 
