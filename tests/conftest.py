@@ -1,23 +1,14 @@
 """Settings of every test: shapes checked at run time, programs compiled once for all tests."""
 
 import os
-from importlib import metadata
 from pathlib import Path
 
 # For the processes that tests start too, and so before JAX is imported. Most programs run for
-# milliseconds: to compile them is what takes time. Without MLIR's emitters, for which jaxlib has a
-# switch before 0.11, and without wide vectors XLA takes a third of it.
+# milliseconds: to compile them is what takes time.
 os.environ |= {
     "JAX_COMPILATION_CACHE_DIR": str(Path(__file__).parents[1] / ".pytest_cache" / "jax"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-    "XLA_FLAGS": " ".join(
-        [
-            os.environ.get("XLA_FLAGS", ""),
-            "--xla_backend_optimization_level=0",
-            "--xla_cpu_prefer_vector_width=128",
-            "--xla_cpu_use_fusion_emitters=false" * metadata.version("jaxlib").startswith("0.10."),
-        ]
-    ),
+    "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0",
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # two workers share a GPU
 }
 

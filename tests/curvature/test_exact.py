@@ -98,7 +98,7 @@ def test_networks_have_the_diagonal_of_the_dense_hessian(network):
 def test_other_networks_are_refused_by_name_of_the_alternative(function, name):
     """For tanh the diagonal blocks of Hessian and Gauss-Newton matrix differ."""
     case, fn = case_of(name)
-    with pytest.raises(StructureError, match=r"tanh.*parameter.*ggn_group_traces"):
+    with pytest.raises(StructureError, match=r"tanh.*parameter.*exact_ggn_traces"):
         function(fn, case.params, {}, case.batch["x"])
 
 
