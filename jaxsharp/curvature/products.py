@@ -10,7 +10,7 @@ linearize once or anew, to restrict parameters and to do without forward-mode de
 
 All functions share these arguments. `mask`, a pytree of bools like `params` or its upper part:
 only the block of the chosen parameters; vectors have None in the other places (`trees.select`).
-`batch`: a pytree of arrays with examples along the leading axis, or `chunks.Batches`, read from
+`batch`: a pytree of arrays with examples along the leading axis, or `core.Batches`, read from
 the host for every product. `chunk_size`: examples at a time, None as the memory allows.
 `recompute`: False linearizes once, when the operator is made, and keeps the intermediate values of
 all examples; True recomputes them in every product; None keeps them if they fit a quarter of the

@@ -197,7 +197,7 @@ def minimum_sharpness(
 
     Exact group traces over all examples, BatchNorm at its running statistics and part of the
     chain: scale and shift are groups of their own, the running mean scales like a bias. The
-    rescalings are read off the network's program (``structure.analyze``), so that any
+    rescalings are read off the network's program (``curvature.analyze``), so that any
     piecewise-linear network has its own exponents. The labels do not enter.
 
     Invariant to every rescaling of the parameters that leaves the function unchanged. Raises

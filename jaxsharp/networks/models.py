@@ -1,4 +1,4 @@
-"""Networks of the two studies as pure functions; with layers.py the only place that knows flax.
+"""Networks of the two studies as pure functions; with `layers` the only module that knows flax.
 
 Every network maps uint8 images to logits, the normalization of the pixels being its first step.
 

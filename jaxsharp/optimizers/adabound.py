@@ -48,7 +48,7 @@ def adabound(
     `optax.inject_hyperparams` too, where the schedule's rate arrives as a number and would be its
     own base, so that the bounds stood still. A learning rate of 0 gives no step.
 
-    Memory: two vectors. Weight decay: `decay.with_decay`; decoupled, it is outside the clip and
+    Memory: two vectors. Weight decay: `with_decay`; decoupled, it is outside the clip and
     with the plain learning rate.
 
     Luo et al. 2019 (arXiv 1902.09843), Algorithm 2. As in the authors' PyTorch code, and unlike

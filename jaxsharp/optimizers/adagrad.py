@@ -32,7 +32,7 @@ def adagrad(
 
     s = s + g^2,  step = -learning_rate * g / (sqrt(s) + eps), and no step where s = 0
 
-    Memory: one vector. Weight decay: `decay.with_decay`.
+    Memory: one vector. Weight decay: `with_decay`.
 
     Duchi, Hazan and Singer 2011. As in PyTorch s starts at 0 and eps is outside the root;
     `optax.adagrad` starts at 0.1, has eps inside the root and another default.

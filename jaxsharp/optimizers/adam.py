@@ -24,7 +24,7 @@ def adam(
     m = b1 * m + (1 - b1) * g,  v = b2 * v + (1 - b2) * g^2
     step = -learning_rate * m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps)
 
-    Memory: two vectors. Weight decay: `decay.with_decay`; AdamW is the decoupled one.
+    Memory: two vectors. Weight decay: `with_decay`; AdamW is the decoupled one.
 
     Kingma and Ba 2015 (arXiv 1412.6980), Algorithm 1; eps outside the root as in PyTorch.
     """

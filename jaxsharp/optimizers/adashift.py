@@ -43,7 +43,7 @@ def adashift(
     left it; a tensor with v = 0 takes no step. `window` is a length: under
     `optax.inject_hyperparams` it needs static_args="window".
 
-    Memory: `window` vectors and a number per tensor. Weight decay: `decay.with_decay`; decoupled,
+    Memory: `window` vectors and a number per tensor. Weight decay: `with_decay`; decoupled,
     it does not wait for the window.
 
     Zhou et al. 2019 (arXiv 1810.00143), with the maximum as spatial function. The paper's

@@ -20,7 +20,7 @@ def sgd(
 
     step = -learning_rate * g
 
-    No memory but the count of a schedule. Weight decay: `decay.with_decay`.
+    No memory but the count of a schedule. Weight decay: `with_decay`.
     """
     check_rate(learning_rate=learning_rate)
     tx = optax.sgd(learning_rate)
@@ -43,7 +43,7 @@ def heavy_ball(
 
     Polyak 1964, in PyTorch's form: the rate of the present step multiplies the whole buffer, so
     that a schedule also rescales the past gradients in it. Memory: one vector. Weight decay:
-    `decay.with_decay`.
+    `with_decay`.
     """
     check_rate(learning_rate=learning_rate)
     check_non_negative(momentum=momentum)

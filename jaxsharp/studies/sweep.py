@@ -115,7 +115,7 @@ class Member:
         self.history = [*self.history, (self.epoch + 1, *row)]
 
     def snapshot(self) -> tuple[Path, TrainState, pd.DataFrame]:
-        """What `runs.save` writes of the present state."""
+        """What `directory.save` writes of the present state."""
         rows = self.history[: int(self.state.epoch)]
         table = pd.DataFrame(rows, columns=list(directory.HISTORY))
         return self.path, self.state, table.astype(dict.fromkeys(directory.HISTORY[1:], "float32"))

@@ -10,7 +10,7 @@ ascent is global. Inside shard_map or pmap each device sees its own examples: wi
 gradients are averaged over that axis, so that the result is that of one device; without it every
 device ascends on its own, which is m-SAM with m examples a device, and the caller averages.
 
-Gradient accumulation. `groups.per_group(value_and_grad, m)` is the gradient of a batch in parts of
+Gradient accumulation. `per_group(value_and_grad, m)` is the gradient of a batch in parts of
 m: give it to `sharp_gradient`, and the ascent is that of the whole batch. The other way round,
 `per_group` of a sharp gradient, or `optax.MultiSteps(base, k).gradient_transformation()` as the
 base, is m-SAM. `MultiSteps` around a wrapper would take the sharp gradient of the last part alone,

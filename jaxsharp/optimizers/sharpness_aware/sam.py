@@ -31,7 +31,7 @@ def sam(
     step = rho * g / ||g||_2 over all parameters; no step where g is zero.
 
     Two gradients a step. Foret et al. 2021 (arXiv 2010.01412), Algorithm 1, without the
-    second-order term as there. How it is called: `sharpness.sharpness_aware`.
+    second-order term as there. How it is called: `rule.sharpness_aware`.
     """
     return sharpness_aware(base, sam_rule(rho), axis_name)
 
