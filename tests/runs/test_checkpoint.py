@@ -146,7 +146,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from jaxsharp import checkpoint
+from jaxsharp.runs import checkpoint
 checkpoint.files.sync_tree = lambda path: os.kill(os.getpid(), signal.SIGKILL)
 checkpoint.save(Path(sys.argv[1]), {"a": np.zeros(3)})
 """

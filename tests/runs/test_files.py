@@ -19,7 +19,7 @@ from jaxsharp.runs import files
 HOLD = """
 import sys, time
 from pathlib import Path
-from jaxsharp import files
+from jaxsharp.runs import files
 with files.lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
