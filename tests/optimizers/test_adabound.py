@@ -90,3 +90,11 @@ def test_schedule_without_its_configured_rate_is_an_error():
 def test_positive_arguments(factory, argument, value):
     with pytest.raises(ValueError, match=f"{argument} must be a finite number > 0, got {value}"):
         factory(**{argument: value})
+
+
+@pytest.mark.parametrize("rate", [0.0, jnp.float32(0.0)])
+def test_a_rate_of_zero_takes_no_step(rate):
+    """It is its own configured rate, so that the bounds would divide 0 by 0."""
+    grads = gradient_sequence(2)
+    for updates in open_loop(adabound(learning_rate=rate), grads).values():
+        np.testing.assert_array_equal(updates, 0.0)

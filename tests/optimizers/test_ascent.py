@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from jaxsharp.core.trees import random_direction
-from jaxsharp.optimizers import ascent_step
+from jaxsharp.optimizers import adaptive_ascent_step, ascent_step
 
 GRADS = {"w": jnp.array([[3.0, -4.0]]), "b": jnp.array(12.0)}
 
@@ -53,3 +53,12 @@ def test_vmap_over_rho_and_members_equals_serial():
         jax.tree.map(
             lambda t, a, i=i: np.testing.assert_allclose(t[i], a, rtol=1e-6), together, alone
         )
+
+
+def test_weights_of_zero_move_by_eta():
+    """T = eta everywhere, so that step = rho * eta * grads / ||grads||."""
+    grads = {"w": jnp.array([3.0, 0.0]), "v": jnp.array([4.0])}
+    zeros = jax.tree.map(jnp.zeros_like, grads)
+    step = adaptive_ascent_step(grads, zeros, 0.5, eta=0.02)
+    np.testing.assert_allclose(step["w"], [0.006, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(step["v"], [0.008], rtol=1e-6)
