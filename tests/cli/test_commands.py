@@ -1,5 +1,6 @@
 """Commands as a user gives them: what they write, what they print, how they refuse."""
 
+import importlib
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from tensorboardX.proto.event_pb2 import Event
 from jaxsharp import cli
 from jaxsharp.cli import commands
 from jaxsharp.cli.progress import Tracker
+from jaxsharp.cli.run import first_line
 from jaxsharp.measures import MEASURES
 from jaxsharp.optimizers import OPTIMIZERS, SHARPNESS_AWARE
 from jaxsharp.studies import measuring
@@ -273,3 +275,11 @@ def test_progress_is_a_bar_on_a_terminal(capsys):
         tracker.bar.refresh()
     out = capsys.readouterr().out
     assert "adam epoch 3" in out and "5/10" in out
+
+
+@pytest.mark.parametrize("name", commands.COMMANDS)
+def test_help_says_of_a_command_what_its_function_says(name):
+    """The line stands twice, as help imports no command."""
+    command = commands.COMMANDS[name]
+    module = importlib.import_module(f"jaxsharp.cli.{command.module}")
+    assert command.summary == first_line(getattr(module, command.function))
