@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from jaxsharp.analysis import canvas
-from jaxsharp.analysis.statistics import Coefficient, Correlation
+from jaxsharp.analysis.coefficients import Coefficient
+from jaxsharp.analysis.statistics import Correlation
 from jaxsharp.curvature.density import SpectralDensity
 
 LABELS = {
@@ -214,7 +215,9 @@ def _correlation_title(result: Correlation) -> str:
 def _coefficient_text(coefficient: Coefficient, confidence: float) -> str:
     if np.isnan(coefficient.value):
         return "undefined"
-    value, low, high = (f"{v:+.2f}".replace("-", "\N{MINUS SIGN}") for v in coefficient)
+    value, low, high = (f"{v:+.2f}".replace("-", "\N{MINUS SIGN}") for v in coefficient[:3])
+    if coefficient.remark:
+        return f"{value} (no interval: {coefficient.remark})"
     return f"{value} ({100 * confidence:g}%: {low} to {high})"
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from jaxsharp.analysis.statistics import Coefficient
+from jaxsharp.analysis.coefficients import Coefficient
 from jaxsharp.runs import directory
 from jaxsharp.studies.grid import StudyConfig
 from jaxsharp.studies.study import StudyResult
@@ -56,9 +56,11 @@ def print_study(
 
 
 def coefficient(found: Coefficient) -> str:
-    """Value and interval of a correlation coefficient."""
+    """Value and interval of a correlation coefficient, or why it has none."""
     if math.isnan(found.value):
         return "undefined"
+    if found.remark:
+        return f"{found.value:+.2f} (no interval: {found.remark})"
     return f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
 
 

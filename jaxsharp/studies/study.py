@@ -230,12 +230,13 @@ def summarize(config: StudyConfig, out: Path) -> StudyResult:
 
 
 def correlation_table(correlations: dict[str, statistics.Correlation]) -> pd.DataFrame:
-    """One row a measure: every coefficient with its interval, and how many runs it rests on."""
+    """One row a measure: coefficients, their intervals or why there is none, and counts of runs."""
     rows = []
     for name, found in correlations.items():
         row: dict[str, Any] = {"measure": name, "target": "gap", "runs": found.num_runs}
         for kind in ("raw", "within", "pearson", "spearman"):
-            value, low, high = getattr(found, kind)
+            value, low, high, remark = getattr(found, kind)
             row |= {kind: value, f"{kind}_low": low, f"{kind}_high": high}
+            row[f"{kind}_remark"] = remark
         rows.append(row | {f"excluded {reason}": n for reason, n in found.excluded.items()})
     return pd.DataFrame(rows)
