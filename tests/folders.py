@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from jaxsharp.measures import MEASURES
+from jaxsharp.measures import MEASURES, Record
 from jaxsharp.runs import Settings, claims, directory
-from jaxsharp.studies import StudyConfig
+from jaxsharp.studies import StudyConfig, measuring
 from jaxsharp.training import TrainState
 
 STUDY = StudyConfig(
@@ -40,8 +40,10 @@ def make_run(path, member, *, epoch=3, measures=STUDY.measures, **ends):
     """A run that is trained up to an epoch, and measured."""
     claims.claim_run(path, member)
     directory.save(path, state_at(epoch, **ends), history_to(epoch))
-    rows = [[name, MEASURES[name].settings(STUDY.options), 1.5, 0.5] for name in measures]
-    directory.write_sharpness(path, pd.DataFrame(rows, columns=list(directory.SHARPNESS)))
+    directory.write_sharpness(path, pd.DataFrame(columns=list(directory.SHARPNESS)))
+    for name in measures:
+        settings = MEASURES[name].settings(STUDY.options)
+        measuring.record(path, name, settings, Record(1.5, 0.5, True, 12))
     return path
 
 

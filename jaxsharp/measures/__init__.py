@@ -16,5 +16,6 @@ from jaxsharp.measures.registry import DEFAULT_MEASURES as DEFAULT_MEASURES
 from jaxsharp.measures.registry import MEASURES as MEASURES
 from jaxsharp.measures.registry import Measure as Measure
 from jaxsharp.measures.registry import Options as Options
+from jaxsharp.measures.registry import Record as Record
 from jaxsharp.measures.spectrum import TopEigenvalue as TopEigenvalue
 from jaxsharp.measures.spectrum import top_eigenvalue as top_eigenvalue

@@ -4,7 +4,7 @@ RUN/config.json              the run's configuration, with a checksum
 RUN/checkpoints/epoch_0050   state and history after 50 epochs (``checkpoint``)
 RUN/checkpoints/converged    state and history at the end of a run that converged (or: diverged)
 RUN/history.csv              loss and accuracy on both splits after every epoch, a copy
-RUN/sharpness.csv            measure, settings, value, error, checksum of the row
+RUN/sharpness.csv            a row a measure: its settings and `SHARPNESS`, checksum of the row
 
 Training is deterministic, so whatever is damaged is left out, with a warning, and made again.
 """
@@ -22,7 +22,10 @@ from jaxsharp.runs.claims import RunError, Warn, print_warning, read_run_config
 from jaxsharp.training.epochs import TrainState
 
 HISTORY = ("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
-SHARPNESS = {"measure": str, "settings": str, "value": float, "error": float}
+SHARPNESS = {
+    **{"measure": str, "settings": str, "value": float, "error": float, "error_kind": str},
+    **{"finished": int, "cost": int, "cost_unit": str},  # 1 or 0: bool("False") is true
+}
 VARIED = ("rho", "momentum", "weight_decay", "learning_rate", "batch_size", "label_noise")
 ENDS = ("converged", "diverged")
 
@@ -114,27 +117,29 @@ def is_trained(path: Path, epochs: int) -> bool:
 
 
 def write_sharpness(path: Path, table: pd.DataFrame) -> None:
-    """Write the measurements of a run: measure, settings, value, error."""
+    """Write the measurements of a run, with the columns of `SHARPNESS`."""
     rows = zip(*(table[name].map(kind) for name, kind in SHARPNESS.items()), strict=True)
     files.write_rows(path / "sharpness.csv", tuple(SHARPNESS), rows)
 
 
 def read_sharpness(path: Path, warn: Warn = print_warning) -> pd.DataFrame:
-    """Measurements of a run so far: measure, settings, value, error.
+    """Measurements of a run so far, with the columns of `SHARPNESS`.
 
-    Rows that are damaged are left out, and ``warn`` gets a line that names them.
+    Rows that are damaged, or have the columns of an older version, are left out, and ``warn`` gets
+    a line that names them.
     """
     file, rows, damaged = path / "sharpness.csv", [], []
     if file.is_file():
         rows, damaged = files.read_rows(file, tuple(SHARPNESS))
     if damaged:
         names = ", ".join(map(repr, damaged))
-        warn(f"{file} is damaged at {names}; what is left out is measured again when asked for")
+        what = "is damaged, or of an older version,"
+        warn(f"{file} {what} at {names}; what is left out is measured again when asked for")
     return pd.DataFrame(rows, columns=list(SHARPNESS)).astype(SHARPNESS)
 
 
 def row(path: Path) -> dict[str, Any]:
-    """One row of runs.csv: configuration, end of training, and each measure with its error."""
+    """One row of runs.csv: configuration, end of training, and the record of each measure."""
     config = read_run_config(path)
     end, history = newest_history(path)
     last = history.iloc[-1]
@@ -151,6 +156,7 @@ def row(path: Path) -> dict[str, Any]:
         "loss_gap": metrics["train_loss"] - metrics["test_loss"],
     }
     for record in read_sharpness(path).itertuples():
+        measured = record._replace(finished=bool(record.finished))._asdict()
         table[record.measure] = record.value
-        table[f"{record.measure}_error"] = record.error
+        table |= {f"{record.measure}_{name}": measured[name] for name in list(SHARPNESS)[3:]}
     return table

@@ -63,13 +63,14 @@ def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> N
 
 
 def read_rows(path: Path, header: Sequence[str]) -> tuple[list[list[str]], list[str]]:
-    """Rows that ``write_rows`` wrote, and the first cells of the lines that are not as then."""
+    """Rows that ``write_rows`` wrote with this header, and the first cells of all other lines."""
     first, *lines = path.read_text(errors="replace").removesuffix("\n").split("\n")
     rows, damaged = [], [] if first == ",".join((*header, "crc32")) else [first.split(",")[0]]
     for line in lines:
         text, _, found = line.rpartition(",")
-        if found == f"{zlib.crc32(text.encode()):08x}":
-            rows.append(next(csv.reader([text])))
+        cells = next(csv.reader([text]), [])
+        if found == f"{zlib.crc32(text.encode()):08x}" and len(cells) == len(header):
+            rows.append(cells)
         else:
             damaged.append(line.split(",")[0])
     return rows, damaged

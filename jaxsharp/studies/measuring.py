@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 from jax.sharding import Mesh
 
-from jaxsharp.measures.registry import MEASURES, Options
+from jaxsharp.measures.registry import MEASURES, Options, Record
 from jaxsharp.networks.network import Network
 from jaxsharp.runs import claims, directory
 from jaxsharp.runs.config import RunConfig
@@ -43,9 +44,9 @@ def measure(
     """Measure the ends of a group's runs on their training sets; what is on disk is not repeated.
 
     The settings' `measure_size`, if given, is the number of examples, the first of the set.
-    A diverged run gets NaN for value and error. Each measure of each run has its own random key.
-    ``report`` gets the name of each measure, and how many runs have it, before it is taken of
-    more. Raises RunError for a run that was not trained.
+    A diverged run gets NaN for value and error, and is not finished. Each measure of each run has
+    its own random key. ``report`` gets the name of each measure, and how many runs have it, before
+    it is taken of more. Raises RunError for a run that was not trained.
     """
     runs_of = list(zip(configs, paths, strict=True))
     states: dict[Path, TrainState] = {}
@@ -62,8 +63,8 @@ def measure(
             part = missing[start : start + width]
             trained = [(config, states[path]) for config, path in part]
             found = results(name, trained, bench, options, width)
-            for (_, path), (value, error) in zip(part, found, strict=True):
-                record(path, name, settings, value, error)
+            for (_, path), measured in zip(part, found, strict=True):
+                record(path, name, settings, measured)
     barrier()
 
 
@@ -94,8 +95,8 @@ def results(
     bench: Workbench,
     options: Options,
     width: int,
-) -> list[tuple[float, float]]:
-    """Value and error of a measure of at most ``width`` members; NaN for one that diverged."""
+) -> list[Record]:
+    """Records of a measure of at most ``width`` members; NaN for one that diverged."""
     measure, mesh = MEASURES[name], member_mesh(width)
     size = members[0][0].settings.measure_size
     images = bench.dataset.train.images[:size]
@@ -109,15 +110,14 @@ def results(
     program = measuring_program(name, bench.network, options, mesh)
     keys = jax.jit(jax.random.wrap_key_data)(keys)
     found = fetch(program((*arguments, keys), place(images, mesh, shared=True)))
-    pairs = []
+    records = []
     for i, (_, state) in enumerate(members):
-        value = error = float("nan")
+        measured = Record(float("nan"), float("nan"), False, 0)
         if not state.diverged:
             arrays = jax.tree.map(lambda leaf, i=i: leaf[i], found)
-            result = measure.result(bench.network, state.params, state.stats, images, arrays)
-            value, error = result.value, result.error
-        pairs.append((value, error))
-    return pairs
+            measured = measure.record(bench.network, state.params, state.stats, images, arrays)
+        records.append(measured)
+    return records
 
 
 def measuring_key(config: RunConfig, name: str) -> np.ndarray:
@@ -151,12 +151,14 @@ def is_measured(path: Path, name: str, settings: str) -> bool:
     return bool(((table["measure"] == name) & (table["settings"] == settings)).any())
 
 
-def record(path: Path, name: str, settings: str, value: float, error: float) -> None:
+def record(path: Path, name: str, settings: str, measured: Record) -> None:
     """Write a measurement into a run's directory; of several processes one does."""
     if not is_mine(path.name):
         return
     table = directory.read_sharpness(path)
     table = table[table["measure"] != name].reset_index(drop=True)
-    table.loc[len(table)] = [name, settings, value, error]
+    kinds = {"error_kind": MEASURES[name].error, "cost_unit": MEASURES[name].cost}
+    row = {"measure": name, "settings": settings, **measured._asdict(), **kinds}
+    table = pd.DataFrame([*table.to_dict("records"), row], columns=list(directory.SHARPNESS))
     table = table.sort_values("measure", key=lambda names: names.map(list(MEASURES).index))
     directory.write_sharpness(path, table)

@@ -107,7 +107,7 @@ def test_each_excluded_run_is_listed_with_its_first_reason():
     assert split.excluded["reason"].to_dict() == {
         **{1: "diverged", 2: "unconverged", 3: "not finite", 4: "unconverged", 5: "not finite"}
     }
-    assert split.counts == {"diverged": 1, "unconverged": 2, "not finite": 2}
+    assert split.counts == {"diverged": 1, "unconverged": 2, "unfinished": 0, "not finite": 2}
     assert "reason" not in runs
     assert list(analysis.usable(runs, ["x"]).kept.index) == [0, 3, 6]
 
@@ -116,7 +116,7 @@ def test_without_a_converged_run_there_is_no_correlation_and_the_counts_say_why(
     x = np.arange(4.0)
     result = correlate(table(x, x, converged=False, diverged=[False, False, False, True]))
     assert result.num_runs == result.num_pairs == result.num_within_pairs == 0
-    assert result.excluded == {"diverged": 1, "unconverged": 3, "not finite": 0}
+    assert result.excluded == {"diverged": 1, "unconverged": 3, "unfinished": 0, "not finite": 0}
     for coefficient in (result.raw, result.within, result.pearson, result.spearman):
         assert np.isnan(coefficient[:3]).all()
 
@@ -127,7 +127,7 @@ def test_excluded_runs_change_nothing_but_the_counts():
     wild = table([1e6, 1e6], [-1e6, -1e6], 0, converged=False, diverged=[False, True])
     alone, among = correlate(good), correlate(pd.concat([good, wild], ignore_index=True))
     assert among._replace(excluded=alone.excluded) == alone
-    assert among.excluded == {"diverged": 1, "unconverged": 1, "not finite": 0}
+    assert among.excluded == {"diverged": 1, "unconverged": 1, "unfinished": 0, "not finite": 0}
 
 
 # Coefficients

@@ -77,7 +77,12 @@ def test_a_study_writes_its_tables(study):
     named += ["epochs", "converged", "diverged", "train_loss", "train_accuracy"]
     named += ["test_loss", "test_accuracy", "gap", "loss_gap"]
     measures = ["minimum_sharpness", "top_eigenvalue", "random_perturbation"]
-    assert list(runs.columns) == named + [c for m in measures for c in (m, f"{m}_error")]
+    parts = ("", "_error", "_error_kind", "_finished", "_cost", "_cost_unit")
+    assert list(runs.columns) == named + [f"{m}{part}" for m in measures for part in parts]
+    assert runs[[f"{m}_finished" for m in measures]].all(axis=None)
+    assert (runs["minimum_sharpness_cost"] == 1 + 10).all()
+    assert (runs["random_perturbation_cost"] == 4 + 1).all()
+    assert set(runs["top_eigenvalue_error_kind"]) == {"residual"}
     assert np.isfinite(runs[measures]).all(axis=None)
     np.testing.assert_allclose(
         runs["gap"], 100 * (runs["train_accuracy"] - runs["test_accuracy"]), atol=1e-5

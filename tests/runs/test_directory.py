@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from jaxsharp import runs
-from jaxsharp.runs import RunError, Settings, checkpoint, claims, directory
+from jaxsharp.runs import RunError, Settings, checkpoint, claims, directory, files
 from tests import savedruns
 from tests.folders import damage, history_to, state_at
 from tests.savedruns import CONFIG, saved_run
@@ -155,6 +155,10 @@ TABLE = pd.DataFrame(
         "settings": ["", "eigenvalue_tol=0.01", "radius=5.0 num_perturbations=20"],
         "value": [np.float32(0.1), 1 / 3, float("nan")],
         "error": [0.0, 1e-300, float("nan")],
+        "error_kind": ["duality gap", "residual", "standard error"],
+        "finished": [1, 0, 0],
+        "cost": [11, 201, 0],
+        "cost_unit": ["passes, over the data", "Hessian products", "losses"],
     }
 )
 
@@ -165,7 +169,7 @@ def test_measurements_read_back_exactly(tmp_path):
     directory.write_sharpness(tmp_path, TABLE)
     pd.testing.assert_frame_equal(runs.read_sharpness(tmp_path, unexpected), TABLE)
     lines = (tmp_path / "sharpness.csv").read_text().splitlines()
-    assert lines[0] == "measure,settings,value,error,crc32"
+    assert lines[0] == "measure,settings,value,error,error_kind,finished,cost,cost_unit,crc32"
     directory.write_sharpness(tmp_path, empty)
     pd.testing.assert_frame_equal(runs.read_sharpness(tmp_path, unexpected), empty)
 
@@ -179,6 +183,18 @@ def test_a_damaged_measurement_is_left_out_and_named(tmp_path):
     assert list(left["measure"]) == ["minimum_sharpness", "random_perturbation"]
     (warning,) = warnings
     assert str(file) in warning and "'top_eigenvalue'" in warning and "measured again" in warning
+
+
+def test_measurements_of_an_older_version_are_left_out_and_named(tmp_path):
+    """Rows of four columns with right checksums."""
+    old = [["top_eigenvalue", "eigenvalue_tol=0.01", 1.5, 0.5]]
+    files.write_rows(tmp_path / "sharpness.csv", ("measure", "settings", "value", "error"), old)
+    warnings = []
+    assert len(runs.read_sharpness(tmp_path, warnings.append)) == 0
+    (warning,) = warnings
+    assert "of an older version" in warning and "'top_eigenvalue'" in warning
+    directory.write_sharpness(tmp_path, TABLE)
+    pd.testing.assert_frame_equal(runs.read_sharpness(tmp_path, unexpected), TABLE)
 
 
 @pytest.mark.parametrize(
@@ -204,4 +220,9 @@ def test_a_row_has_the_settings_that_a_grid_varies(tmp_path):
     assert [row[name] for name in named[4:]][2:] == [0.0, 0.3, 64, 0.5, 3, 2]
     assert row["rho"] == 0.05 and np.isnan(row["momentum"])
     assert row["test_accuracy"] == history_to(2)["test_accuracy"][1]
-    assert row["top_eigenvalue"] == 1 / 3 and row["top_eigenvalue_error"] == 1e-300
+    expected = {
+        **{"": 1 / 3, "_error": 1e-300, "_error_kind": "residual", "_finished": False},
+        **{"_cost": 201, "_cost_unit": "Hessian products"},
+    }
+    assert {part: row[f"top_eigenvalue{part}"] for part in expected} == expected
+    assert row["minimum_sharpness_finished"] is True
