@@ -12,8 +12,8 @@ r = a sqrt(u u') + b sqrt(s s') + c sqrt(e e'), those of one configuration
 (b sqrt(s s') + c sqrt(e e')) / sqrt((s + e)(s' + e')); tau is 2/pi arcsin r, Spearman's coefficient
 6/pi arcsin(r / 2). Where no interval would be printed the rule is lifted, and the row says so.
 
-Means: as many values as seeds, of several distributions. Eight minutes on two cores that are shared
-with other work; `--smoke` takes seconds.
+Means: as many values as seeds, of several distributions. Four minutes on two cores; `--smoke` takes
+seconds.
 """
 
 import importlib.metadata

@@ -17,4 +17,5 @@ from jaxsharp.analysis.statistics import Usable as Usable
 from jaxsharp.analysis.statistics import correlation as correlation
 from jaxsharp.analysis.statistics import mean_interval as mean_interval
 from jaxsharp.analysis.statistics import summarize as summarize
+from jaxsharp.analysis.statistics import unfinished as unfinished
 from jaxsharp.analysis.statistics import usable as usable

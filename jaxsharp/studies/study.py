@@ -1,10 +1,11 @@
 """The main job: train a grid of runs, measure the sharpness of each, write tables and figures.
 
 OUT/config.json   the study's configuration
-OUT/runs.csv      one row a run
+OUT/runs.csv      one row a run, with the record of each measure
 OUT/history.csv   one row a run and epoch
 OUT/summary.csv   mean and 95 % interval over seeds of each combination of hyper-parameters
-OUT/correlations.csv   Kendall's tau of each measure with the gap, raw and within groups
+OUT/correlations.csv   Kendall's tau of each measure with the gap, raw and within groups, with
+                  intervals or why there is none
 OUT/training.png, OUT/sharpness.png
 OUT/times.csv     seconds of each group, in every session that worked on it
 OUT/status.json   how far the study is (``status``)

@@ -181,6 +181,7 @@ def test_a_diverged_run_has_rows_without_numbers(tmp_path, bench):
     assert row["diverged"] and not row["converged"]
     assert row["epochs"] == 1
     assert all(pd.isna(row[name]) and pd.isna(row[f"{name}_error"]) for name in MEASURES)
+    assert all((row[f"{name}_finished"], row[f"{name}_cost"]) == (False, 0) for name in MEASURES)
 
 
 @pytest.mark.parametrize("name", ["batch_size", "measure_size"])
