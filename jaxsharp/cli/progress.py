@@ -38,7 +38,7 @@ class Tracker:
         self.bar = None
         if console.is_terminal and not quiet:
             columns = (BarColumn(), MofNCompleteColumn(), RateColumn(), TimeRemainingColumn())
-            text = TextColumn("{task.description}")
+            text = TextColumn("{task.description}", markup=False)
             self.bar = Progress(text, *columns, console=console, transient=True)
             self.task = self.bar.add_task(title, total=total)
 
@@ -68,10 +68,4 @@ class Tracker:
         remaining = f", about {(self.total - done) / rate:.0f} s left" if rate > 0 else ""
         line = f"{self.title} {done}/{self.total}: {text} {detail}".rstrip()
         speed = f"{rate:.2g}" if rate < 10 else f"{rate:.0f}"
-        self.console.print(f"{line} ({speed}/s{remaining})", highlight=False, soft_wrap=True)
-
-
-def make_console() -> Console:
-    """Console that does not cut tables short where its output goes to a file."""
-    console = Console()
-    return console if console.is_terminal else Console(width=140)
+        self.console.print(f"{line} ({speed}/s{remaining})", soft_wrap=True)

@@ -8,7 +8,8 @@ import tyro
 from rich.table import Table
 
 from jaxsharp.cli import report
-from jaxsharp.cli.progress import Tracker, make_console
+from jaxsharp.cli.output import make_console
+from jaxsharp.cli.progress import Tracker
 from jaxsharp.cli.study import DEFAULT_MODEL, Shared
 from jaxsharp.core.choices import at_least_one, checked, known, known_list
 from jaxsharp.data import datasets

@@ -7,7 +7,8 @@ from pathlib import Path
 import tyro
 
 from jaxsharp.cli import report
-from jaxsharp.cli.progress import Tracker, make_console
+from jaxsharp.cli.output import make_console
+from jaxsharp.cli.progress import Tracker
 from jaxsharp.core.choices import at_least_one, checked, known, known_list, width_of
 from jaxsharp.data import datasets
 from jaxsharp.measures.registry import DEFAULT_MEASURES, MEASURES, Options
@@ -101,7 +102,7 @@ def run_study(
     quiet = quiet or not study.is_writer()
     with interrupts.deferred() as requested, study.claimed(out, config, fresh=fresh):
         if not quiet:
-            console.print(opening(config, bench, out), highlight=False)
+            console.print(opening(config, bench, out))
         total = len(config.shard_members()) * config.steps_per_run
         with (
             Tracker(console, "study", total, quiet=quiet) as tracker,
@@ -155,4 +156,4 @@ def show_status(folder: tyro.conf.Positional[Path]) -> None:
     Args:
         folder: Folder of the study.
     """
-    make_console().print(status.describe(folder), highlight=False, soft_wrap=True)
+    make_console().print(status.describe(folder), soft_wrap=True)

@@ -35,14 +35,11 @@ FILES = [
 ]
 
 
-set_signal = signal.signal
-
-
 @pytest.fixture(autouse=True)
 def jax_config_unchanged(monkeypatch):
     monkeypatch.setattr(commands, "use_compilation_cache", lambda: None)
     monkeypatch.setattr(members, "cores_as_devices", lambda: None)
-    monkeypatch.setattr(commands.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(commands.signals, "handle", lambda: None)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +48,7 @@ def study(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(commands, "use_compilation_cache", lambda: None)
         patch.setattr(members, "cores_as_devices", lambda: None)
-        patch.setattr(commands.signal, "signal", lambda *_: None)
+        patch.setattr(commands.signals, "handle", lambda: None)
         cli.main([*STUDY, "--out", str(out), "--quiet"])
     return out
 
@@ -224,12 +221,10 @@ def test_a_signal_between_epochs_stops_the_study_before_the_next_measure(
         os.kill(os.getpid(), signal.SIGINT)
         return results(name, *args)
 
-    results, before = measuring.results, signal.getsignal(signal.SIGTERM)
+    results = measuring.results
     monkeypatch.setattr(measuring, "results", interrupted)
-    monkeypatch.setattr(signal, "signal", set_signal)
     with pytest.raises(SystemExit) as stopped:
         cli.main([*STUDY, "--out", str(tmp_path / "out"), "--quiet"])
-    set_signal(signal.SIGTERM, before)
     assert stopped.value.code == 130 and len(taken) == 1
     first, last = capsys.readouterr().err.splitlines()
     assert "again to stop at once" in first and "the same command continues" in last
@@ -242,14 +237,6 @@ def test_the_installed_command_runs():
     assert done.returncode == 2
     assert done.stderr.startswith("jaxsharp: error: unknown optimizer 'nadam'")
     assert "Traceback" not in done.stderr
-
-
-@pytest.mark.slow
-def test_a_late_signal_leaves_the_end_of_the_process_in_peace():
-    late = "atexit.register(os.kill, os.getpid(), signal.SIGTERM)"  # runs after what comes later
-    program = f"import atexit, os, signal; {late}; from jaxsharp.cli import main; main(['list'])"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_progress_is_lines_with_rate_and_remaining_time(capsys):
