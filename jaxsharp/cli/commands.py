@@ -107,7 +107,6 @@ def print_version() -> None:
 
 def call(name: str, arguments: list[str]) -> None:
     """Run a command; an error in its input becomes one line and exit status 2."""
-    import jax
 
     from jaxsharp.cli.output import accept_any_text
     from jaxsharp.cli.parsing import bind
@@ -126,15 +125,29 @@ def call(name: str, arguments: list[str]) -> None:
     except BrokenPipeError:
         signals.output_to_nowhere()
         raise signals.PipeClosed from None
-    except (ValueError, OSError, ModuleNotFoundError, jax.errors.JaxRuntimeError) as error:
-        if os.environ.get("JAXSHARP_DEBUG"):
+    except Exception as error:
+        text = in_one_line(error)
+        if text is None or os.environ.get("JAXSHARP_DEBUG"):
             raise
-        text = str(error)
-        if isinstance(error, jax.errors.JaxRuntimeError):
-            text = text.partition("\n")[0]
-        text = " ".join(text.split("\n"))
         print(f"jaxsharp: error: {text}", file=sys.stderr)
         leave(2)
+
+
+def in_one_line(error: Exception) -> str | None:
+    """What is wrong with the input or the machine; None for an error in the program itself."""
+    import jax
+
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        return str(error).partition("\n")[0]
+    if isinstance(error, ValueError | OSError | ModuleNotFoundError):
+        return " ".join(str(error).split("\n"))
+    if isinstance(error, MemoryError | OverflowError):
+        return f"a number is too large for this machine: {' '.join(str(error).split())}"
+    try:
+        jax.devices()
+    except Exception:
+        return f"JAX finds no device for JAX_PLATFORMS={jax.config.jax_platforms}"
+    return None
 
 
 def use_compilation_cache() -> None:

@@ -9,7 +9,7 @@ import functools
 import io
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import tyro
 
@@ -35,6 +35,12 @@ def bind(function: Callable, prog: str, arguments: list[str]) -> Callable[[], No
         if not stopped.code:
             raise
         raise ValueError(one_line(box.getvalue(), prog, arguments, help_of)) from None
+
+
+def naming(valid: Iterable[str]):
+    """Says in the help of an option which names it takes, beside its default."""
+    names = ", ".join(valid)
+    return tyro.conf.arg(help_behavior_hint=lambda default: f"({names}; default: {default})")
 
 
 def help_text(function: Callable, prog: str) -> str:

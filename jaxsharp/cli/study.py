@@ -3,11 +3,13 @@
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 from jaxsharp.cli import report
 from jaxsharp.cli.output import make_console
+from jaxsharp.cli.parsing import naming
 from jaxsharp.cli.progress import Tracker
 from jaxsharp.core.choices import at_least_one, checked, known, known_list, width_of
 from jaxsharp.data import datasets
@@ -23,18 +25,22 @@ from jaxsharp.studies.workbench import load_workbench, make_recipe
 from jaxsharp.training.members import Hosts, agreed, join
 
 Shared = tyro.conf.OmitArgPrefixes
+Dataset = Annotated[str, naming(datasets.DATASETS)]
+Model = Annotated[str | None, naming(models.MODELS)]
+Measures = Annotated[str, naming(MEASURES)]
+USUAL_MEASURES = ",".join(DEFAULT_MEASURES)
 DEFAULT_MODEL = {"digits": "small_mlp"}
 
 
 def run_study(
     *,
-    dataset: str = "digits",
-    model: str | None = None,
-    optimizers: str = ",".join(OPTIMIZERS),
-    sam: str = "none,sam",
+    dataset: Dataset = "digits",
+    model: Model = None,
+    optimizers: Annotated[str, naming(OPTIMIZERS)] = ",".join(OPTIMIZERS),
+    sam: Annotated[str, naming(SAM)] = "none,sam",
     seeds: int = 3,
     vary: tuple[str, ...] = (),
-    measures: str = ",".join(DEFAULT_MEASURES),
+    measures: Measures = USUAL_MEASURES,
     out: Path | None = None,
     data_dir: Path | None = None,
     fresh: bool = False,
@@ -50,7 +56,11 @@ def run_study(
 ) -> None:
     """Train a grid of runs, measure the sharpness of each, write tables and figures.
 
-    The same command continues a study that was interrupted. `jaxsharp list` has the names.
+    The same command continues a study that was interrupted. `jaxsharp list` explains the names.
+
+    jaxsharp study --optimizers sgd,adam --sam none,asam --seeds 5 --out runs/first
+
+    jaxsharp study --dataset fashion_mnist --train-size 5000 --vary learning_rate=0.1,0.01
 
     Args:
         dataset: Data set.
