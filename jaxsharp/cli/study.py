@@ -84,6 +84,7 @@ def run_study(
         vary=parse_vary(vary, training),
         shard=shard,
     )
+    config.check()
     at_least_one("save_every", save_every)
     layout = sweep.Layout(width_of(width), at_least_one("devices_per_member", devices_per_member))
     begin = time.monotonic()
@@ -155,4 +156,4 @@ def show_status(folder: tyro.conf.Positional[Path]) -> None:
     Args:
         folder: Folder of the study.
     """
-    make_console().print(status.describe(folder), highlight=False, soft_wrap=True)
+    make_console().print(status.describe(folder), highlight=False, markup=False, soft_wrap=True)

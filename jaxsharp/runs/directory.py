@@ -12,24 +12,28 @@ Training is deterministic, so whatever is damaged is left out, with a warning, a
 import io
 import itertools
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from jaxsharp.core.choices import is_a, known, shown
+from jaxsharp.measures.registry import MEASURES
 from jaxsharp.runs import checkpoint, files
-from jaxsharp.runs.claims import RunError, Warn, print_warning, read_run_config
+from jaxsharp.runs.claims import MOST_NAMED, RunError, Warn, print_warning, read_run_config
 from jaxsharp.training.epochs import TrainState
 
 HISTORY = ("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
 SHARPNESS = {"measure": str, "settings": str, "value": float, "error": float}
 VARIED = ("rho", "momentum", "weight_decay", "learning_rate", "batch_size", "label_noise")
 ENDS = ("converged", "diverged")
+EPOCH = re.compile(r"epoch_[0-9]{4,9}")
 
 
 def save(path: Path, state: TrainState, history: pd.DataFrame) -> None:
     """Save the training state of a run and the history that belongs to it, in one step."""
-    name = f"epoch_{int(state.epoch):04d}"
+    name = epoch_name(int(state.epoch))
     if state.converged or state.diverged:
         name = "converged" if state.converged else "diverged"
     target, text = path / "checkpoints" / name, history.to_csv(index=False)
@@ -42,7 +46,7 @@ def checkpoints(path: Path) -> list[Path]:
     """Checkpoints of a run, the one to continue from first: its end, then the latest epoch."""
     folder = path / "checkpoints"
     ends = [folder / name for name in ENDS if (folder / name).is_dir()]
-    epochs = [p for p in folder.glob("epoch_*") if p.name[6:].isdecimal()]  # no unfinished ones
+    epochs = [p for p in folder.glob("epoch_*") if EPOCH.fullmatch(p.name)]  # no unfinished ones
     return ends + sorted(epochs, key=lambda p: int(p.name[6:]), reverse=True)
 
 
@@ -69,11 +73,30 @@ def load(
             start = "the start" if before is None else before.name
             warn(f"{error}; it is now {aside.name}, and training continues from {start}")
             continue
+        history = parse_history(text, latest)
+        check_end(latest, state, len(history))
         copy = path / "history.csv"
-        if not copy.is_file() or copy.read_bytes() != text.encode():
+        if not files.holds(copy, text):
             files.write_text(copy, text)
-        return state, parse_history(text)
+        return state, history
     return None
+
+
+def check_end(saved: Path, state: TrainState, epochs: int) -> None:
+    """Raise RunError unless a checkpoint is the end that its name says, after so many epochs."""
+    ends = tuple(bool(getattr(state, name)) for name in ENDS)
+    named = tuple(saved.name == name for name in ENDS)
+    if ends != named or int(state.epoch) != epochs or saved.name not in (epoch_name(epochs), *ENDS):
+        raise RunError(
+            f"checkpoint {saved} holds the state after {int(state.epoch)} epochs and a history of "
+            f"{epochs}, {', '.join(f'{n} {e}' for n, e in zip(ENDS, ends, strict=True))}; "
+            "it must be what its name says"
+        )
+
+
+def epoch_name(epochs: int) -> str:
+    """Name of the checkpoint after so many epochs."""
+    return f"epoch_{epochs:04d}"
 
 
 def set_aside(path: Path) -> Path:
@@ -96,15 +119,28 @@ def newest_history(path: Path) -> tuple[Path, pd.DataFrame]:
     """
     for saved in checkpoints(path):
         try:
-            return saved, parse_history(checkpoint.read_text(saved, "history.csv"))
+            return saved, parse_history(checkpoint.read_text(saved, "history.csv"), saved)
         except checkpoint.DamagedError:
             continue
     raise RunError(f"{path} has no intact checkpoint yet; train the run first")
 
 
-def parse_history(text: str) -> pd.DataFrame:
-    """The table that a history was written from."""
-    return pd.read_csv(io.StringIO(text))
+def parse_history(text: str, saved: Path) -> pd.DataFrame:
+    """The table that the history of a checkpoint was written from; RunError if it is none."""
+    try:
+        table = pd.read_csv(io.StringIO(text))
+    except ValueError:
+        table = pd.DataFrame()
+    numbers = all(kind.kind in "if" for kind in table.dtypes)
+    epochs = range(1, len(table) + 1)
+    named = saved.name in (epoch_name(len(table)), *ENDS)
+    valid = tuple(table) == HISTORY and numbers and list(table["epoch"]) == list(epochs)
+    if not (valid and epochs and named):
+        raise RunError(
+            f"{saved / 'history.csv'} is no history: it must have the columns {', '.join(HISTORY)} "
+            "with numbers, and a row for each epoch from 1 to that of its checkpoint"
+        )
+    return table
 
 
 def is_trained(path: Path, epochs: int) -> bool:
@@ -122,15 +158,38 @@ def write_sharpness(path: Path, table: pd.DataFrame) -> None:
 def read_sharpness(path: Path, warn: Warn = print_warning) -> pd.DataFrame:
     """Measurements of a run so far: measure, settings, value, error.
 
-    Rows that are damaged are left out, and ``warn`` gets a line that names them.
+    Rows that are damaged are left out, and ``warn`` gets a line that names them. Raises RunError
+    for one that is intact and no measurement.
     """
     file, rows, damaged = path / "sharpness.csv", [], []
     if file.is_file():
         rows, damaged = files.read_rows(file, tuple(SHARPNESS))
     if damaged:
-        names = ", ".join(map(repr, damaged))
+        names = ", ".join(map(shown, damaged[:MOST_NAMED]))
         warn(f"{file} is damaged at {names}; what is left out is measured again when asked for")
-    return pd.DataFrame(rows, columns=list(SHARPNESS)).astype(SHARPNESS)
+    found = [measurement(file, cells) for cells in rows]
+    names = [cells[0] for cells in found]
+    if len(set(names)) < len(names):
+        raise RunError(f"{file} has a measure twice: {', '.join(names)}")
+    return pd.DataFrame(found, columns=list(SHARPNESS)).astype(SHARPNESS)
+
+
+def measurement(file: Path, cells: list[str]) -> list:
+    """A row of sharpness.csv as values; RunError for one that no measure of `MEASURES` has."""
+    try:
+        found = [kind(cell) for kind, cell in zip(SHARPNESS.values(), cells, strict=True)]
+    except ValueError:
+        raise RunError(
+            f"{file} has the row {shown(cells)}; it must have {', '.join(SHARPNESS)}"
+        ) from None
+    measure, settings, _, error, *_ = found
+    try:
+        known("measure", measure, MEASURES)
+    except ValueError as reason:
+        raise RunError(f"{file}: {reason}") from None
+    if error < 0 or not is_a(settings, str):
+        raise RunError(f"{file} has the row {shown(cells)}; its error must be at least 0")
+    return found
 
 
 def row(path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxsharp.core.choices import known
 from jaxsharp.data import datasets
 from jaxsharp.data.datasets import Dataset, redraw_labels
 from jaxsharp.networks import models
@@ -48,7 +49,8 @@ def workbench(dataset: Dataset, model: str) -> Workbench:
 def load_workbench(
     dataset: str, model: str, settings: Settings, data_dir: Path | None
 ) -> Workbench:
-    """Data set and network of a configuration; DataError for files that are not there."""
+    """Data set and network of a configuration by name; DataError for files that are not there."""
+    known("model", model, models.MODELS)
     loaded = datasets.load(
         dataset, data_dir=data_dir, train_size=settings.train_size, holdout=settings.holdout
     )
