@@ -101,7 +101,7 @@ def is_a(found: Any, kind: type) -> bool:
     if kind is int:
         return type(found) is int and abs(found) <= MOST
     if kind is float:
-        return type(found) is float and math.isfinite(found) or is_a(found, int)
+        return (type(found) is float and math.isfinite(found)) or is_a(found, int)
     if kind is str:
         return isinstance(found, str) and len(found) <= LONGEST and found.isprintable()
     return kind is type(None) and found is None

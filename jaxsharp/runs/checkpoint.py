@@ -150,12 +150,9 @@ def read_leaf(archive: zipfile.ZipFile, name: str, leaf: PyTree) -> np.ndarray:
         shape, by_column, dtype = np.lib.format.read_array_header_1_0(file)
         # NumPy does not know the types of low precision, and writes them as bytes.
         raw = dtype.names is None and dtype.kind == leaf.dtype.kind == "V"
-        if shape != leaf.shape or (
-            leaf.dtype.itemsize != dtype.itemsize if raw else dtype != leaf.dtype
-        ):
-            raise ValueError(
-                f"it holds {name} as {dtype}{shape}; expected {leaf.dtype}{leaf.shape}"
-            )
+        alike = dtype.itemsize == leaf.dtype.itemsize if raw else dtype == leaf.dtype
+        if shape != leaf.shape or not alike:
+            raise ValueError(f"it has {name} as {dtype}{shape}; expected {leaf.dtype}{leaf.shape}")
         size = math.prod(shape) * dtype.itemsize
         content = bytearray(file.read(size + 1))
     if len(content) != size:

@@ -68,7 +68,7 @@ def check_tree(path: Path) -> None:
                 else:
                     folders += [Path(entry.path)] if stat.S_ISDIR(mode) else []
                     continue
-                raise ForeignError(f"{path} holds {ascii(entry.path)}, {what}; {valid}")
+                raise ForeignError(f"{path} holds {entry.path!a}, {what}; {valid}")
 
 
 def read_bytes(path: Path) -> bytes:

@@ -30,8 +30,9 @@ def merge(parts: list[Path], out: Path) -> StudyConfig:
     for one, other in itertools.combinations(folders, 2):
         if one == other:
             raise RunError(f"{one} is named twice; all parts and the output must differ")
-        if one in other.parents or other in one.parents:
-            raise RunError(f"{one} and {other} are one in the other; they must lie side by side")
+    for part in folders[:-1]:
+        if part in folders[-1].parents or folders[-1] in part.parents:
+            raise RunError(f"{part} and {folders[-1]} are one in the other; lay them side by side")
     configs = {part: read_study(part) for part in parts}
     check_shards(configs)
     sources = {}
