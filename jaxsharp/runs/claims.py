@@ -1,5 +1,6 @@
 """Whose a directory is: of a run or of a study, as its config.json says, with a checksum."""
 
+import functools
 import hashlib
 import json
 import shutil
@@ -25,6 +26,12 @@ class RunError(ValueError):
 def print_warning(text: str) -> None:
     """Tell the user of something that was mended."""
     print(f"jaxsharp: warning: {text}", file=sys.stderr)
+
+
+@functools.cache
+def warn_once(text: str) -> None:
+    """``print_warning``, but for what was said before."""
+    print_warning(text)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Run directories: what is on disk of a run or a study, and how what is damaged is noticed.
 
 RUN/config.json              the run's configuration, with a checksum
-RUN/checkpoints/epoch_0050   state and history after 50 epochs (``checkpoint``)
+RUN/checkpoints/epoch_0050   state, history and fingerprint after 50 epochs (``checkpoint``)
 RUN/checkpoints/converged    state and history at the end of a run that converged (or: diverged)
 RUN/history.csv              loss and accuracy on both splits after every epoch, a copy
 RUN/sharpness.csv            measure, settings, value, error, checksum of the row
@@ -20,8 +20,9 @@ import pandas as pd
 
 from jaxsharp.core.choices import is_a, known, shown
 from jaxsharp.measures.registry import MEASURES
-from jaxsharp.runs import checkpoint, files
+from jaxsharp.runs import checkpoint, files, fingerprint
 from jaxsharp.runs.claims import MOST_NAMED, RunError, Warn, print_warning, read_run_config
+from jaxsharp.runs.fingerprint import Fingerprint
 from jaxsharp.training.epochs import TrainState
 
 HISTORY = ("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
@@ -31,14 +32,15 @@ ENDS = ("converged", "diverged")
 EPOCH = re.compile(r"epoch_[0-9]{4,9}")
 
 
-def save(path: Path, state: TrainState, history: pd.DataFrame) -> None:
-    """Save the training state of a run and the history that belongs to it, in one step."""
+def save(path: Path, state: TrainState, history: pd.DataFrame, made_from: Fingerprint) -> None:
+    """Save the training state of a run, its history and what it is made from, in one step."""
     name = epoch_name(int(state.epoch))
     if state.converged or state.diverged:
         name = "converged" if state.converged else "diverged"
     target, text = path / "checkpoints" / name, history.to_csv(index=False)
     if not target.exists():
-        checkpoint.save(target, state, {"history.csv": text})
+        texts = {"history.csv": text, fingerprint.FILE: made_from.text}
+        checkpoint.save(target, state, texts)
     files.write_text(path / "history.csv", text, durable=False)  # `load` makes the copy again
 
 
@@ -55,16 +57,28 @@ def latest_checkpoint(path: Path) -> Path | None:
     return next(iter(checkpoints(path)), None)
 
 
+def check_origin(path: Path, made_from: Fingerprint) -> None:
+    """Raise RunError if the newest intact checkpoint of a run was made from something else."""
+    for saved in checkpoints(path):
+        try:
+            found = fingerprint.read(saved)
+        except checkpoint.DamagedError:
+            continue
+        return fingerprint.compare(saved, found, made_from)
+
+
 def load(
-    path: Path, like: TrainState, warn: Warn = print_warning
+    path: Path, like: TrainState, made_from: Fingerprint, warn: Warn = print_warning
 ) -> tuple[TrainState, pd.DataFrame] | None:
     """Training state and history of the newest intact checkpoint of a run, None if it has none.
 
-    A damaged one is renamed, and ``warn`` gets a line that names it. Raises ValueError for an
-    intact one of another network or optimizer.
+    A damaged one is renamed, and ``warn`` gets a line that names it. Without one, nothing says what
+    measurements were taken of: they are renamed too. Raises ValueError for an intact one of other
+    data, another network or optimizer.
     """
     for latest in checkpoints(path):
         try:
+            fingerprint.compare(latest, fingerprint.read(latest), made_from)
             state = checkpoint.load(latest, like)
             text = checkpoint.read_text(latest, "history.csv")
         except checkpoint.DamagedError as error:
@@ -79,6 +93,9 @@ def load(
         if not files.holds(copy, text):
             files.write_text(copy, text)
         return state, history
+    if (path / "sharpness.csv").is_file():
+        aside = set_aside(path / "sharpness.csv")
+        warn(f"{path} has measurements and no checkpoint; they are now in {aside.name}")
     return None
 
 
@@ -100,7 +117,7 @@ def epoch_name(epochs: int) -> str:
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a damaged checkpoint so that nothing takes it for one; the new path."""
+    """Rename a damaged checkpoint or file so that nothing takes it for one; the new path."""
     for number in itertools.count(1):
         aside = path.with_name(f"damaged-{path.name}" + (f"-{number}" if number > 1 else ""))
         if not aside.exists():

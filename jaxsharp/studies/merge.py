@@ -9,8 +9,11 @@ from pathlib import Path
 from jaxsharp.runs import checkpoint, claims, directory, files
 from jaxsharp.runs.claims import RunError
 from jaxsharp.runs.config import RunConfig
-from jaxsharp.studies.grid import StudyConfig, parse_shard
+from jaxsharp.runs.fingerprint import DATA, PROGRAMS, compare, read
+from jaxsharp.studies.grid import StudyConfig, group_key, parse_shard
 from jaxsharp.studies.status import read_study, unmeasured
+
+SHARED = (*DATA, "network")
 
 
 def merge(parts: list[Path], out: Path) -> StudyConfig:
@@ -41,6 +44,7 @@ def merge(parts: list[Path], out: Path) -> StudyConfig:
             sources[member] = part / "runs" / member.name
             if (reason := shortcoming(sources[member], member, config)) is not None:
                 raise RunError(f"{part} cannot be merged: run {member.name} {reason}")
+    check_origins(sources)
     whole = replace(configs[parts[0]], shard=None)
     with claims.claimed(out, whole.as_dict()):
         targets = {member: out / "runs" / member.name for member in sources}
@@ -82,6 +86,18 @@ def check_shards(configs: dict[Path, StudyConfig]) -> None:
     missing = list(itertools.islice(absent, claims.MOST_NAMED))
     if missing:
         raise RunError(f"{', '.join(map(str, configs))}: shard {', '.join(missing)} is missing")
+
+
+def check_origins(sources: dict[RunConfig, Path]) -> None:
+    """Raise RunError unless all runs were made from one data set and network, and each group's
+    from one optimizer."""
+    saved = {member: directory.latest_checkpoint(path) for member, path in sources.items()}
+    first: dict[tuple, Path] = {}
+    for member, each in saved.items():
+        for group, names in (((), SHARED), (group_key(member), PROGRAMS)):
+            like = first.setdefault(group, each)
+            advice = f"it cannot be merged with {like}"
+            compare(each, read(each), read(like), names, advice=advice)
 
 
 def shortcoming(path: Path, member: RunConfig, study: StudyConfig) -> str | None:

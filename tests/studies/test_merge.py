@@ -9,7 +9,7 @@ import pytest
 
 from jaxsharp.runs import RunError, Settings, checkpoint, claims, directory, files
 from jaxsharp.studies.merge import merge
-from tests.folders import STUDY, damage, make_run, make_study, state_at
+from tests.folders import MADE_FROM, STUDY, damage, make_run, make_study, state_at
 
 
 def shards(root, total=3):
@@ -56,7 +56,7 @@ def test_the_shards_make_the_whole_study(parts, tmp_path):
     copied = content(tmp_path / "out" / "runs")
     assert copied == {name: c for part in parts for name, c in content(part / "runs").items()}
     for name in names:
-        state, history = directory.load(tmp_path / "out" / "runs" / name, state_at(1))
+        state, history = directory.load(tmp_path / "out" / "runs" / name, state_at(1), MADE_FROM)
         assert int(state.epoch) == len(history) == 3
 
 
