@@ -66,6 +66,7 @@ def train(
         seed=seed,
         settings=checked(training),
     ).resolved()
+    config.check()
     at_least_one("save_every", save_every)
     bench = load_workbench(config.dataset, config.model, training, data_dir)
     make_recipe(config, bench)

@@ -95,6 +95,7 @@ def run_study(
         vary=parse_vary(vary, training),
         shard=shard,
     )
+    config.check()
     at_least_one("save_every", save_every)
     layout = sweep.Layout(width_of(width), at_least_one("devices_per_member", devices_per_member))
     begin = time.monotonic()

@@ -134,7 +134,7 @@ def test_a_configuration_returns_from_json(grid, shard):
 
 
 def test_another_configuration_is_no_study():
-    with pytest.raises(TypeError):
+    with pytest.raises(ValueError, match="'colour' is no field; valid are dataset, model"):
         StudyConfig.from_dict({**GRID.as_dict(), "colour": "red"})
 
 
@@ -186,7 +186,7 @@ def test_parts_are_numbered_from_one():
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "", "wide", "²"])
 def test_a_width_that_is_none_is_refused(text):
-    assert f"width is {text!r}; it must be auto or a number from 1" in one_line(width_of, text)
+    assert f"width is {text!a}; it must be auto or a number from 1" in one_line(width_of, text)
     assert (width_of("auto"), width_of("12")) == (None, 12)
 
 
