@@ -8,6 +8,7 @@ import difflib
 import functools
 import io
 import itertools
+import os
 import re
 from collections.abc import Callable, Iterable
 
@@ -26,7 +27,7 @@ def bind(function: Callable, prog: str, arguments: list[str]) -> Callable[[], No
         return functools.partial(function, *values, **named)
 
     help_of = functools.cache(lambda: help_text(bound, prog))
-    arguments = spelled_none(arguments, help_of)
+    arguments = spelled_none([at_home(argument) for argument in arguments], help_of)
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
@@ -41,6 +42,18 @@ def naming(valid: Iterable[str]):
     """Says in the help of an option which names it takes, beside its default."""
     names = ", ".join(valid)
     return tyro.conf.arg(help_behavior_hint=lambda default: f"({names}; default: {default})")
+
+
+def at_home(argument: str) -> str:
+    """An argument that begins with a home directory, as in ~/runs or --out=~/runs, spelled out.
+
+    Raises ValueError for the home of a user who is not there; a shell leaves that as it is.
+    """
+    option, equals, value = argument.rpartition("=")
+    found = os.path.expanduser(value)
+    if found.startswith("~"):
+        raise ValueError(f"{value} begins with the home directory of a user who does not exist")
+    return option + equals + found
 
 
 def help_text(function: Callable, prog: str) -> str:

@@ -12,7 +12,7 @@ from jaxsharp.cli import report
 from jaxsharp.cli.output import make_console
 from jaxsharp.cli.parsing import naming
 from jaxsharp.cli.progress import Tracker
-from jaxsharp.cli.study import DEFAULT_MODEL, USUAL_MEASURES, Dataset, Measures, Model, Shared
+from jaxsharp.cli.study import USUAL_MEASURES, Dataset, Measures, Model, Shared, model_of
 from jaxsharp.core.choices import at_least_one, checked, known, known_list
 from jaxsharp.data import datasets
 from jaxsharp.measures.registry import MEASURES, Options
@@ -60,13 +60,13 @@ def train(
     """
     config = RunConfig(
         dataset=known("dataset", dataset, datasets.DATASETS),
-        model=known("model", model or DEFAULT_MODEL.get(dataset, "simple_batch"), models.MODELS),
+        model=known("model", model_of(dataset, model), models.MODELS),
         optimizer=known("optimizer", optimizer, OPTIMIZERS),
         sam=known("SAM variant", sam, SAM),
         seed=seed,
         settings=checked(training),
-    ).resolved()
-    config.check()
+    )
+    config = checked(config).resolved()
     at_least_one("save_every", save_every)
     bench = load_workbench(config.dataset, config.model, training, data_dir)
     make_recipe(config, bench)

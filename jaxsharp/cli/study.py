@@ -32,6 +32,11 @@ USUAL_MEASURES = ",".join(DEFAULT_MEASURES)
 DEFAULT_MODEL = {"digits": "small_mlp"}
 
 
+def model_of(dataset: str, model: str | None) -> str:
+    """The network that is named, or else the one that a data set is usually trained with."""
+    return DEFAULT_MODEL.get(dataset, "simple_batch") if model is None else model
+
+
 def run_study(
     *,
     dataset: Dataset = "digits",
@@ -85,7 +90,7 @@ def run_study(
     checked(hosts)
     config = StudyConfig(
         dataset=known("dataset", dataset, datasets.DATASETS),
-        model=known("model", model or DEFAULT_MODEL.get(dataset, "simple_batch"), models.MODELS),
+        model=known("model", model_of(dataset, model), models.MODELS),
         optimizers=known_list("optimizer", optimizers, OPTIMIZERS),
         sam=known_list("SAM variant", sam, SAM),
         seeds=at_least_one("seeds", seeds),

@@ -22,6 +22,7 @@ WORDS = {
 }
 MOST = 2**53  # beyond, JSON's numbers are no longer whole
 LONGEST = 1000
+LARGEST = 2**31 - 1  # what is counted on devices is counted in 32 bits
 
 
 def shown(value: Any) -> str:
@@ -122,9 +123,10 @@ def checked(settings: Any) -> Any:
 
 
 def at_least_one(name: str, value: int) -> int:
-    """The value itself, or ValueError."""
-    if value < 1:
-        raise ValueError(f"{name} is {value}; it must be at least 1")
+    """The value itself, or ValueError; more than a device can count is no number of anything."""
+    if not 1 <= value <= LARGEST:
+        valid = "at least 1" if value < 1 else f"at most {LARGEST}"
+        raise ValueError(f"{name} is {shown(value)}; it must be {valid}")
     return value
 
 

@@ -4,11 +4,10 @@ import inspect
 import math
 from dataclasses import dataclass, replace
 
-from jaxsharp.core.choices import known, plain, shown
+from jaxsharp.core.choices import LARGEST, known, plain, shown
 from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE
 
 SAM = ("none", *SHARPNESS_AWARE)
-LARGEST = 2**31 - 1  # what is counted on devices is counted in 32 bits
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,11 @@ class Settings:
                 raise ValueError(f"{name} is {value}; it must be {what}")
             if isinstance(value, int) and value > LARGEST:
                 raise ValueError(f"{name} is {shown(value)}; it must be at most {LARGEST}")
+        if self.change_below is not None and self.patience > self.epochs:
+            raise ValueError(
+                f"patience is {self.patience}; of {self.epochs} epochs at most {self.epochs} "
+                "can change the loss by less than change_below"
+            )
 
 
 def is_positive(value: float | None) -> bool:
@@ -111,6 +115,11 @@ class RunConfig:
                 "beyond which seeds repeat"
             )
         self.settings.check()
+        if self.sam == "none" and self.settings.rho is not None:
+            raise ValueError(
+                f"rho is {self.settings.rho} without a sharpness-aware variant that would take it; "
+                f"sam must be one of {', '.join(SHARPNESS_AWARE)}"
+            )
 
     @property
     def name(self) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from jaxsharp.core.choices import at_least_one, checked, construct, each_once, plain, shown
 from jaxsharp.measures.registry import DEFAULT_MEASURES, MEASURES, Options
-from jaxsharp.optimizers.registry import OPTIMIZERS
+from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE
 from jaxsharp.runs.config import SAM, SHORT_NAMES, RunConfig, Settings
 
 MOST_RUNS = 1_000_000
@@ -49,6 +49,14 @@ class StudyConfig:
         self.options.check()
         for name, values in self.vary.items():
             check_axis(name, values, self.settings)
+            given = getattr(self.settings, name)
+            if given != getattr(Settings(), name):
+                raise ValueError(f"{name} is {given}, and varied too; give all its values in vary")
+        if set(self.sam) == {"none"} and ("rho" in self.vary or self.settings.rho is not None):
+            raise ValueError(
+                "rho is given without a sharpness-aware variant that would take it; sam must name "
+                f"one of {', '.join(SHARPNESS_AWARE)}"
+            )
         lengths = (self.optimizers, self.sam, *self.vary.values())
         num_runs = at_least_one("seeds", self.seeds) * math.prod(map(len, lengths))
         if num_runs > MOST_RUNS:

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
-from wrong_inputs import wrong_inputs
 
 from jaxsharp import cli
 from jaxsharp.cli import commands
 from jaxsharp.studies import measuring, study, sweep
 from jaxsharp.training import members
+from tests.wronginputs import wrong_inputs
 
 
 class Accepted(BaseException):
@@ -34,7 +34,7 @@ def place(tmp_path_factory):
         patch.setattr(commands, "use_compilation_cache", lambda: None)
         patch.setattr(members, "cores_as_devices", lambda: None)
         patch.setattr(commands.signals, "handle", lambda: None)
-        cli.main("train --train-size 100 --epochs 1 --quiet --out a_run".split())
+        cli.main("train --train-size 200 --epochs 1 --quiet --out a_run".split())
         patch.setattr(sweep, "train", accept)
         patch.setattr(study, "run", accept)
         patch.setattr(measuring, "measure", accept)

@@ -43,7 +43,7 @@ STUDY = {
     "--shard": ("", "1", "0/2", "3/2", "a/b", "1/0", "-1/2", "1/1000000000000", "1/2/3"),
     "--vary": (
         *("", "learning_rate", "learning_rate=", "learning_rate=a", "bogus=1", "=1", "seed=1"),
-        *("learning_rate=0.1,0.1", "learning_rate=nan", "learning_rate=-1", "batch_size=1.5"),
+        *("learning_rate=nan", "learning_rate=-1", "batch_size=1.5"),
         *("batch_size=0", "batch_size=1000000000000", "epochs=3", "momentum=1", "rho=-1"),
     ),
     "--out": ("", "a_file", "a_file/below", "~nobody_of_this_name/x", "\0", "x" * 300),
