@@ -22,7 +22,8 @@ from jaxsharp.studies import interrupts, merge, status, study, sweep
 from jaxsharp.studies.grid import StudyConfig, parse_shard, parse_vary
 from jaxsharp.studies.tensorboard import Scalars
 from jaxsharp.studies.workbench import load_workbench, make_recipe
-from jaxsharp.training.members import Hosts, agreed, join
+from jaxsharp.training.hosts import Hosts, join
+from jaxsharp.training.members import agreed
 
 Shared = tyro.conf.OmitArgPrefixes
 Dataset = Annotated[str, naming(datasets.DATASETS)]
