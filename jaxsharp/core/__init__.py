@@ -4,7 +4,8 @@ trees      pytrees as vectors: norms, products, directions, parts
 chunks     means over data sets, in memory or streamed, a chunk of examples at a time
 memory     how many examples a chunk may have, from a count of a program's intermediate values
 programs   what a traced program contains
-choices    names and numbers that a user gives: checked, or refused in one line
+choices    names and numbers that a user or a file gives: checked, or refused in one line
+fingerprints   digests of arrays and of traced programs
 """
 
 from jaxsharp.core.chunks import Batches as Batches

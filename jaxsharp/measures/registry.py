@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxsharp.core.choices import LARGEST, shown
 from jaxsharp.measures import minimum, neighbourhood, spectrum
 
 SOLVED = 1e-6  # duality gap of a scale problem that is solved, relative to the minimum
@@ -41,10 +42,9 @@ class Options:
             )
         if not 0 < self.radius < math.inf:
             raise ValueError(f"radius is {self.radius}; it must be a finite number above 0")
-        if self.num_perturbations < 2:
-            raise ValueError(
-                f"num_perturbations is {self.num_perturbations}; it must be at least 2"
-            )
+        count = self.num_perturbations
+        if not 2 <= count <= LARGEST:
+            raise ValueError(f"num_perturbations is {shown(count)}; it must be from 2 to {LARGEST}")
 
 
 class Record(NamedTuple):

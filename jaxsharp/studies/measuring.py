@@ -16,8 +16,9 @@ from jaxsharp.measures.registry import MEASURES, Options, Record
 from jaxsharp.networks.network import Network
 from jaxsharp.runs import claims, directory
 from jaxsharp.runs.config import RunConfig
+from jaxsharp.runs.fingerprint import Fingerprint
 from jaxsharp.studies.sweep import ANYHOW, Layout, resume
-from jaxsharp.studies.workbench import Workbench, labels_of, make_recipe
+from jaxsharp.studies.workbench import Workbench, fingerprint, labels_of, make_recipe
 from jaxsharp.training.epochs import TrainState, streams
 from jaxsharp.training.members import (
     auto_width,
@@ -39,6 +40,7 @@ def measure(
     options: Options,
     *,
     layout: Layout = ANYHOW,
+    made_from: Fingerprint | None = None,
     report: Callable[[str, int], Any] = lambda name, done: None,
 ) -> None:
     """Measure the ends of a group's runs on their training sets; what is on disk is not repeated.
@@ -46,8 +48,12 @@ def measure(
     The settings' `measure_size`, if given, is the number of examples, the first of the set.
     A diverged run gets NaN for value and error, and is not finished. Each measure of each run has
     its own random key. ``report`` gets the name of each measure, and how many runs have it, before
-    it is taken of more. Raises RunError for a run that was not trained.
+    it is taken of more. Raises RunError for a run that was not trained, or from something else
+    than the group's `fingerprint` ``made_from``, of which nothing is then measured.
     """
+    made_from = made_from or fingerprint(configs[0], bench)
+    for path in paths:
+        directory.check_origin(path, made_from)
     runs_of = list(zip(configs, paths, strict=True))
     states: dict[Path, TrainState] = {}
     for name in measures:
@@ -55,7 +61,7 @@ def measure(
         missing = [run for run in runs_of if not is_measured(run[1], name, settings)]
         if not missing:
             continue
-        states |= {p: final_state(c, p, bench) for c, p in missing if p not in states}
+        states |= {p: final_state(c, p, bench, made_from) for c, p in missing if p not in states}
         chosen = auto_width(len(runs_of), measuring_bytes(states[missing[0][1]]))
         width = chosen if layout.width is None else measuring_width(layout.width)
         for start in range(0, len(missing), width):
@@ -137,9 +143,11 @@ def measuring_bytes(state: TrainState) -> int:
     return 40 * sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(state.params))
 
 
-def final_state(config: RunConfig, path: Path, bench: Workbench) -> TrainState:
+def final_state(
+    config: RunConfig, path: Path, bench: Workbench, made_from: Fingerprint
+) -> TrainState:
     """State at the end of a run; RunError if it has none, or none that is intact."""
-    state, _ = resume(make_recipe(config, bench), config, path, bench)
+    state, _ = resume(make_recipe(config, bench), config, path, bench, made_from)
     if not directory.is_trained(path, config.settings.epochs):
         raise claims.RunError(f"{path} is not trained to its end; train the run first")
     return state

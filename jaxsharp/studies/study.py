@@ -24,9 +24,10 @@ import pandas as pd
 from jaxsharp.analysis import statistics
 from jaxsharp.runs import claims, directory, files
 from jaxsharp.runs.config import RunConfig
+from jaxsharp.runs.fingerprint import Fingerprint
 from jaxsharp.studies import measuring, sweep
 from jaxsharp.studies.grid import StudyConfig
-from jaxsharp.studies.workbench import Workbench
+from jaxsharp.studies.workbench import Workbench, contents, fingerprint
 from jaxsharp.training.members import barrier
 
 
@@ -73,16 +74,23 @@ def run(
     """Train and measure every run of the study in ``out``, a directory claimed for it.
 
     What the directory already holds is not repeated. The tables are written anew after every
-    group, so that an interrupted study leaves those of the groups it finished.
+    group, so that an interrupted study leaves those of the groups it finished. Raises RunError,
+    before anything else, if a run there was made from other data, another network or optimizer.
     """
-    groups = config.groups()
+    config.check()
+    files.check_tree(out)
+    groups, digests = config.groups(), contents(bench)
     work = Work(config, out, bench, save_every, layout, report)
-    for group in groups:
+    made_from = [fingerprint(group[0], bench, digests) for group in groups]
+    for group, each in zip(groups, made_from, strict=True):
+        for member in group:
+            directory.check_origin(work.path(member), each)
+    for group, each in zip(groups, made_from, strict=True):
         for member in group:
             if is_writer():
                 claims.keep_run(work.path(member), member)
         barrier()
-        work.do(group)
+        work.do(group, each)
     return summarize(config, out)
 
 
@@ -100,7 +108,7 @@ class Work:
         """Directory of a run."""
         return self.out / "runs" / member.name
 
-    def do(self, group: list[RunConfig]) -> None:
+    def do(self, group: list[RunConfig], made_from: Fingerprint) -> None:
         """Train and measure a group, and write the tables of all that is done."""
         paths = [self.path(member) for member in group]
         start = time.monotonic()
@@ -131,6 +139,7 @@ class Work:
             *(group, paths, self.bench),
             save_every=self.save_every,
             layout=self.layout,
+            made_from=made_from,
             report=after_epoch,
         )
         trained_at = time.monotonic()
@@ -144,6 +153,7 @@ class Work:
         measuring.measure(
             *(group, paths, self.bench, names, self.config.options),
             layout=self.layout,
+            made_from=made_from,
             report=before_measure,
         )
         self.done += group

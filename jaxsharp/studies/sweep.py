@@ -21,10 +21,12 @@ from jax.sharding import Mesh
 from jaxsharp.core.memory import intermediate_bytes
 from jaxsharp.runs import directory
 from jaxsharp.runs.config import RunConfig
+from jaxsharp.runs.fingerprint import Fingerprint
 from jaxsharp.studies import interrupts
 from jaxsharp.studies.workbench import (
     Workbench,
-    hyper_parameters,
+    fingerprint,
+    hyper_arrays,
     labels_of,
     make_recipe,
     shared_data,
@@ -89,12 +91,12 @@ class Member:
     While it is on the devices, ``state`` is that of when it got there.
     """
 
-    def __init__(self, config: RunConfig, path: Path, recipe: Recipe, bench: Workbench):
-        self.config, self.path = config, path
+    def __init__(self, config: RunConfig, path: Path, recipe: Recipe, bench: Workbench, made_from):
+        self.config, self.path, self.made_from = config, path, made_from
         self.hyper = hyper_arrays(config)
         self.order = np.asarray(jax.random.key_data(streams(config.seed).order))
         self.labels = labels_of(config, bench)
-        self.state, self.history = resume(recipe, config, path, bench)
+        self.state, self.history = resume(recipe, config, path, bench, made_from)
         self.start = self.epoch
         self.max_epochs = recipe.stopping.max_epochs
         self.converged, self.diverged = bool(self.state.converged), bool(self.state.diverged)
@@ -114,11 +116,12 @@ class Member:
         self.converged, self.diverged = converged, diverged
         self.history = [*self.history, (self.epoch + 1, *row)]
 
-    def snapshot(self) -> tuple[Path, TrainState, pd.DataFrame]:
+    def snapshot(self) -> tuple[Path, TrainState, pd.DataFrame, Fingerprint]:
         """What `directory.save` writes of the present state."""
         rows = self.history[: int(self.state.epoch)]
-        table = pd.DataFrame(rows, columns=list(directory.HISTORY))
-        return self.path, self.state, table.astype(dict.fromkeys(directory.HISTORY[1:], "float32"))
+        kinds = dict.fromkeys(directory.HISTORY[1:], "float32")
+        table = pd.DataFrame(rows, columns=list(directory.HISTORY)).astype(kinds)
+        return self.path, self.state, table, self.made_from
 
 
 class Pack(NamedTuple):
@@ -138,15 +141,18 @@ def train(
     *,
     save_every: int,
     layout: Layout = ANYHOW,
+    made_from: Fingerprint | None = None,
     report: Callable[[GroupProgress], Any] = lambda progress: None,
 ) -> None:
     """Train the members of a group to their ends, from wherever their directories stand.
 
     A member is saved every ``save_every`` epochs, at its end, and when the user interrupts, which
     raises KeyboardInterrupt at the end of the epoch. Checkpoints are written beside the training.
+    ``made_from``, if known, is the group's `fingerprint`; what was made from another is refused.
     """
+    made_from = made_from or fingerprint(configs[0], bench)
     recipe = make_recipe(configs[0], bench, split_batches=layout.devices_per_member > 1)
-    crew = [Member(c, p, recipe, bench) for c, p in zip(configs, paths, strict=True)]
+    crew = [Member(c, p, recipe, bench, made_from) for c, p in zip(configs, paths, strict=True)]
     waiting = deque(member for member in crew if member.active)
     if not waiting:
         return
@@ -279,18 +285,14 @@ def member_bytes(recipe: Recipe, member: Member, bench: Workbench) -> int:
     return 3 * held + intermediate_bytes(step.jaxpr)
 
 
-def hyper_arrays(config: RunConfig) -> dict[str, np.ndarray]:
-    """Hyper-parameters of a member as arrays: to an optimizer even a zero is then a variable."""
-    return {name: np.asarray(v, np.float32) for name, v in hyper_parameters(config).items()}
-
-
 def resume(
-    recipe: Recipe, config: RunConfig, path: Path, bench: Workbench
+    recipe: Recipe, config: RunConfig, path: Path, bench: Workbench, made_from: Fingerprint
 ) -> tuple[TrainState, list[tuple]]:
     """State of a member and the rows of its history, where its directory left them."""
-    fresh = init_state(recipe, hyper_arrays(config), *bench.trained.init(streams(config.seed).init))
-    saved = directory.load(path, fresh)
+    key = streams(config.seed).init
+    fresh = lambda: init_state(recipe, hyper_arrays(config), *bench.trained.init(key))  # noqa: E731
+    saved = directory.load(path, jax.eval_shape(fresh), made_from)
     if saved is None:
-        return jax.device_get(fresh), []
+        return jax.device_get(fresh()), []
     state, history = saved
     return state, list(history.itertuples(index=False, name=None))

@@ -10,7 +10,6 @@ import os
 import sys
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import NoReturn
 
@@ -46,42 +45,6 @@ def leave(code: int) -> NoReturn:
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
-
-
-@dataclass(frozen=True)
-class Hosts:
-    """Processes that work on one study together, with a folder that all of them see."""
-
-    coordinator: str | None = None
-    """Address of the first process, as in node1:1234; auto: what Slurm, Open MPI or a TPU says."""
-    num_processes: int | None = None
-    """Number of processes, with a coordinator's address."""
-    process_id: int | None = None
-    """Number of this process, from 0."""
-
-    def check(self) -> None:
-        """Raise ValueError for numbers without an address, and an address without numbers."""
-        numbers = (self.num_processes, self.process_id)
-        if self.coordinator in (None, "auto"):
-            if numbers != (None, None):
-                raise ValueError(
-                    "num_processes and process_id are given without the address of a coordinator"
-                )
-        elif None in numbers or not 0 <= self.process_id < self.num_processes:
-            raise ValueError(
-                f"num_processes is {self.num_processes} and process_id {self.process_id}; with a "
-                "coordinator both are due, the latter from 0 to the former less one"
-            )
-
-
-def join(hosts: Hosts) -> None:
-    """Join the other processes through `jax.distributed`; to be called before JAX is used."""
-    if hosts.coordinator is None:
-        return
-    if hosts.coordinator == "auto":
-        jax.distributed.initialize()
-    else:
-        jax.distributed.initialize(hosts.coordinator, hosts.num_processes, hosts.process_id)
 
 
 def member_mesh(width: int, devices_per_member: int = 1) -> Mesh:
@@ -201,7 +164,7 @@ def barrier() -> None:
 
 def is_mine(name: str) -> bool:
     """Whether this process, and no other, writes what has this name."""
-    return zlib.crc32(name.encode()) % jax.process_count() == jax.process_index()
+    return zlib.crc32(os.fsencode(name)) % jax.process_count() == jax.process_index()
 
 
 def agreed(requested: bool) -> bool:

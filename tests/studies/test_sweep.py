@@ -13,6 +13,7 @@ from jaxsharp.measures import Options
 from jaxsharp.runs import SAM, RunConfig, Settings, checkpoint, claims, directory
 from jaxsharp.studies import measuring, sweep
 from jaxsharp.studies.workbench import (
+    fingerprint,
     hyper_parameters,
     labels_of,
     make_recipe,
@@ -238,11 +239,12 @@ def test_measures_see_the_first_examples_alone(tmp_path, bench):
     few = bench.dataset._replace(train=train_split._replace(labels=train_split.labels[:10]))
     few = few._replace(train=few.train._replace(images=train_split.images[:10]))
     small = bench._replace(dataset=few)
-    (_,), (other,) = train(tmp_path / "all", bench, seeds=(0,))
-    measuring.measure([replace(config, settings=SETTINGS)], [other], small, MEASURES[:2], OPTIONS)
-    one, two = (runs.read_sharpness(p)["value"] for p in (path, other))
-    np.testing.assert_array_equal(one, two)
-    measuring.measure([config], [other], bench, ("random_perturbation",), OPTIONS)
+    state = measuring.final_state(config, path, bench, fingerprint(config, bench))
+    trained = [(replace(config, settings=SETTINGS), state)]
+    width = measuring.auto_width(1, 1)
+    want = [measuring.results(m, trained, small, OPTIONS, width)[0][0] for m in MEASURES[:2]]
+    np.testing.assert_array_equal(runs.read_sharpness(path)["value"], want)
+    measuring.measure([config], [path], bench, ("random_perturbation",), OPTIONS)
 
 
 def test_measuring_needs_a_checkpoint(tmp_path, bench):
