@@ -115,7 +115,7 @@ def network_digests(bench: Workbench) -> Iterator[str]:
     )
     yield fingerprints.of_program(network.init, key)
     yield fingerprints.of_program(training_gradient(network), params, stats, batch)
-    yield fingerprints.of_program(network.moments, params, stats, batch[0])
+    yield fingerprints.of_program(network.moments, params, stats, stats, batch[0])
     for each in dict.fromkeys((network.apply, bench.trained.apply)):
         for train in (False, True):
             apply = functools.partial(each, train=train)
