@@ -33,6 +33,7 @@ from jaxsharp.curvature.likelihoods import bernoulli as bernoulli
 from jaxsharp.curvature.likelihoods import categorical as categorical
 from jaxsharp.curvature.likelihoods import gaussian as gaussian
 from jaxsharp.curvature.likelihoods import poisson as poisson
+from jaxsharp.curvature.likelihoods import sigmoid_factors as sigmoid_factors
 from jaxsharp.curvature.likelihoods import softmax_factors as softmax_factors
 from jaxsharp.curvature.likelihoods import squared_factors as squared_factors
 from jaxsharp.curvature.operators import Matvec as Matvec

@@ -71,8 +71,14 @@ def softmax_factors(logits: Float[Array, " classes"]) -> Float[Array, "factors c
 
         sum_(k != m) s_k s_k^T = diag(r) (I - r r^T) diag(r) = diag(p) - p p^T.
 
-    No nearly equal numbers are subtracted, however sure the network is.
+    No nearly equal numbers are subtracted, however sure the network is. Raises ValueError for a
+    single output, of which the loss is 0 whatever the network.
     """
+    if logits.size < 2:
+        raise ValueError(
+            f"softmax cross-entropy of {logits.size} output is constant; it takes 2 or more, a "
+            "single one is that of binary cross-entropy (sigmoid_factors)"
+        )
     p = jax.nn.softmax(logits)
     r, eye, m = jnp.sqrt(p), jnp.eye(p.size, dtype=p.dtype), jnp.argmax(p)
     others = (m + jnp.arange(1, p.size)) % p.size
@@ -83,3 +89,8 @@ def softmax_factors(logits: Float[Array, " classes"]) -> Float[Array, "factors c
 def squared_factors(logits: Float[Array, " classes"]) -> Float[Array, "classes classes"]:
     """Rows sqrt(2) e_k: the loss of an example is sum_c (f_c - y_c)^2."""
     return math.sqrt(2) * jnp.eye(logits.size, dtype=logits.dtype)
+
+
+def sigmoid_factors(logits: Float[Array, " outputs"]) -> Float[Array, "outputs outputs"]:
+    """Rows sqrt(p_k (1 - p_k)) e_k, p = sigmoid(f): binary cross-entropy, summed over outputs."""
+    return jnp.diag(jnp.sqrt(jax.nn.sigmoid(logits) * jax.nn.sigmoid(-logits)))

@@ -3,6 +3,7 @@
 minimum         the Hessian's trace, minimized over all rescalings of the network
 spectrum        the top eigenvalue
 neighbourhood   the rise of the loss at random points of a sphere
+output_losses   the losses that outputs may have been trained with
 registry        MEASURES, which studies and commands choose from, and their options
 """
 
@@ -12,6 +13,7 @@ from jaxsharp.measures.minimum import minimize_over_scales as minimize_over_scal
 from jaxsharp.measures.minimum import minimum_sharpness as minimum_sharpness
 from jaxsharp.measures.neighbourhood import RandomSharpness as RandomSharpness
 from jaxsharp.measures.neighbourhood import random_perturbation as random_perturbation
+from jaxsharp.measures.output_losses import OUTPUT_LOSSES as OUTPUT_LOSSES
 from jaxsharp.measures.registry import DEFAULT_MEASURES as DEFAULT_MEASURES
 from jaxsharp.measures.registry import MEASURES as MEASURES
 from jaxsharp.measures.registry import Measure as Measure

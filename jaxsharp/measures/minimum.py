@@ -22,10 +22,13 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from jaxsharp.curvature import exact
 from jaxsharp.curvature.structure import analyze
+from jaxsharp.measures.output_losses import OUTPUT_LOSSES, check_fit
 from jaxsharp.networks.network import Network
 
 GRADIENT_TOL = 1e-12
 MAX_ITERATIONS = 200
+# Exponents are degenerate to ROUNDING or by at least RESOLUTION, relative to the largest of them.
+ROUNDING, RESOLUTION = 1e-10, 1e-6
 
 
 class ScaleMinimum(NamedTuple):
@@ -73,19 +76,28 @@ def minimize_over_scales(
     The infimum is attained exactly if 0 lies in the relative interior of the hull of the a_j with
     t_j > 0. Otherwise a direction exists in which some terms vanish and none grows; what is left
     are the terms on the face that holds 0 (found by a linear program), and their minimum is the
-    infimum. Raises ValueError for traces that are negative or not finite, and for shapes that do
-    not match.
+    infimum. Which of the two it is must be clear: exponents that a relative change between 1e-10
+    and 1e-6 would move from one to the other are refused; a smaller one counts as rounding.
+
+    Raises ValueError for such exponents, for traces that are negative or not finite, and for shapes
+    that do not match.
     """
     traces, exponents = np.asarray(traces, np.float64), np.asarray(exponents, np.float64)
     check(traces, exponents)
     active = np.flatnonzero(traces > 0)
-    kept = active[on_face(exponents[active])]
+    face = on_face(exponents[active])
+    if not is_resolved(exponents[active], face):
+        raise ValueError(
+            "exponents are nearly degenerate: a relative change of less than 1e-6 decides whether "
+            "the infimum is attained; valid are exponents that are so to 1e-10 or by 1e-6"
+        )
+    kept = active[face]
     attained = len(kept) == len(active)
     if len(kept) == 0:
         return ScaleMinimum(0.0, np.zeros(exponents.shape[1]), 0.0, 0.0, 0, attained)
     # Coordinates in which the kept exponents have full rank, so that the minimum is unique.
     _, singular, rows = np.linalg.svd(exponents[kept], full_matrices=False)
-    basis = rows[singular > 1e-10 * singular.max(initial=0.0)]
+    basis = rows[singular > ROUNDING * np.abs(exponents).max(initial=0.0)]
     log_traces, reduced = np.log(traces[kept]), exponents[kept] @ basis.T
     v, gradient_norm, iterations = newton(log_traces, reduced)
     value = float(np.exp(np.logaddexp.reduce(log_traces - 2 * reduced @ v)))
@@ -128,6 +140,48 @@ def on_face(exponents: Float[np.ndarray, "J K"]) -> np.ndarray:
     if not result.success:
         raise ArithmeticError(f"linear program of the scale problem failed: {result.message}")
     return result.x[num:] > 0.5
+
+
+def is_resolved(exponents: Float[np.ndarray, "J K"], face: np.ndarray) -> bool:
+    """Whether both certificates of a face hold by a margin of `RESOLUTION`.
+
+    Weights lambda >= t with mean 1 that combine the rows on the face to 0, and a direction d with
+    entries from -1 to 1 along which those rows do not change, and all others grow by t or more.
+    """
+    scale = np.abs(exponents).max(initial=0.0)
+    if scale == 0:
+        return True
+    inside, outside = exponents[face] / scale, exponents[~face] / scale
+    _, singular, rows = np.linalg.svd(inside, full_matrices=True)
+    rank = int(np.sum(singular > ROUNDING))
+    if np.any(singular[:rank] < RESOLUTION):
+        return False
+    spanned, free = inside @ rows[:rank].T, outside @ rows[rank:].T
+    margins = [1.0]
+    if rank:
+        num = len(inside)
+        weighed = np.vstack([np.hstack([spanned.T, np.zeros((rank, 1))]), [*np.ones(num), 0.0]])
+        below = np.hstack([-np.eye(num), np.ones((num, 1))])
+        total = [*np.zeros(rank), float(num)]
+        margins.append(largest_margin(below, [(0, None)] * num, (weighed, total)))
+    if len(outside):
+        below = np.hstack([-free, np.ones((len(outside), 1))])
+        margins.append(largest_margin(below, [(-1, 1)] * free.shape[1], (None, None)))
+    return min(margins) > RESOLUTION
+
+
+def largest_margin(below: np.ndarray, bounds: list, equal: tuple) -> float:
+    """The largest t <= 1 with below (x, t) <= 0, x within bounds and the equations; -1 if none."""
+    objective = [*np.zeros(below.shape[1] - 1), -1.0]
+    result = scipy.optimize.linprog(
+        objective,
+        A_ub=below,
+        b_ub=np.zeros(len(below)),
+        A_eq=equal[0],
+        b_eq=equal[1],
+        bounds=[*bounds, (None, 1)],
+    )
+    return float(result.x[-1]) if result.success else -1.0
 
 
 def newton(
@@ -191,22 +245,35 @@ def duality_gap(
 
 
 def minimum_sharpness(
-    network: Network, params: PyTree, stats: PyTree, batch: PyTree, *, chunk_size: int | None = None
+    network: Network,
+    params: PyTree,
+    stats: PyTree,
+    batch: PyTree,
+    *,
+    loss: str = "cross_entropy",
+    chunk_size: int | None = None,
 ) -> ScaleMinimum:
-    """Minimum sharpness of a network over ``batch`` = (images, labels).
+    """Minimum sharpness of a network over ``batch`` = (images, targets).
 
     Exact group traces over all examples, BatchNorm at its running statistics and part of the
     chain: scale and shift are groups of their own, the running mean scales like a bias. The
     rescalings are read off the network's program (``curvature.analyze``), so that any
-    piecewise-linear network has its own exponents. The labels do not enter.
+    piecewise-linear network has its own exponents.
+
+    ``loss`` names the loss of an example, which is summed over its outputs f and averaged over
+    examples: "cross_entropy", of softmax(f) and an integer class; "binary_cross_entropy", of
+    sigmoid(f) and targets from 0 to 1; "squared_error", (f - y)^2. It must be the one that the
+    network was trained with (divided by the number of outputs for a mean over these). The targets
+    do not enter the value; they are checked to be such as the loss takes.
 
     Invariant to every rescaling of the parameters that leaves the function unchanged. Raises
-    StructureError for a network that is not piecewise linear in each parameter.
+    StructureError for a network that is not piecewise linear in each parameter, ValueError for
+    outputs or targets that do not fit the loss, before anything compiles.
     """
-    images, _ = batch
-    return from_traces(
-        network, params, stats, images, group_traces(network, chunk_size, params, stats, images)
-    )
+    images, targets = batch
+    check_fit(network, params, stats, images, targets, loss)
+    traces = group_traces(network, chunk_size, params, stats, images, loss)
+    return from_traces(network, params, stats, images, traces)
 
 
 def from_traces(
@@ -221,9 +288,16 @@ def _example(network: Network):
     return lambda params, stats, image: network.apply(params, stats, image[None], False)[0][0]
 
 
-@partial(jax.jit, static_argnums=range(2))
+@partial(jax.jit, static_argnums=(0, 1, 5))
 def group_traces(
-    network: Network, chunk_size: int | None, params: PyTree, stats: PyTree, images: Array
+    network: Network,
+    chunk_size: int | None,
+    params: PyTree,
+    stats: PyTree,
+    images: Array,
+    loss: str = "cross_entropy",
 ) -> PyTree:
     """Exact trace of every parameter array's block, compiled once for all models of a network."""
-    return exact.exact_traces(_example(network), params, stats, images, chunk_size=chunk_size)
+    factors = OUTPUT_LOSSES[loss].factors
+    arguments = (_example(network), params, stats, images)
+    return exact.exact_traces(*arguments, factors=factors, chunk_size=chunk_size)

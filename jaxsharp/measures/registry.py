@@ -31,6 +31,8 @@ class Options:
     """Norm of a random perturbation (5 in study B)."""
     num_perturbations: int = 20
     """Random perturbations of each model (49 in study B)."""
+    antithetic: bool = True
+    """Perturb in pairs u and -u, whose mean is free of the gradient (study B: not)."""
 
     def check(self) -> None:
         """Raise ValueError for a value that no measure can take."""
@@ -45,6 +47,7 @@ class Options:
         count = self.num_perturbations
         if not 2 <= count <= LARGEST:
             raise ValueError(f"num_perturbations is {shown(count)}; it must be from 2 to {LARGEST}")
+        neighbourhood.check_count(count, self.antithetic)
 
 
 class Record(NamedTuple):
@@ -65,8 +68,9 @@ class Measure(NamedTuple):
     """One line of ``jaxsharp list``: kind of error, unit of cost, options it reads; the measure.
 
     ``arrays(network, params, stats, batch, key, options)`` is a pure function, mapped over the
-    members of a group by one program; ``record(network, params, stats, images, arrays)`` makes the
-    `Record` of them on the host. ``images`` gives a shape, and no more.
+    members of a group by one program; ``record(network, params, stats, images, options, arrays)``
+    makes the `Record` of them on the host, or raises ValueError, with the reason, where that is not
+    finite. ``images`` gives a shape, and no more.
     """
 
     description: str
@@ -85,7 +89,7 @@ def _traces(network, params, stats, batch, key, options):
     return minimum.group_traces(network, None, params, stats, batch[0])
 
 
-def _minimum(network, params, stats, images, traces):
+def _minimum(network, params, stats, images, options, traces):
     found = minimum.from_traces(network, params, stats, images, traces)
     outputs, _ = jax.eval_shape(partial(network.apply, train=False), params, stats, images[:1])
     eps = float(jnp.finfo(jax.tree.leaves(traces)[0].dtype).eps)
@@ -99,19 +103,21 @@ def _top(network, params, stats, batch, key, options):
     return spectrum.eigenvalues(*static, options.eigenvalue_starts, params, stats, batch, key)
 
 
-def _largest(network, params, stats, images, found):
+def _largest(network, params, stats, images, options, found):
     top = spectrum.from_starts(found)
+    if not math.isfinite(top.value):
+        raise ValueError("the second derivatives of the loss are not finite at the parameters")
     return Record(top.value, top.error, top.finished, top.num_products)
 
 
 def _increases(recompute, network, params, stats, batch, key, options):
-    static = (network, options.num_perturbations, recompute, None, None)
+    static = (network, options.num_perturbations, options.antithetic, recompute, None, None)
     radius = jnp.asarray(options.radius)
     return neighbourhood.loss_increases(*static, params, stats, batch, key, radius)
 
 
-def _mean(network, params, stats, images, increases):
-    rise = neighbourhood.from_increases(increases)
+def _mean(network, params, stats, images, options, increases):
+    rise = neighbourhood.from_increases(increases, options.antithetic)
     return Record(rise.value, rise.error, True, len(rise.increases) + 1)
 
 
@@ -136,7 +142,7 @@ MEASURES: dict[str, Measure] = {
         "mean rise of the loss at random points of a sphere, BatchNorm frozen",
         "standard error",
         "losses over the data",
-        ("radius", "num_perturbations"),
+        ("radius", "num_perturbations", "antithetic"),
         partial(_increases, False),
         _mean,
     ),
@@ -144,7 +150,7 @@ MEASURES: dict[str, Measure] = {
         "the same, BatchNorm statistics recomputed at every point (study B)",
         "standard error",
         "losses over the data",
-        ("radius", "num_perturbations"),
+        ("radius", "num_perturbations", "antithetic"),
         partial(_increases, True),
         _mean,
     ),

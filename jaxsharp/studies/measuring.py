@@ -102,7 +102,10 @@ def results(
     options: Options,
     width: int,
 ) -> list[Record]:
-    """Records of a measure of at most ``width`` members; NaN for one that diverged."""
+    """Records of a measure of at most ``width`` members.
+
+    NaN for one that diverged, or whose value is not finite, for which a warning says the reason.
+    """
     measure, mesh = MEASURES[name], member_mesh(width)
     size = members[0][0].settings.measure_size
     images = bench.dataset.train.images[:size]
@@ -117,11 +120,15 @@ def results(
     keys = jax.jit(jax.random.wrap_key_data)(keys)
     found = fetch(program((*arguments, keys), place(images, mesh, shared=True)))
     records = []
-    for i, (_, state) in enumerate(members):
+    for i, (config, state) in enumerate(members):
         measured = Record(float("nan"), float("nan"), False, 0)
         if not state.diverged:
             arrays = jax.tree.map(lambda leaf, i=i: leaf[i], found)
-            measured = measure.record(bench.network, state.params, state.stats, images, arrays)
+            trained = (bench.network, state.params, state.stats)
+            try:
+                measured = measure.record(*trained, images, options, arrays)
+            except ValueError as reason:
+                claims.print_warning(f"{config.name} has no {name}: {reason}")
         records.append(measured)
     return records
 

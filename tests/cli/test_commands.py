@@ -146,6 +146,15 @@ def test_train_sharpness_and_plot_work_on_run_directories(tmp_path, capsys, stud
         out = tmp_path / name
         cli.main(["train", *shared, *sam, "--out", str(out)])
         cli.main(["sharpness", str(out), "--num-perturbations", "4", "--quiet"])
+    capsys.readouterr()
+    odd = ["--measures", "random_perturbation", "--radius", "1e30", "--quiet"]
+    cli.main(["sharpness", str(tmp_path / "plain"), *odd])
+    assert "has no random_perturbation: the loss is not finite at" in capsys.readouterr().err
+    table = pd.read_csv(tmp_path / "plain" / "sharpness.csv").set_index("measure")
+    assert np.isnan(table.loc["random_perturbation", "value"])
+    assert table["finished"].to_dict() == {
+        **{"minimum_sharpness": 1, "top_eigenvalue": 1, "random_perturbation": 0}
+    }
     in_study = study / "runs" / "adam-asam-seed1"
     for name in ("sharpness.csv", "history.csv", "config.json"):
         assert (tmp_path / "asam" / name).read_bytes() == (in_study / name).read_bytes()

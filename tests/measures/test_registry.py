@@ -8,13 +8,13 @@ import pytest
 from jaxsharp.measures import MEASURES, Options, Record
 from tests.tinynets import cnn, generic_point, mlp, tiny_dataset
 
-OPTIONS = Options(num_perturbations=3, eigenvalue_starts=2)
+OPTIONS = Options(num_perturbations=4, eigenvalue_starts=2)
 
 
 def recorded(name, network, params, stats, batch, options=OPTIONS):
     measure = MEASURES[name]
     arrays = measure.arrays(network, params, stats, batch, jax.random.key(0), options)
-    return measure.record(network, params, stats, batch.images, jax.device_get(arrays))
+    return measure.record(network, params, stats, batch.images, options, jax.device_get(arrays))
 
 
 @pytest.mark.parametrize("name", MEASURES)
@@ -30,7 +30,7 @@ def test_a_record_has_value_error_flag_and_cost(name):
     elif name == "top_eigenvalue":
         assert 2 * 2 <= found.cost <= 2 * 200
     else:
-        assert found.cost == 3 + 1
+        assert found.cost == 4 + 1
 
 
 @pytest.mark.parametrize("scale", [1.0, 8.0])
@@ -54,9 +54,9 @@ def test_an_infimum_that_is_not_attained_is_not_finished():
     traces = jax.tree.map(lambda leaf: np.float32(1), params)
     dead = {**traces, "dense2": {**traces["dense2"], "kernel": np.float32(0)}}
     record = MEASURES["minimum_sharpness"].record
-    assert record(network, params, stats, batch.images, traces).finished
+    assert record(network, params, stats, batch.images, OPTIONS, traces).finished
     # A scale above 1 for layer 1 and below for layer 2 lets the first layer's terms vanish.
-    found = record(network, params, stats, batch.images, dead)
+    found = record(network, params, stats, batch.images, OPTIONS, dead)
     assert not found.finished and found.error < 1e-3 * found.value
 
 
@@ -74,3 +74,13 @@ def test_an_eigenvalue_that_stops_at_the_product_limit_is_not_finished(monkeypat
 def test_options_that_no_measure_can_take_are_refused():
     with pytest.raises(ValueError, match="eigenvalue_starts is 0; it must be at least 1"):
         Options(eigenvalue_starts=0).check()
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_a_measure_that_is_not_finite_says_why(name):
+    network, batch = mlp(), tiny_dataset(num=12).train
+    params, stats = generic_point(network, dtype=jnp.float32)
+    huge = jax.tree.map(lambda leaf: leaf * 1e20, params)
+    with pytest.raises(ValueError, match=r"not finite|finite and >= 0") as refused:
+        recorded(name, network, huge, stats, batch)
+    assert "\n" not in str(refused.value)
