@@ -83,7 +83,7 @@ COEFFICIENTS = {
     "within": coefficients.kendall_within,
     "spearman": coefficients.spearman,
 }
-LEAST = ("MIN_CONFIGURATIONS", "MIN_RUNS", "MIN_PAIRS", "MIN_SEEDS", "MIN_SEEDS_WITHIN")
+LEAST = ("MIN_GROUPS", "MIN_RUNS", "MIN_PAIRS", "MIN_SEEDS", "MIN_SEEDS_WITHIN")
 DISTRIBUTIONS = {
     "normal": (lambda rng, n: rng.normal(size=n), 0.0),
     "uniform": (lambda rng, n: rng.random(n), 0.5),

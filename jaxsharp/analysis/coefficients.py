@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import special
 
-MIN_CONFIGURATIONS, MIN_RUNS, MIN_PAIRS = 8, 16, 24
+MIN_GROUPS, MIN_RUNS, MIN_PAIRS = 8, 16, 24
 MIN_SEEDS, MIN_SEEDS_WITHIN = 3, 5  # where configurations share them
 ROUNDING = 1e-12
 NAN = float("nan")
@@ -93,7 +93,7 @@ def _coefficient(
     value = float(values[0])
     if pairs < 2 or np.isnan(value):
         return Coefficient(NAN, NAN, NAN, "undefined")
-    counts = [("configurations", len(left[0]), MIN_CONFIGURATIONS), ("runs", num, MIN_RUNS)]
+    counts = [("groups", len(left[0]), MIN_GROUPS), ("runs", num, MIN_RUNS)]
     counts += [("pairs", pairs, MIN_PAIRS)]
     if runs.seed is not None and (within or len(left[1]) > 1):
         counts += [("seeds", len(left[1]), MIN_SEEDS_WITHIN if within else MIN_SEEDS)]

@@ -37,7 +37,8 @@ class ScaleMinimum(NamedTuple):
     ``value``: minimum, or infimum where not ``attained``; ``log_scales`` (K,): the minimizing v
     (where not attained, the minimizer over the terms that do not vanish); ``gradient_norm``:
     norm of the gradient of log(objective) at v, zero at the minimum; ``error``: value minus a
-    lower bound of the minimum by duality (see ``duality_gap``), exact up to rounding;
+    lower bound of the minimum by duality (see ``duality_gap``), exact up to rounding, for the
+    traces as they are: what is wrong with these is not in it;
     ``iterations``: accepted and rejected Newton steps.
     """
 

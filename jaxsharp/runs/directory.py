@@ -27,8 +27,14 @@ from jaxsharp.training.epochs import TrainState
 
 HISTORY = ("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
 SHARPNESS = {
-    **{"measure": str, "settings": str, "value": float, "error": float, "error_kind": str},
-    **{"finished": int, "cost": int, "cost_unit": str},  # 1 or 0: bool("False") is true
+    "measure": str,
+    "settings": str,
+    "value": float,
+    "error": float,
+    "error_kind": str,
+    "finished": int,  # 1 or 0: bool("False") is true
+    "cost": int,
+    "cost_unit": str,
 }
 VARIED = ("rho", "momentum", "weight_decay", "learning_rate", "batch_size", "label_noise")
 ENDS = ("converged", "diverged")

@@ -97,7 +97,7 @@ def test_a_higher_confidence_widens_every_interval():
 @pytest.mark.parametrize(
     ("shape", "seeds", "raw", "within"),
     [
-        ((7, 5), "seed", "7 configurations, 8 needed", "7 configurations, 8 needed"),
+        ((7, 5), "seed", "7 groups, 8 needed", "7 groups, 8 needed"),
         ((15, 1), None, "15 runs, 16 needed", "undefined"),
         ((16, 1), "seed", "", "undefined"),
         ((8, 2), None, "", "8 pairs, 24 needed"),
@@ -119,7 +119,7 @@ def test_too_few_runs_have_no_interval_and_say_of_what(shape, seeds, raw, within
 def test_groups_without_a_pair_do_not_count_within():
     runs = table(9, 5)
     alone = runs[(runs["g"] < 7) | (runs["seed"] == 0)]
-    assert correlate(alone).within.remark == "7 configurations, 8 needed"
+    assert correlate(alone).within.remark == "7 groups, 8 needed"
     assert correlate(alone).raw.remark == ""
 
 
@@ -179,4 +179,4 @@ def test_the_rule_is_lifted_for_a_block_alone():
     with intervals.lifted():
         assert correlate(table(4, 3)).raw.remark == ""
     assert [getattr(coefficients, name) for name in intervals.LEAST] == before
-    assert correlate(table(4, 3)).raw.remark == "4 configurations, 8 needed"
+    assert correlate(table(4, 3)).raw.remark == "4 groups, 8 needed"

@@ -32,7 +32,7 @@ def printed(runs, tmp_path, capsys):
 
 def test_the_reason_stands_where_the_interval_would(tmp_path, capsys):
     out = printed(study_runs(), tmp_path, capsys)
-    reason = "(no interval: 4 configurations, 8 needed)"
+    reason = "(no interval: 4 groups, 8 needed)"
     said = f"Kendall's tau +1.00 {reason}, among equal hyper-parameters +1.00 {reason}"
     assert f"minimum_sharpness against gap, 12 runs: {said}" in out
 
@@ -71,7 +71,7 @@ def test_the_table_of_correlations_has_reasons_and_all_counts():
     runs = study_runs().assign(top_eigenvalue_finished=[False] + [True] * 11)
     table = correlation_table(finished_study(runs).correlations).set_index("measure")
     row = table.loc["top_eigenvalue"]
-    assert row["within_remark"] == row["raw_remark"] == "4 configurations, 8 needed"
+    assert row["within_remark"] == row["raw_remark"] == "4 groups, 8 needed"
     assert row["pearson_remark"] == "coverage depends on the distribution"
     assert np.isnan(row["raw_low"]) and row["raw"] == 1 and row["runs"] == 11
     assert row["excluded unfinished"] == 1

@@ -84,6 +84,16 @@ def test_a_folder_with_older_rows_is_not_measured_and_not_merged(tmp_path):
     assert not (tmp_path / "merged").exists()
 
 
+def test_a_study_of_an_older_version_is_refused_in_one_line(tmp_path):
+    """Its configuration knows of no second start."""
+    old = STUDY.as_dict()
+    del old["options"]["eigenvalue_starts"]
+    claims.write_config(tmp_path, old)
+    with pytest.raises(RunError, match=r"another configuration \(eigenvalue_starts None -> 1\)"):
+        claims.is_claimed(tmp_path, STUDY.as_dict())
+    assert status.read_study(tmp_path) == STUDY
+
+
 def test_the_tables_of_a_study_have_the_flags(tmp_path):
     out = make_study(tmp_path / "study")
     run = out / "runs" / STUDY.members()[0].name
