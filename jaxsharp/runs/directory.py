@@ -58,13 +58,18 @@ def latest_checkpoint(path: Path) -> Path | None:
 
 
 def check_origin(path: Path, made_from: Fingerprint) -> None:
-    """Raise RunError if the newest intact checkpoint of a run was made from something else."""
+    """Raise RunError if the newest intact checkpoint of a run was made from something else.
+
+    So it is too for a history or measurements that are intact and none.
+    """
+    read_sharpness(path, lambda text: None)
     for saved in checkpoints(path):
         try:
-            found = fingerprint.read(saved)
+            fingerprint.compare(saved, fingerprint.read(saved), made_from)
+            parse_history(checkpoint.read_text(saved, "history.csv"), saved)
         except checkpoint.DamagedError:
             continue
-        return fingerprint.compare(saved, found, made_from)
+        break
 
 
 def load(

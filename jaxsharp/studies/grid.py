@@ -13,7 +13,7 @@ from jaxsharp.measures.registry import DEFAULT_MEASURES, MEASURES, Options
 from jaxsharp.optimizers.registry import OPTIMIZERS
 from jaxsharp.runs.config import SAM, SHORT_NAMES, RunConfig, Settings
 
-MOST_RUNS = 1_000_000
+MOST_RUNS = 100_000
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class StudyConfig:
                 f"the grid has {shown(num_runs)} runs with {shown(self.seeds)} seeds; "
                 f"it must have at most {MOST_RUNS}"
             )
-        if self.shard is not None:
-            parse_shard(self.shard)
+        if self.shard is not None and parse_shard(self.shard)[1] > num_runs:
+            raise ValueError(f"shard is {self.shard} of {num_runs} runs; take fewer parts")
 
     def members(self) -> list[RunConfig]:
         """All runs of the grid, each once, seeds last."""
