@@ -47,8 +47,6 @@ class StudyConfig:
         each_once("measure", self.measures, MEASURES)
         self.settings.check()
         self.options.check()
-        for name, values in self.vary.items():
-            check_axis(name, values, self.settings)
         lengths = (self.optimizers, self.sam, *self.vary.values())
         num_runs = at_least_one("seeds", self.seeds) * math.prod(map(len, lengths))
         if num_runs > MOST_RUNS:
@@ -56,6 +54,8 @@ class StudyConfig:
                 f"the grid has {shown(num_runs)} runs with {shown(self.seeds)} seeds; "
                 f"it must have at most {MOST_RUNS}"
             )
+        for name, values in self.vary.items():
+            check_axis(name, values, self.settings)
         if self.shard is not None and parse_shard(self.shard)[1] > num_runs:
             raise ValueError(f"shard is {self.shard} of {num_runs} runs; take fewer parts")
 
