@@ -7,10 +7,12 @@ import stat
 
 import pytest
 
-from jaxsharp.cli import run, study
+from jaxsharp import cli
+from jaxsharp.cli import commands, run, study
 from jaxsharp.runs import Settings
 from jaxsharp.studies import measuring, sweep
 from jaxsharp.studies.workbench import load_workbench
+from jaxsharp.training import members
 from tests.hostile import MEASURE, run_of
 from tests.hostile_folders import ARRAYS, CHECKPOINT, NOTES, RUN, STUDY, WRITTEN
 
@@ -152,3 +154,21 @@ def test_a_hostile_folder_is_refused_or_kept_to(
             assert snapshot(root) == before[0], command
             assert all(line.isprintable() for line in printed.out.splitlines())
         shutil.rmtree(place / "out", ignore_errors=True)
+
+
+@pytest.mark.parametrize("name", ["optimizers: upwards", "config: deep", "runs: link"])
+def test_a_refusal_is_one_line_of_the_command_line(root, monkeypatch, capsys, name):
+    monkeypatch.setattr(commands, "use_compilation_cache", lambda: None)
+    monkeypatch.setattr(members, "cores_as_devices", lambda: None)
+    monkeypatch.setattr(commands.signal, "signal", lambda *_: None)
+    STUDY[name](root / "place" / "part1", root / "victim")
+    parts = [str(root / "place" / part) for part in ("part1", "part2")]
+    before = snapshot(root)
+    out = str(root / "place" / "out")
+    for arguments in (["merge", *parts, "--out", out], ["status", parts[0]]):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(arguments)
+        printed = capsys.readouterr()
+        assert stopped.value.code == 2 and printed.out == ""
+        assert printed.err.startswith("jaxsharp: error: ") and printed.err.count("\n") == 1
+        assert parts[0] in printed.err and snapshot(root) == before
