@@ -13,6 +13,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 Record = TypeVar("Record")
 WORDS = {
+    bool: "true or false",
     int: "a whole number",
     float: "a finite number",
     str: "a text of one line",
@@ -99,6 +100,8 @@ def converted(found: Any, kind: Any, at: str) -> Any:
 
 def is_a(found: Any, kind: type) -> bool:
     """Whether a single value from a file may stand for one of a type."""
+    if kind is bool:
+        return type(found) is bool
     if kind is int:
         return type(found) is int and abs(found) <= MOST
     if kind is float:

@@ -14,9 +14,12 @@ import itertools
 import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
+import numpy as np
 import pandas as pd
+from jax.typing import ArrayLike
 
 from jaxsharp.core.choices import is_a, known, shown
 from jaxsharp.measures.registry import MEASURES
@@ -39,6 +42,14 @@ SHARPNESS = {
 VARIED = ("rho", "momentum", "weight_decay", "learning_rate", "batch_size", "label_noise")
 ENDS = ("converged", "diverged")
 EPOCH = re.compile(r"epoch_[0-9]{4,9}")
+
+
+class End(NamedTuple):
+    """What of a `TrainState` a checkpoint is named after."""
+
+    epoch: ArrayLike
+    converged: ArrayLike
+    diverged: ArrayLike
 
 
 def save(path: Path, state: TrainState, history: pd.DataFrame, made_from: Fingerprint) -> None:
@@ -67,13 +78,18 @@ def latest_checkpoint(path: Path) -> Path | None:
 
 
 def check_origin(path: Path, made_from: Fingerprint) -> None:
-    """Raise RunError if the newest intact checkpoint of a run was made from something else."""
+    """Raise RunError if the newest intact checkpoint of a run was made from something else.
+
+    So it is too for a history or measurements that are intact and none.
+    """
+    read_sharpness(path, lambda text: None)
     for saved in checkpoints(path):
         try:
-            found = fingerprint.read(saved)
+            fingerprint.compare(saved, fingerprint.read(saved), made_from)
+            parse_history(checkpoint.read_text(saved, "history.csv"), saved)
         except checkpoint.DamagedError:
             continue
-        return fingerprint.compare(saved, found, made_from)
+        break
 
 
 def load(
@@ -97,7 +113,7 @@ def load(
             warn(f"{error}; it is now {aside.name}, and training continues from {start}")
             continue
         history = parse_history(text, latest)
-        check_end(latest, state, len(history))
+        check_end(latest, End(state.epoch, state.converged, state.diverged), len(history))
         copy = path / "history.csv"
         if not files.holds(copy, text):
             files.write_text(copy, text)
@@ -108,16 +124,21 @@ def load(
     return None
 
 
-def check_end(saved: Path, state: TrainState, epochs: int) -> None:
+def check_end(saved: Path, end: End, epochs: int) -> None:
     """Raise RunError unless a checkpoint is the end that its name says, after so many epochs."""
-    ends = tuple(bool(getattr(state, name)) for name in ENDS)
-    named = tuple(saved.name == name for name in ENDS)
-    if ends != named or int(state.epoch) != epochs or saved.name not in (epoch_name(epochs), *ENDS):
+    names = [name for name in ENDS if getattr(end, name)] or [epoch_name(epochs)]
+    if int(end.epoch) != epochs or names != [saved.name]:
         raise RunError(
-            f"checkpoint {saved} holds the state after {int(state.epoch)} epochs and a history of "
-            f"{epochs}, {', '.join(f'{n} {e}' for n, e in zip(ENDS, ends, strict=True))}; "
-            "it must be what its name says"
+            f"checkpoint {saved} holds {' and '.join(names)} after {int(end.epoch)} epochs, and a "
+            f"history of {epochs}; both must be what its name says"
         )
+
+
+def check_whole(saved: Path) -> None:
+    """Raise ValueError unless a checkpoint is as it was written, and the end that its name says."""
+    shapes = End(*(jax.ShapeDtypeStruct((), kind) for kind in (np.int32, np.bool, np.bool)))
+    end = checkpoint.load(saved, shapes)
+    check_end(saved, end, len(parse_history(checkpoint.read_text(saved, "history.csv"), saved)))
 
 
 def epoch_name(epochs: int) -> str:

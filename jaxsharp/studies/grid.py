@@ -13,7 +13,7 @@ from jaxsharp.measures.registry import DEFAULT_MEASURES, MEASURES, Options
 from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE
 from jaxsharp.runs.config import SAM, SHORT_NAMES, RunConfig, Settings
 
-MOST_RUNS = 1_000_000
+MOST_RUNS = 100_000
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,13 @@ class StudyConfig:
         each_once("measure", self.measures, MEASURES)
         self.settings.check()
         self.options.check()
+        lengths = (self.optimizers, self.sam, *self.vary.values())
+        num_runs = at_least_one("seeds", self.seeds) * math.prod(map(len, lengths))
+        if num_runs > MOST_RUNS:
+            raise ValueError(
+                f"the grid has {shown(num_runs)} runs with {shown(self.seeds)} seeds; "
+                f"it must have at most {MOST_RUNS}"
+            )
         for name, values in self.vary.items():
             check_axis(name, values, self.settings)
             given = getattr(self.settings, name)
@@ -57,15 +64,8 @@ class StudyConfig:
                 "rho is given without a sharpness-aware variant that would take it; sam must name "
                 f"one of {', '.join(SHARPNESS_AWARE)}"
             )
-        lengths = (self.optimizers, self.sam, *self.vary.values())
-        num_runs = at_least_one("seeds", self.seeds) * math.prod(map(len, lengths))
-        if num_runs > MOST_RUNS:
-            raise ValueError(
-                f"the grid has {shown(num_runs)} runs with {shown(self.seeds)} seeds; "
-                f"it must have at most {MOST_RUNS}"
-            )
-        if self.shard is not None:
-            parse_shard(self.shard)
+        if self.shard is not None and parse_shard(self.shard)[1] > num_runs:
+            raise ValueError(f"shard is {self.shard} of {num_runs} runs; take fewer parts")
 
     def members(self) -> list[RunConfig]:
         """All runs of the grid, each once, seeds last."""

@@ -113,7 +113,7 @@ def shortcoming(path: Path, member: RunConfig, study: StudyConfig) -> str | None
         return f"is not trained to its end ({latest.name})"
     if (reason := checkpoint.verify(latest)) is not None:
         return f"is damaged ({latest.name}: {reason})"
-    directory.newest_history(path)
+    directory.check_whole(latest)
     missing = unmeasured(path, study)
     return f"is not measured ({', '.join(missing)})" if missing else None
 

@@ -12,6 +12,7 @@ OUT/status.json   how far the study is (``status``)
 OUT/runs/NAME     directory of one run (``runs``)
 """
 
+import io
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -59,6 +60,7 @@ class Progress(NamedTuple):
     rows: dict[str, tuple]
 
 
+TIMES = ["group", "member_epochs", "training_s", "measuring_s"]
 Report = Callable[[Progress], Any]
 
 
@@ -79,6 +81,7 @@ def run(
     """
     config.check()
     files.check_tree(out)
+    read_times(out)
     groups, digests = config.groups(), contents(bench)
     work = Work(config, out, bench, save_every, layout, report)
     made_from = [fingerprint(group[0], bench, digests) for group in groups]
@@ -199,11 +202,23 @@ def describe(progress: sweep.GroupProgress) -> str:
 
 def note_times(out: Path, group: str, epochs: int, training: float, measuring: float) -> None:
     """Add a line to times.csv: these numbers differ from session to session."""
-    file = out / "times.csv"
-    columns = ["group", "member_epochs", "training_s", "measuring_s"]
-    table = pd.read_csv(file) if file.exists() else pd.DataFrame(columns=columns)
+    table = read_times(out)
     table.loc[len(table)] = [group, epochs, round(training, 3), round(measuring, 3)]
-    files.write_table(file, table)
+    files.write_table(out / "times.csv", table)
+
+
+def read_times(out: Path) -> pd.DataFrame:
+    """What times.csv has so far; RunError for a file of something else."""
+    file = out / "times.csv"
+    if not file.exists():
+        return pd.DataFrame(columns=TIMES)
+    try:
+        table = pd.read_csv(io.BytesIO(files.read_bytes(file)))
+    except ValueError:
+        table = pd.DataFrame()
+    if list(table) != TIMES or any(kind.kind not in "if" for kind in table.dtypes[1:]):
+        raise claims.RunError(f"{file} is not a table of {', '.join(TIMES)}; remove it")
+    return table
 
 
 def write_tables(out: Path, config: StudyConfig, done: set[RunConfig]) -> None:

@@ -69,6 +69,13 @@ def shared_data(bench: Workbench) -> Data:
 
 def make_recipe(config: RunConfig, bench: Workbench, *, split_batches: bool = False) -> Recipe:
     """What the members of a group share; ValueError for what the data or the variant refuses."""
+    recipe = unchecked_recipe(config, bench, split_batches)
+    check_step(recipe)
+    return recipe
+
+
+def unchecked_recipe(config: RunConfig, bench: Workbench, split_batches: bool = False) -> Recipe:
+    """The same, without a trace of the step, in which an optimizer may refuse the rest."""
     settings, num_examples = config.settings, len(bench.dataset.train.labels)
     for name in ("batch_size", "measure_size"):
         size = getattr(settings, name)
@@ -82,9 +89,7 @@ def make_recipe(config: RunConfig, bench: Workbench, *, split_batches: bool = Fa
     )
     check_arguments(config)
     optimizer = optimizer_factory(config.optimizer, config.sam)
-    recipe = Recipe(bench.trained, optimizer, settings.batch_size, stopping, split_batches)
-    check_step(recipe)
-    return recipe
+    return Recipe(bench.trained, optimizer, settings.batch_size, stopping, split_batches)
 
 
 def contents(bench: Workbench) -> dict[str, str]:
@@ -115,7 +120,10 @@ def network_digests(bench: Workbench) -> Iterator[str]:
     )
     yield fingerprints.of_program(network.init, key)
     yield fingerprints.of_program(training_gradient(network), params, stats, batch)
-    yield fingerprints.of_program(network.moments, params, stats, stats, batch[0])
+    try:
+        yield fingerprints.of_program(network.moments, params, stats, stats, batch[0])
+    except (TypeError, ValueError):  # a network may have none
+        yield "no moments"
     for each in dict.fromkeys((network.apply, bench.trained.apply)):
         for train in (False, True):
             apply = functools.partial(each, train=train)
@@ -126,7 +134,7 @@ def fingerprint(
     config: RunConfig, bench: Workbench, digests: dict[str, str] | None = None
 ) -> Fingerprint:
     """What a run, and all of its group, is made from; ``digests`` are `contents`, if known."""
-    recipe = make_recipe(config, bench)
+    recipe = unchecked_recipe(config, bench)
     return Fingerprint(
         **(digests or contents(bench)),
         optimizer=fingerprints.of_program(*step_of(recipe, hyper_arrays(config))),

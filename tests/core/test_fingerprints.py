@@ -25,6 +25,7 @@ def test_an_array_is_known_by_every_byte_its_shape_and_its_dtype():
     assert len(set(found)) == len(found) and all(len(each) == 32 for each in found)
     for same in (np.asfortranarray(IMAGES), jnp.asarray(IMAGES), IMAGES[::-1][::-1]):
         assert fingerprints.of_array(same) == found[0]
+    assert fingerprints.of_array(np.float32(1)) != fingerprints.of_array(np.float32([1]))
     empty = [fingerprints.of_array(np.empty(shape)) for shape in ((0,), (0, 3))]
     assert empty[0] != empty[1]
     low = jnp.ones(3, jnp.bfloat16)

@@ -197,7 +197,7 @@ def test_statistics_that_cannot_be_recomputed_are_refused_by_name(build, named):
         random_perturbation,
         *(network, params, stats, batch, jax.random.key(0)),
         recompute=True,
-        num_perturbations=2,
+        num_perturbations=4,
     )
     assert named in line and "cannot be recomputed" in line
 

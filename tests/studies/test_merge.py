@@ -207,3 +207,38 @@ def test_each_optimizer_has_a_program_of_its_own(tmp_path):
     ]
     assert [{m.optimizer for m in half.shard_members()} for half in halves] == [{"sgd"}, {"adam"}]
     assert merge(parts, tmp_path / "out") == STUDY
+
+
+def test_another_run_in_the_place_of_one_is_refused_before_anything_is_copied(parts, tmp_path):
+    """The last of the output's places holds what the study did not make."""
+    out, member = tmp_path / "out", STUDY.members()[-1]
+    claims.claim(out, STUDY.as_dict())
+    make_run(out / "runs" / member.name, replace(member, seed=7))
+    before = content(out)
+    with pytest.raises(RunError, match=r"is of another configuration \(seed 7 -> 1\); remove it"):
+        merge(parts, out)
+    shutil.rmtree(out / "runs" / member.name)
+    (out / "runs" / member.name).mkdir()
+    (out / "runs" / member.name / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunError, match=r"has no config\.json"):
+        merge(parts, out)
+    left = {name for name in content(out) if name.name != files.LOCK}
+    kept = {name for name in before if "runs" not in name.parts and name.name != files.LOCK}
+    assert left == {*kept, (out / "runs" / member.name / "thesis.tex").relative_to(out)}
+
+
+def test_an_output_inside_of_a_part_is_refused(parts, tmp_path):
+    assert "one in the other" in refusal(parts, parts[0] / "runs" / "out")
+    with pytest.raises(RunError, match="one in the other"):
+        merge(parts, parts[0].parent)
+    assert sorted(os.listdir(parts[0].parent)) == [part.name for part in parts]
+
+
+def test_an_end_that_is_only_a_name_is_refused(parts, tmp_path):
+    """A run that is called converged, whose state says that it is not."""
+    member = replace(STUDY, shard="1/3").shard_members()[0]
+    saved = parts[0] / "runs" / member.name / "checkpoints" / "epoch_0003"
+    saved.rename(saved.with_name("converged"))
+    assert "converged holds epoch_0003 after 3 epochs, and a history of 3; both must be" in refusal(
+        parts, tmp_path / "out"
+    )
