@@ -15,7 +15,7 @@ Vector = PyTree[Float[Array, "..."]]
 PACKED_SIZE = 2**20
 
 
-def widen(tree: Vector) -> Vector:
+def widen(tree: PyTree) -> PyTree:
     """Return the tree with bfloat16 and float16 leaves as float32, wider leaves unchanged."""
     return jax.tree.map(
         lambda leaf: jnp.asarray(leaf, jnp.promote_types(jnp.result_type(leaf), jnp.float32)), tree

@@ -80,7 +80,6 @@ def hessian(
 
     Cost of a product: twice the work of a gradient if linearized, three times if recomputed.
     """
-
     check_params(params, batch, mask, chunk_size)
     if weights is not None:
         loss, batch = weighted_loss(loss), weighted(batch, weights)
@@ -115,7 +114,6 @@ def ggn(
     Cost of a product: four matrix products a layer and example for the gradient's three, and the
     forward pass once more if recomputed.
     """
-
     check_params(params, batch, mask, chunk_size)
     if weights is not None:
         output_loss, apply = weighted_loss(output_loss), _of_examples(apply)
@@ -152,7 +150,6 @@ def fisher(
     natural parameters, F equals the Gauss-Newton matrix of the negative log-likelihood.
     Reference: Martens (2020), JMLR 21 (146).
     """
-
     check_params(params, batch, mask, chunk_size)
     apply, share, batch = _shared(apply, batch, weights)
 
@@ -186,7 +183,6 @@ def monte_carlo_fisher(
 
     Unbiased for `fisher` over `key`, and one fixed matrix for one key: example i draws from
     ``fold_in(key, i)``, i its place in the data, whatever the chunks. S is `num_samples`.
-
     Raises ValueError also for num_samples below 1, and for `Batches` in another order at each pass.
     """
     if num_samples < 1:
@@ -241,7 +237,6 @@ def empirical_fisher(
     examples also where data are undivided; no gradient of a single example is formed. At the
     targets of `batch`, so not the Fisher matrix (Kunstner et al. 2019).
     """
-
     check_params(params, batch, mask, chunk_size)
     share, total = (lambda chunk: 1.0), loss
     if weights is not None:
@@ -253,10 +248,8 @@ def empirical_fisher(
             return jax.vmap(one)(chunk)
         return jax.vmap(lambda example: one(example)[0])(chunk[0])
 
-    def respond(out, chunk):
-        return lambda tangents: tangents * share(chunk) / len(out)
-
     additivity = check_loss(total, params, batch, mask, chunk_size, check, divided=True)
+    respond = lambda out, chunk: lambda tangents: tangents * share(chunk) / len(out)  # noqa: E731
     field = gauss_newton_field(losses, respond, mask)
     return jacobian_operator(
         field, params, batch, mask, chunk_size, recompute, additivity, divided=True
