@@ -48,7 +48,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree, UInt32
 
 from jaxsharp.core.chunks import Batches, numbered, weighted, weighted_loss
-from jaxsharp.core.trees import merge
+from jaxsharp.core.trees import merge, widen
 from jaxsharp.curvature.checks import check_loss, check_outputs, check_params
 from jaxsharp.curvature.likelihoods import Likelihood
 from jaxsharp.curvature.linearization import derivative, gauss_newton_field, jacobian_operator
@@ -122,7 +122,7 @@ def ggn(
     def respond(outputs, chunk):
         return derivative(lambda out: jax.grad(output_loss)(out, chunk), outputs)
 
-    loss = lambda p, b: output_loss(apply(p, b), b)  # noqa: E731
+    loss = lambda p, b: output_loss(widen(apply(p, b)), b)  # noqa: E731
     additivity = check_loss(loss, params, batch, mask, chunk_size, check, apply=apply)
     field = gauss_newton_field(apply, respond, mask)
     return jacobian_operator(field, params, batch, mask, chunk_size, recompute, additivity)

@@ -30,7 +30,7 @@ def accuracy(logits: Float[Array, "n classes"], labels: Labels) -> Float[Array, 
     known = known_classes(labels, logits.shape[:-1], logits.shape[-1])
     dtype = jnp.promote_types(logits.dtype, jnp.float32)
     right = (jnp.argmax(logits, axis=-1) == labels).astype(dtype)
-    return jnp.mean(right if known is None else right * known.astype(dtype))
+    return jnp.mean(right if known is None else jnp.where(jnp.isnan(known), jnp.nan, right))
 
 
 def frozen_loss(apply: Callable, stats) -> Callable:
