@@ -1,11 +1,12 @@
 """Pytrees as vectors, means over data in chunks, memory, and the reading of programs.
 
-trees      pytrees as vectors: norms, products, directions, parts
-chunks     means over data sets, in memory or streamed, a chunk of examples at a time
-memory     how many examples a chunk may have, from a count of a program's intermediate values
-programs   what a traced program contains
-choices    names and numbers that a user or a file gives: checked, or refused in one line
-fingerprints   digests of arrays and of traced programs
+trees         pytrees as vectors: norms, products, directions, parts
+chunks        means over data sets, in memory or streamed, a chunk of examples at a time
+additivity    whether a loss is a mean over examples, so that data may be cut into chunks
+memory        how many examples a chunk may have, from a count of a program's intermediate values
+programs      what a traced program contains
+choices       names and numbers that a user or a file gives: checked, or refused in one line
+fingerprints  digests of arrays and of traced programs
 """
 
 from jaxsharp.core.chunks import Batches as Batches

@@ -31,6 +31,10 @@ def shown(value: Any) -> str:
     text = ascii(value)
     return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 
 def known(kind: str, name: str, valid: Iterable[str]) -> str:
     """The name itself, or ValueError with the valid ones, the closest first."""
@@ -140,3 +144,25 @@ def width_of(text: str) -> int | None:
     if not re.fullmatch(r"0*[1-9][0-9]{0,8}", text):
         raise ValueError(f"width is {shown(text)}; it must be auto or a number from 1")
     return int(text)
+
+
+def known_classes(labels: Any, shape: tuple[int, ...], num_classes: int) -> jax.Array | None:
+    """None for integers from 0 to num_classes - 1 of a shape; ValueError for anything else.
+
+    Of traced labels, whose values are not known: 1 for each that is a class, NaN for the others.
+    """
+    dtype, found = jnp.result_type(labels), jnp.shape(labels)
+    if not jnp.issubdtype(dtype, jnp.integer) or found != tuple(shape):
+        raise ValueError(
+            f"labels are {dtype} of shape {found}; they must be integers of shape {tuple(shape)}, "
+            "the index of the class of each example, not one-hot"
+        )
+    if isinstance(labels, jax.core.Tracer):
+        return jnp.where((labels >= 0) & (labels < num_classes), 1.0, jnp.nan)
+    if isinstance(labels, jax.Array) and not labels.is_fully_addressable:
+        return None
+    values = np.asarray(labels)
+    wrong = values[(values < 0) | (values >= num_classes)]
+    if wrong.size:
+        raise ValueError(f"labels hold {wrong[0]}; the classes are 0 to {num_classes - 1}")
+    return None

@@ -15,7 +15,7 @@ Vector = PyTree[Float[Array, "..."]]
 PACKED_SIZE = 2**20
 
 
-def widen(tree: Vector) -> Vector:
+def widen(tree: PyTree) -> PyTree:
     """Return the tree with bfloat16 and float16 leaves as float32, wider leaves unchanged."""
     return jax.tree.map(
         lambda leaf: jnp.asarray(leaf, jnp.promote_types(jnp.result_type(leaf), jnp.float32)), tree
@@ -94,6 +94,8 @@ def norm(tree: Vector) -> Float[Array, ""]:
     dtype = jnp.result_type(*leaves)
     largest = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(x), initial=0.0) for x in leaves])
     largest = jnp.where(largest > 0, largest, jnp.ones_like(largest)).astype(dtype)
+    # As in `scaled_to_norm`: the reciprocal of the very largest numbers is flushed to zero.
+    largest = jnp.minimum(largest, jnp.finfo(dtype).max / 16)
     squares = [jnp.sum(jnp.square(x / largest.astype(x.dtype))).astype(dtype) for x in leaves]
     return largest * jnp.sqrt(sum(squares))
 

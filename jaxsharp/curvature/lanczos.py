@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from jaxsharp.core.trees import combine, norm
 from jaxsharp.curvature import krylov
 from jaxsharp.curvature.density import SpectralDensity, quadrature
-from jaxsharp.curvature.operators import loops_around, num_entries, packed
+from jaxsharp.curvature.operators import check_range, loops_around, num_entries, packed
 
 
 class EigenPairs(NamedTuple):
@@ -90,7 +90,8 @@ def top_eigenpairs(
 
     Raises ValueError, before tracing: k not in 1..P, basis_size not above k (unless P),
     max_products not above k, tol below 10 eps, `like` neither float32 nor float64; while tracing,
-    if H v is not like v.
+    if H v is not like v. For norms ||H v|| near the largest or smallest numbers of the dtype
+    (float32: outside 1e-31 to 4e31), ValueError at the end, inside jit values of NaN.
     """
     options = (key, tol, max_products, basis_size, start)
     return _eigenpairs(matvec, like, (k, 0), *options)[0]
@@ -172,7 +173,8 @@ def spectral_density(
     sphere.
 
     Raises ValueError, before tracing: num_probes below 2 (no standard error), num_steps below 1,
-    basis_size below 2, vmapped below 1, `like` neither float32 nor float64.
+    basis_size below 2, vmapped below 1, `like` neither float32 nor float64; at the end for norms
+    as in `top_eigenpairs`.
     """
     size = num_entries(like)
     for name, number, least in (
@@ -212,7 +214,8 @@ def _eigenpairs(matvec, like, ends, key, tol, max_products, basis_size, start):
             combine(signs * values, vectors), optax.tree.scale(signs @ leaving, state.vector)
         )
         missed = norm(optax.tree.sub(product(combine(signs, vectors)), expected))
-    residuals = jnp.hypot(leaving, missed)
+        within = check_range(state.scale, product, zeros)
+    values, residuals = values * within, jnp.hypot(leaving, missed) * within
     converged = residuals <= krylov.allowed(values, tol, state.scale)
     vectors = jax.vmap(unpack)(vectors)
     found = EigenPairs(values, vectors, residuals, converged, state.products + 1)

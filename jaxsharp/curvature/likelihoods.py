@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxsharp.core.choices import known_classes
+
 
 class Likelihood(NamedTuple):
     """p(y | f) for the output f of one example, any array shape; three pure functions.
@@ -16,7 +18,9 @@ class Likelihood(NamedTuple):
         sample(key, f)       a target y drawn from p(y | f)
         information(f, u)    E_y[s <s, u>],  s = gradient of log p(y | f) in f
 
-    `information` is linear in u: the Fisher matrix of the output alone.
+    `information` is linear in u: the Fisher matrix of the output alone. Those below raise
+    ValueError for targets of other shape (they would be broadcast) or type, and for labels that
+    are no class or probability; for traced ones, whose values are not known, log p is NaN.
     """
 
     log_prob: Callable
@@ -25,7 +29,9 @@ class Likelihood(NamedTuple):
 
 
 def _class_log_prob(logits: Float[Array, " classes"], label):
-    return jax.nn.log_softmax(logits)[label]
+    known = known_classes(label, (), logits.size)
+    log_prob = jax.nn.log_softmax(logits)[label]
+    return log_prob if known is None else log_prob * known.astype(log_prob.dtype)
 
 
 def _class_information(logits: Float[Array, " classes"], vector: Float[Array, " classes"]):
@@ -34,7 +40,32 @@ def _class_information(logits: Float[Array, " classes"], vector: Float[Array, " 
 
 
 def _bernoulli_log_prob(logits, labels):
-    return jnp.sum(labels * jax.nn.log_sigmoid(logits) + (1 - labels) * jax.nn.log_sigmoid(-logits))
+    _check_shape(logits, labels)
+    known = jnp.where((labels >= 0) & (labels <= 1), 1.0, jnp.nan).astype(logits.dtype)
+    if not isinstance(known, jax.core.Tracer) and jnp.isnan(known).any():
+        raise ValueError(f"targets hold {jnp.asarray(labels)[jnp.isnan(known)][0]}, not 0 to 1")
+    return jnp.sum(
+        known * (labels * jax.nn.log_sigmoid(logits) + (1 - labels) * jax.nn.log_sigmoid(-logits))
+    )
+
+
+def _gaussian_log_prob(mean, target):
+    _check_shape(mean, target)
+    return -jnp.sum(jnp.square(mean - target)) / 2
+
+
+def _poisson_log_prob(log_rate, count):
+    _check_shape(log_rate, count)
+    return jnp.sum(count * log_rate - jnp.exp(log_rate))
+
+
+def _check_shape(output, target):
+    """Raise ValueError for a target that would be broadcast."""
+    if jnp.shape(output) != jnp.shape(target):
+        raise ValueError(
+            f"the target of an example has shape {jnp.shape(target)}; it must be that of its "
+            f"output, {jnp.shape(output)}"
+        )
 
 
 # One of several classes; f are logits, y the index of the class: softmax cross-entropy.
@@ -49,14 +80,14 @@ bernoulli = Likelihood(
 
 # Normal with mean f and variance 1: half the squared error, ||f - y||^2 / 2, summed.
 gaussian = Likelihood(
-    lambda mean, target: -jnp.sum(jnp.square(mean - target)) / 2,
+    _gaussian_log_prob,
     lambda key, mean: mean + jax.random.normal(key, mean.shape, mean.dtype),
     lambda mean, vector: vector,
 )
 
 # Counts; f are the logarithms of their rates.
 poisson = Likelihood(
-    lambda log_rate, count: jnp.sum(count * log_rate - jnp.exp(log_rate)),
+    _poisson_log_prob,
     lambda key, log_rate: jax.random.poisson(key, jnp.exp(log_rate)).astype(log_rate.dtype),
     lambda log_rate, vector: jnp.exp(log_rate) * vector,
 )

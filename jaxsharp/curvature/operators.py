@@ -5,15 +5,16 @@ says how it computes, and whether it does so on the host: then what surrounds it
 compiled, and `loops_around` gives loops that run in Python.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
-from jaxsharp.core.trees import packing
+from jaxsharp.core.trees import norm, packing
 
 Matvec = Callable[[PyTree], PyTree]
 
@@ -69,6 +70,33 @@ def packed(
 
     zeros = pack(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like))
     return product, zeros, pack, unpack
+
+
+def check_range(scale: Array, matvec: Matvec, like: PyTree, power: int = 1) -> Array:
+    """Return 1 if products of norm up to `scale` are far from over- and underflow, else NaN.
+
+    Far means that scale^power, relative to which results round, lies within tiny / eps and
+    eps x max of its dtype. Raises ValueError instead where the scale is known (not inside jit).
+    There a scale of zero is that of a zero matrix only if larger vectors have no product either.
+    NaN and infinity are left to speak for themselves.
+    """
+    info = jnp.finfo(scale.dtype)
+    least, most = (float(x) ** (1 / power) for x in (info.tiny / info.eps, info.eps * info.max))
+    good = (scale == 0) | ~jnp.isfinite(scale) | ((scale >= least) & (scale <= most))
+    if isinstance(scale, jax.core.Tracer):
+        return jnp.where(good, jnp.ones_like(scale), jnp.nan)
+    found = float(scale)
+    if found == 0:
+        large = 1 / math.sqrt(least)
+        wave = lambda x: large * jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape)  # noqa: E731
+        found = float(norm(matvec(jax.tree.map(wave, like)))) / large
+        good = found == 0
+    if not good:
+        raise ValueError(
+            f"products have norms of {found:.1e}; {scale.dtype} is exact enough from {least:.1e} "
+            f"to {most:.1e}, so multiply the loss by a constant"
+        )
+    return jnp.ones_like(scale)
 
 
 def num_entries(like: PyTree) -> int:

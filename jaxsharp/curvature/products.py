@@ -11,11 +11,23 @@ linearize once or anew, to restrict parameters and to do without forward-mode de
 All functions share these arguments. `mask`, a pytree of bools like `params` or its upper part:
 only the block of the chosen parameters; vectors have None in the other places (`trees.select`).
 `batch`: a pytree of arrays with examples along the leading axis, or `core.Batches`, read from
-the host for every product. `chunk_size`: examples at a time, None as the memory allows.
+the host for every product. `chunk_size`: examples at a time, None as the memory allows, "whole"
+all at once, undivided. `weights`, where examples do not count alike: `weights(batch)` returns one
+number for each example, say its unmasked tokens. Then `loss` (and `output_loss`) returns one loss
+for each example, the matrix is that of sum_i w_i loss_i / sum_i w_i over all data, and a Fisher
+matrix weighs its terms in the same way.
 `recompute`: False linearizes once, when the operator is made, and keeps the intermediate values of
 all examples; True recomputes them in every product; None keeps them if they fit a quarter of the
 memory. The `strategy` of the result says what was chosen; the numbers do not depend on it.
-`check`: compare two passes over the loss first (`checks`).
+`check`: that the loss is a fixed function (`checks`) and, before data are cut into chunks or
+batches, that it is a mean over examples: value and gradient of at most 600 examples against those
+of unequal parts (`core.additivity`), less work than two gradients over a thousand. An undivided
+batch need be no mean over examples. Inside jit and vmap, where values are not known, nothing can be
+raised: the program makes the comparison and the product is NaN where it fails. With False nothing
+is compared: you vouch for both, and data are cut all the same.
+
+Parameters and outputs in float16 and bfloat16 are worked on in float32, products rounded to the
+dtypes of the parameters; a loss must return its mean in float32 or float64.
 
 They return an `Operator`: v -> A v for vectors of the structure, shapes and dtypes of the (chosen)
 parameters, linear, symmetric, weighted by examples whatever the chunks. Matrix products inside run
@@ -23,9 +35,10 @@ at the "highest" precision, whatever the surroundings say: TF32 is good for two 
 work inside jit, vmap (over stacked `params`) and loops, `Batches` apart. In a jit of your own, pass
 `params` and `batch` as arguments, as what it closes over becomes a constant of the program.
 
-They raise ValueError, before compilation, for parameters that are not real floating point, a loss
-that is not a real scalar, a mask that does not fit, a chunk_size below 1, a `batch` that cannot be
-cut, and a loss that is no fixed function.
+They raise ValueError, before the product is compiled, for parameters that are not real floating
+point, a loss that is not a real scalar in 32 bits or more, a mask or weights that do not fit, a
+chunk_size below 1, a `batch` that cannot be cut, a loss that is no fixed function or is cut and no
+mean over examples.
 """
 
 from collections.abc import Callable
@@ -34,15 +47,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree, UInt32
 
-from jaxsharp.core.chunks import Batches, num_examples
-from jaxsharp.core.trees import merge, select
+from jaxsharp.core.chunks import Batches, numbered, weighted, weighted_loss
+from jaxsharp.core.trees import merge, widen
 from jaxsharp.curvature.checks import check_loss, check_outputs, check_params
 from jaxsharp.curvature.likelihoods import Likelihood
-from jaxsharp.curvature.linearization import derivative, jacobian_operator, linear_maps
+from jaxsharp.curvature.linearization import derivative, gauss_newton_field, jacobian_operator
 from jaxsharp.curvature.operators import Matvec, Operator, change_product
 
 Loss = Callable[[PyTree, PyTree], jax.Array]
 Apply = Callable[[PyTree, PyTree], jax.Array]
+Weights = Callable[[PyTree], jax.Array]
 
 
 def hessian(
@@ -51,7 +65,8 @@ def hessian(
     batch: PyTree | Batches,
     *,
     mask: PyTree | None = None,
-    chunk_size: int | None = None,
+    weights: Weights | None = None,
+    chunk_size: int | str | None = None,
     recompute: bool | None = None,
     check: bool = True,
 ) -> Operator:
@@ -65,14 +80,15 @@ def hessian(
 
     Cost of a product: twice the work of a gradient if linearized, three times if recomputed.
     """
+    check_params(params, batch, mask, chunk_size)
+    if weights is not None:
+        loss, batch = weighted_loss(loss), weighted(batch, weights)
 
     def field(params, point, chunk):
         return jax.grad(lambda x: loss(merge(x, params), chunk))(point)
 
-    check_params(params, batch, mask, chunk_size)
-    check_loss(loss, params, batch, check)
-    options = {"mask": mask, "chunk_size": chunk_size, "recompute": recompute}
-    return jacobian_operator(field, params, batch, **options)
+    additivity = check_loss(loss, params, batch, mask, chunk_size, check)
+    return jacobian_operator(field, params, batch, mask, chunk_size, recompute, additivity)
 
 
 def ggn(
@@ -82,7 +98,8 @@ def ggn(
     batch: PyTree | Batches,
     *,
     mask: PyTree | None = None,
-    chunk_size: int | None = None,
+    weights: Weights | None = None,
+    chunk_size: int | str | None = None,
     recompute: bool | None = None,
     check: bool = True,
 ) -> Operator:
@@ -97,15 +114,18 @@ def ggn(
     Cost of a product: four matrix products a layer and example for the gradient's three, and the
     forward pass once more if recomputed.
     """
+    check_params(params, batch, mask, chunk_size)
+    if weights is not None:
+        output_loss, apply = weighted_loss(output_loss), _of_examples(apply)
+        batch = weighted(batch, weights)
 
     def respond(outputs, chunk):
         return derivative(lambda out: jax.grad(output_loss)(out, chunk), outputs)
 
-    check_params(params, batch, mask, chunk_size)
-    check_loss(lambda p, b: output_loss(apply(p, b), b), params, batch, check)
-    field = _gauss_newton(apply, respond, mask)
-    options = {"mask": mask, "chunk_size": chunk_size, "recompute": recompute}
-    return jacobian_operator(field, params, batch, **options)
+    loss = lambda p, b: output_loss(widen(apply(p, b)), b)  # noqa: E731
+    additivity = check_loss(loss, params, batch, mask, chunk_size, check, apply=apply)
+    field = gauss_newton_field(apply, respond, mask)
+    return jacobian_operator(field, params, batch, mask, chunk_size, recompute, additivity)
 
 
 def fisher(
@@ -115,7 +135,8 @@ def fisher(
     batch: PyTree | Batches,
     *,
     mask: PyTree | None = None,
-    chunk_size: int | None = None,
+    weights: Weights | None = None,
+    chunk_size: int | str | None = None,
     recompute: bool | None = None,
     check: bool = True,
 ) -> Operator:
@@ -129,16 +150,16 @@ def fisher(
     natural parameters, F equals the Gauss-Newton matrix of the negative log-likelihood.
     Reference: Martens (2020), JMLR 21 (146).
     """
+    check_params(params, batch, mask, chunk_size)
+    apply, share, batch = _shared(apply, batch, weights)
 
     def respond(outputs, chunk):
         information = jax.vmap(likelihood.information)
-        return lambda tangents: information(outputs, tangents) / len(outputs)
+        return lambda tangents: _scaled(information(outputs, tangents), share(chunk)) / len(outputs)
 
-    check_params(params, batch, mask, chunk_size)
-    check_outputs(apply, params, batch, check)
-    field = _gauss_newton(apply, respond, mask)
-    options = {"mask": mask, "chunk_size": chunk_size, "recompute": recompute}
-    return jacobian_operator(field, params, batch, **options)
+    additivity = check_outputs(apply, params, batch, mask, chunk_size, check)
+    field = gauss_newton_field(apply, respond, mask)
+    return jacobian_operator(field, params, batch, mask, chunk_size, recompute, additivity)
 
 
 def monte_carlo_fisher(
@@ -150,7 +171,8 @@ def monte_carlo_fisher(
     key: Key[Array, ""] | UInt32[Array, "2"],
     num_samples: int = 1,
     mask: PyTree | None = None,
-    chunk_size: int | None = None,
+    weights: Weights | None = None,
+    chunk_size: int | str | None = None,
     recompute: bool | None = None,
     check: bool = True,
 ) -> Operator:
@@ -161,11 +183,12 @@ def monte_carlo_fisher(
 
     Unbiased for `fisher` over `key`, and one fixed matrix for one key: example i draws from
     ``fold_in(key, i)``, i its place in the data, whatever the chunks. S is `num_samples`.
-
-    Raises ValueError also for num_samples below 1.
+    Raises ValueError also for num_samples below 1, and for `Batches` in another order at each pass.
     """
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; it must be at least 1")
+    check_params(params, batch, mask, chunk_size)
+    apply, share, batch = _shared(apply, batch, weights)
 
     def scores(output, index):
         keys = jax.random.split(jax.random.fold_in(key, index), num_samples)
@@ -174,18 +197,25 @@ def monte_carlo_fisher(
 
     def respond(outputs, chunk):
         gradients = jax.lax.stop_gradient(jax.vmap(scores)(outputs, chunk[1]))
+        each = share(chunk[0])
 
         def apply_outer_products(tangents):
             inner = jnp.einsum("ns...,n...->ns", gradients, tangents)
-            return jnp.einsum("ns,ns...->n...", inner, gradients) / inner.size
+            return _scaled(jnp.einsum("ns,ns...->n...", inner, gradients), each) / inner.size
 
         return apply_outer_products
 
-    check_params(params, batch, mask, chunk_size)
-    check_outputs(apply, params, batch, check)
-    field = _gauss_newton(lambda p, numbered: apply(p, numbered[0]), respond, mask)
-    options = {"mask": mask, "chunk_size": chunk_size, "recompute": recompute}
-    return jacobian_operator(field, params, _numbered(batch), **options)
+    additivity = check_outputs(apply, params, batch, mask, chunk_size, check, in_order=True)
+    field = gauss_newton_field(lambda p, data: apply(p, data[0]), respond, mask)
+    return jacobian_operator(
+        field,
+        params,
+        numbered(batch),
+        mask,
+        chunk_size,
+        recompute,
+        additivity and (lambda data: additivity(data[0])),
+    )
 
 
 def empirical_fisher(
@@ -194,7 +224,8 @@ def empirical_fisher(
     batch: PyTree | Batches,
     *,
     mask: PyTree | None = None,
-    chunk_size: int | None = None,
+    weights: Weights | None = None,
+    chunk_size: int | str | None = None,
     recompute: bool | None = None,
     check: bool = True,
 ) -> Operator:
@@ -202,19 +233,27 @@ def empirical_fisher(
 
         E v = (1/n) sum_i g_i <g_i, v>,    g_i = gradient of the loss of example i
 
-    The loss of an example is that of a batch with it alone; no gradient of a single example is
-    formed. At the targets of `batch`, so not the Fisher matrix (Kunstner et al. 2019).
+    The loss of an example is that of a batch with it alone, so that `loss` must be a mean over
+    examples also where data are undivided; no gradient of a single example is formed. At the
+    targets of `batch`, so not the Fisher matrix (Kunstner et al. 2019).
     """
+    check_params(params, batch, mask, chunk_size)
+    share, total = (lambda chunk: 1.0), loss
+    if weights is not None:
+        batch, share, total = weighted(batch, weights), _last, weighted_loss(loss)
 
     def losses(params, chunk):
         one = lambda example: loss(params, jax.tree.map(lambda leaf: leaf[None], example))  # noqa: E731
-        return jax.vmap(one)(chunk)
+        if weights is None:
+            return jax.vmap(one)(chunk)
+        return jax.vmap(lambda example: one(example)[0])(chunk[0])
 
-    check_params(params, batch, mask, chunk_size)
-    check_loss(loss, params, batch, check)
-    field = _gauss_newton(losses, lambda out, _: lambda tangents: tangents / len(out), mask)
-    options = {"mask": mask, "chunk_size": chunk_size, "recompute": recompute}
-    return jacobian_operator(field, params, batch, **options)
+    additivity = check_loss(total, params, batch, mask, chunk_size, check, divided=True)
+    respond = lambda out, chunk: lambda tangents: tangents * share(chunk) / len(out)  # noqa: E731
+    field = gauss_newton_field(losses, respond, mask)
+    return jacobian_operator(
+        field, params, batch, mask, chunk_size, recompute, additivity, divided=True
+    )
 
 
 def preconditioned(matvec: Matvec, diagonal: PyTree) -> Matvec:
@@ -240,27 +279,20 @@ def preconditioned(matvec: Matvec, diagonal: PyTree) -> Matvec:
     return change_product(matvec, lambda product: lambda vector: scaled(product(scaled(vector))))
 
 
-def _gauss_newton(apply, respond, mask):
-    """Return the field x -> J^T B J x, where B = respond(outputs, chunk) is linear."""
-
-    def field(params, point, chunk):
-        at = lambda x: apply(merge(x, params), chunk)  # noqa: E731
-        outputs, push, pull = linear_maps(at, select(params, mask))
-        return pull(respond(outputs, chunk)(push(point)))
-
-    return field
+def _shared(apply, batch, weights):
+    """Return what maps data to outputs and to the factor of each example, and the data."""
+    if weights is None:
+        return apply, lambda chunk: 1.0, batch
+    return _of_examples(apply), _last, weighted(batch, weights)
 
 
-def _numbered(batch):
-    """Return the data with the place of each example in the whole."""
-    if not isinstance(batch, Batches):
-        return batch, jnp.arange(num_examples(batch))
+def _of_examples(apply):
+    return lambda params, data: apply(params, data[0])
 
-    def start():
-        first = 0
-        for part in batch.start():
-            size = num_examples(part)
-            yield part, jnp.arange(first, first + size)
-            first += size
 
-    return Batches(start)
+def _last(data):
+    return data[1]
+
+
+def _scaled(rows, factors):
+    return rows * jnp.reshape(factors, jnp.shape(factors) + (1,) * (rows.ndim - 1))
