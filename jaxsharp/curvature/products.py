@@ -35,6 +35,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree, UInt32
 
 from jaxsharp.core.chunks import Batches, num_examples
+from jaxsharp.core.keys import stream
 from jaxsharp.core.trees import merge, select
 from jaxsharp.curvature.checks import check_loss, check_outputs, check_params
 from jaxsharp.curvature.likelihoods import Likelihood
@@ -159,13 +160,14 @@ def monte_carlo_fisher(
         F v = (1/(n S)) sum_i sum_s J_i^T g_is <g_is, J_i v>,    y_is ~ p(. | f_i),    s <= S,
         g_is = gradient of log p(y_is | f_i) in f_i
 
-    Unbiased for `fisher` over `key`, and one fixed matrix for one key: example i draws from
-    ``fold_in(key, i)``, i its place in the data, whatever the chunks. S is `num_samples`.
+    Unbiased for `fisher` over `key`, and one fixed matrix for one key: example i draws
+    from ``fold_in(stream, i)``, i its place in the data, whatever the chunks. S is `num_samples`.
 
     Raises ValueError also for num_samples below 1.
     """
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; it must be at least 1")
+    key = stream(key, "monte_carlo_fisher")
 
     def scores(output, index):
         keys = jax.random.split(jax.random.fold_in(key, index), num_samples)

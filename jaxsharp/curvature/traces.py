@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
+from jaxsharp.core.keys import stream
 from jaxsharp.core.trees import norm
 from jaxsharp.curvature.operators import Loops, Matvec, checked_like, loops_around, num_entries
 
@@ -109,7 +110,9 @@ def hutchinson(
     below 1, other dtypes; while tracing, if A z is not like z.
     """
     limits = Limits(rtol, atol, max_products)
-    state = _average_over_signs(matvec, like, key, _quadratic_forms, _total, limits, vmapped)
+    state = _average_over_signs(
+        matvec, like, stream(key, "hutchinson"), _quadratic_forms, _total, limits, vmapped
+    )
     (mean, group_means), (stderr, group_stderrs) = state.mean, state.stderr
     return Trace(mean, stderr, group_means, group_stderrs, state.count, state.converged)
 
@@ -136,7 +139,9 @@ def diagonal(
     their denominator sum_i z_i * z_i is n for signs. Deviations: the standard errors, the stop.
     """
     limits = Limits(rtol, atol, max_products)
-    state = _average_over_signs(matvec, like, key, _products, _norms, limits, vmapped)
+    state = _average_over_signs(
+        matvec, like, stream(key, "diagonal"), _products, _norms, limits, vmapped
+    )
     return Estimate(state.mean, state.stderr, state.count, state.converged)
 
 
@@ -162,7 +167,9 @@ def frobenius_norm(
     Reference: `hutchinson` for A^2, whose probes z^T A^2 z are ||A z||^2: one product each.
     """
     limits = Limits(rtol, atol, max_products)
-    state = _average_over_signs(matvec, like, key, _square, _root, limits, vmapped)
+    state = _average_over_signs(
+        matvec, like, stream(key, "frobenius_norm"), _square, _root, limits, vmapped
+    )
     return Estimate(*_root(state.mean, state.stderr), state.count, state.converged)
 
 

@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from jaxsharp.core.chunks import mean_over_chunks
+from jaxsharp.core.keys import stream
 from jaxsharp.core.memory import affordable_chunk
 from jaxsharp.core.trees import random_direction
 from jaxsharp.networks.losses import frozen_loss
@@ -59,6 +60,7 @@ def random_perturbation(
             f"num_perturbations is {num_perturbations}; a standard error needs at least 2"
         )
     static = (network, num_perturbations, recompute, chunk_size, vmapped)
+    key = stream(key, "random_perturbation")
     return from_increases(loss_increases(*static, params, stats, batch, key, radius))
 
 
@@ -82,7 +84,7 @@ def loss_increases(
     key: Array,
     radius: Array,
 ) -> Float[Array, " num"]:
-    """L(theta + r u_i) - L(theta) for i < num, u_i drawn from ``fold_in(key, i)``."""
+    """L(theta + r u_i) - L(theta) for i < num, u_i from ``fold_in(key, i)``."""
     if vmapped is None:
         vmapped = 1 if jax.default_backend() == "cpu" else 8
     if chunk_size is None:

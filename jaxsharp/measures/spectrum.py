@@ -6,7 +6,8 @@ from typing import NamedTuple
 import jax
 from jaxtyping import Array, PyTree
 
-from jaxsharp.curvature.lanczos import EigenPairs, top_eigenpairs
+from jaxsharp.core.keys import stream
+from jaxsharp.curvature.lanczos import EigenPairs, eigenpairs_at
 from jaxsharp.curvature.products import hessian
 from jaxsharp.networks.losses import frozen_loss
 from jaxsharp.networks.network import Network
@@ -45,6 +46,7 @@ def top_eigenvalue(
     product a step, of ``chunk_size`` examples at a time (None: as memory allows). Changes under
     layer rescaling.
     """
+    key = stream(key, "top_eigenvalue")
     return from_pairs(eigenpairs(network, tol, max_products, chunk_size, params, stats, batch, key))
 
 
@@ -72,4 +74,4 @@ def eigenpairs(
     """Top eigenpair, compiled once for all models of one network."""
     loss = frozen_loss(network.apply, stats)
     matvec = hessian(loss, params, batch, chunk_size=chunk_size)
-    return top_eigenpairs(matvec, params, key=key, k=1, tol=tol, max_products=max_products)
+    return eigenpairs_at(matvec, params, (1, 0), key, tol, max_products)[0]
