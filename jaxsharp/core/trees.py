@@ -87,20 +87,45 @@ def merge(selected: PyTree, tree: PyTree) -> PyTree:
 
 
 def norm(tree: Vector) -> Float[Array, ""]:
-    """Return ||x||_2 over the whole tree, in its widest dtype, without over- or underflow."""
+    """Return ||x||_2 over the whole tree, in its widest real dtype, without over- or underflow."""
     leaves = jax.tree.leaves(tree)
     if not leaves:
         return jnp.zeros(())
-    dtype = jnp.result_type(*leaves)
+    dtype = jnp.finfo(jnp.result_type(*leaves)).dtype
     largest = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(x), initial=0.0) for x in leaves])
     largest = jnp.where(largest > 0, largest, jnp.ones_like(largest)).astype(dtype)
-    squares = [jnp.sum(jnp.square(x / largest.astype(x.dtype))).astype(dtype) for x in leaves]
+    squares = [jnp.sum(_squared(x / largest.astype(x.dtype))).astype(dtype) for x in leaves]
     return largest * jnp.sqrt(sum(squares))
 
 
+def _squared(x):
+    """|x|^2 for each entry, real also where x is complex."""
+    if jnp.iscomplexobj(x):
+        return jnp.square(jnp.real(x)) + jnp.square(jnp.imag(x))
+    return jnp.square(x)
+
+
+def check_real(tree: Vector, name: str = "params") -> None:
+    """Raise ValueError for leaves that are not real floating point."""
+    dtypes = {jnp.result_type(leaf) for leaf in jax.tree.leaves(tree)}
+    wrong = sorted(str(d) for d in dtypes if not jnp.issubdtype(d, jnp.floating))
+    if wrong:
+        raise ValueError(
+            f"{name} hold {', '.join(wrong)}; they must be real floating point: a complex array "
+            "is two real ones, and what is not trained is no parameter"
+        )
+
+
+def added(part: Vector, tree: Vector) -> Vector:
+    """Return part + tree, where `part`, like a result of `select`, has None for zeros."""
+    return jax.tree.map(
+        lambda x, leaf: leaf if x is None else leaf + x, part, tree, is_leaf=lambda x: x is None
+    )
+
+
 def dots(stack: PyTree, tree: Vector) -> Float[Array, " m"]:
-    """Return the inner products of m vectors, stacked along a new leading axis, with one."""
-    products = jax.tree.map(lambda s, x: jnp.tensordot(s, x, x.ndim), stack, tree)
+    """Return the inner products <s_m, x> of m vectors, stacked along a new axis, with one."""
+    products = jax.tree.map(lambda s, x: jnp.tensordot(jnp.conj(s), x, x.ndim), stack, tree)
     return functools.reduce(jnp.add, jax.tree.leaves(products))
 
 

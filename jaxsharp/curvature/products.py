@@ -32,6 +32,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Key, PyTree, UInt32
 
 from jaxsharp.core.chunks import Batches, num_examples
@@ -226,10 +227,13 @@ def preconditioned(matvec: Matvec, diagonal: PyTree) -> Matvec:
     latter. `diagonal` has the structure of the vectors; for an adaptive optimizer with steps
     lr D^(-1) grad, sharpness against 2/lr (Cohen et al. 2022, arXiv 2207.14484).
 
-    Cost: that of `matvec`. Raises ValueError for entries that are not positive and finite, where
-    they are known (not inside jit).
+    Cost: that of `matvec`. Raises ValueError for leaves that are not arrays of reals, for entries
+    that are not positive and finite, where they are known (not inside jit), and, at a product,
+    for other shapes than the vector's.
     """
     for leaf in jax.tree.leaves(diagonal):
+        if not isinstance(leaf, np.ndarray | jax.Array) or not jnp.isrealobj(leaf):
+            raise ValueError(f"diagonal holds {leaf!r}; its leaves must be arrays of reals")
         bad = ~((leaf > 0) & (leaf < jnp.inf))
         if not isinstance(leaf, jax.core.Tracer) and jnp.any(bad):
             raise ValueError(
@@ -237,6 +241,9 @@ def preconditioned(matvec: Matvec, diagonal: PyTree) -> Matvec:
             )
 
     def scaled(vector):
+        given, valid = (jax.tree.map(jnp.shape, tree) for tree in (diagonal, vector))
+        if given != valid:
+            raise ValueError(f"diagonal has the shapes {given}; they must be the vector's, {valid}")
         return jax.tree.map(lambda x, d: (x / jnp.sqrt(d)).astype(x.dtype), vector, diagonal)
 
     return change_product(matvec, lambda product: lambda vector: scaled(product(scaled(vector))))
