@@ -1,6 +1,7 @@
 """GSAM: SAM that also shrinks the surrogate gap, by a part of the clean gradient."""
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import ScalarLike
 
@@ -59,5 +60,5 @@ def gsam_rule(rho: Rho, *, alpha: ScalarLike = 0.4, mask: Mask = None) -> Rule:
 def without_direction(vector, direction):
     """The part of a vector orthogonal to a direction; the whole vector if that is zero."""
     unit = scaled_to_norm(direction, 1.0)
-    along = optax.tree.vdot(unit, vector)
+    along = jnp.conj(optax.tree.vdot(vector, unit))  # <unit, vector>
     return jax.tree.map(lambda v, u: v - along * u, vector, unit)
