@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Key, PyTree, ScalarLike, UInt32
+from jaxtyping import Array, Float, Inexact, Key, PyTree, ScalarLike, UInt32
 
-Vector = PyTree[Float[Array, "..."]]
+Vector = PyTree[Inexact[Array, "..."]]
 
 # Copying arrays of at most so many entries costs little.
 PACKED_SIZE = 2**20
@@ -53,7 +53,7 @@ def random_direction(key: Key[Array, ""] | UInt32[Array, "2"], tree: Vector) -> 
     return optax.tree.cast_like(direction, tree)
 
 
-def select(tree: PyTree, mask: PyTree[bool] | None) -> PyTree:
+def select(tree: PyTree, mask: PyTree | None) -> PyTree:
     """Return the tree with None, which holds no numbers, in place of the leaves `mask` leaves out.
 
     `mask` is a pytree of True and False of the structure of `tree` or of its upper part, so that
@@ -105,7 +105,7 @@ def _squared(x):
     return jnp.square(x)
 
 
-def check_real(tree: Vector, name: str = "params") -> None:
+def check_real(tree: PyTree, name: str = "params") -> None:
     """Raise ValueError for leaves that are not real floating point."""
     dtypes = {jnp.result_type(leaf) for leaf in jax.tree.leaves(tree)}
     wrong = sorted(str(d) for d in dtypes if not jnp.issubdtype(d, jnp.floating))
@@ -123,18 +123,18 @@ def added(part: Vector, tree: Vector) -> Vector:
     )
 
 
-def dots(stack: PyTree, tree: Vector) -> Float[Array, " m"]:
+def dots(stack: PyTree, tree: Vector) -> Inexact[Array, " m"]:
     """Return the inner products <s_m, x> of m vectors, stacked along a new axis, with one."""
     products = jax.tree.map(lambda s, x: jnp.tensordot(jnp.conj(s), x, x.ndim), stack, tree)
     return functools.reduce(jnp.add, jax.tree.leaves(products))
 
 
-def combine(coefficients: Float[Array, "*n m"], stack: PyTree) -> PyTree:
+def combine(coefficients: Inexact[Array, "*n m"], stack: PyTree) -> PyTree:
     """Return sum_m c_m x_m, or a stack of such sums, for m stacked vectors; leaf dtypes kept."""
     return jax.tree.map(lambda s: jnp.tensordot(coefficients.astype(s.dtype), s, 1), stack)
 
 
-def without(stack: PyTree, tree: Vector) -> tuple[Vector, Float[Array, " m"]]:
+def without(stack: PyTree, tree: Vector) -> tuple[Vector, Inexact[Array, " m"]]:
     """Return a vector without its components along m orthonormal ones, and their coefficients."""
     coefficients = dots(stack, tree)
     return optax.tree.sub(tree, combine(coefficients, stack)), coefficients

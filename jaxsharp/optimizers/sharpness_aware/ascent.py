@@ -20,7 +20,7 @@ WEIGHTS_ALONE = {"scale", "gamma"}  # of a normalization
 BIASES = {"bias", "biases"}
 BIASES_ALONE = {"b", "offset", "shift", "beta"}  # of one axis; as matrices they would be weights
 
-Mask = PyTree[bool] | Callable[[PyTree], PyTree[bool]] | None
+Mask = PyTree | Callable[[PyTree], PyTree] | None
 
 
 def ascent_step(grads: Vector, rho: ScalarLike) -> Vector:

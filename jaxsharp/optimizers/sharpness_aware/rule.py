@@ -61,7 +61,7 @@ class SharpnessAwareState(NamedTuple):
     base: PyTree
 
 
-def chosen(tree: Vector, params: PyTree, mask: Mask) -> Vector:
+def chosen(tree: PyTree, params: PyTree, mask: Mask) -> PyTree:
     """Return the part of a vector like `params` along which the ascent goes, None elsewhere.
 
     Raises ValueError for a mask that does not fit, and for a chosen part that is not real.
