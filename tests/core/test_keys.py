@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax._src import prng
-from jax.extend.random import define_prng_impl
+from jax.extend.random import define_prng_impl, threefry_prng_impl
 
 from jaxsharp import curvature, measures
 from jaxsharp.core.keys import stream
@@ -17,12 +16,12 @@ from jaxsharp.networks.network import Network
 from tests.test_layout import MODULES
 
 DRAWN = []
-THREEFRY = prng.threefry_prng_impl
+THREEFRY = threefry_prng_impl
 
 
-def _bits(key, width, shape):
+def _bits(key, width, shape, **options):
     jax.debug.callback(lambda k: DRAWN.append(tuple(np.asarray(k).tolist())), key)
-    return THREEFRY.random_bits(key, width, shape)
+    return THREEFRY.random_bits(key, width, shape, **options)
 
 
 RECORDING = define_prng_impl(
