@@ -1,6 +1,7 @@
 """Pytrees as vectors, means over data in chunks, memory, and the reading of programs.
 
 trees         pytrees as vectors: norms, products, directions, parts
+keys          random keys, a stream for each purpose
 chunks        means over data sets, in memory or streamed, a chunk of examples at a time
 additivity    whether a loss is a mean over examples, so that data may be cut into chunks
 memory        how many examples a chunk may have, from a count of a program's intermediate values

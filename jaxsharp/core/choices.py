@@ -11,6 +11,10 @@ import types
 from collections.abc import Iterable
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 Record = TypeVar("Record")
 WORDS = {
     bool: "true or false",
@@ -30,10 +34,6 @@ def shown(value: Any) -> str:
     """A value as a message may have it, wherever it comes from: one short line of ASCII."""
     text = ascii(value)
     return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
-
-import jax
-import jax.numpy as jnp
-import numpy as np
 
 
 def known(kind: str, name: str, valid: Iterable[str]) -> str:

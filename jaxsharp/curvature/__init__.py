@@ -38,12 +38,12 @@ from jaxsharp.curvature.likelihoods import softmax_factors as softmax_factors
 from jaxsharp.curvature.likelihoods import squared_factors as squared_factors
 from jaxsharp.curvature.operators import Matvec as Matvec
 from jaxsharp.curvature.operators import Operator as Operator
+from jaxsharp.curvature.operators import preconditioned as preconditioned
 from jaxsharp.curvature.products import empirical_fisher as empirical_fisher
 from jaxsharp.curvature.products import fisher as fisher
 from jaxsharp.curvature.products import ggn as ggn
 from jaxsharp.curvature.products import hessian as hessian
 from jaxsharp.curvature.products import monte_carlo_fisher as monte_carlo_fisher
-from jaxsharp.curvature.products import preconditioned as preconditioned
 from jaxsharp.curvature.sketches import hutchpp as hutchpp
 from jaxsharp.curvature.sketches import xtrace as xtrace
 from jaxsharp.curvature.structure import Structure as Structure

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxsharp.core.choices import known_classes
+from jaxsharp.core.keys import stream
 
 
 class Likelihood(NamedTuple):
@@ -69,26 +70,34 @@ def _check_shape(output, target):
 
 
 # One of several classes; f are logits, y the index of the class: softmax cross-entropy.
-categorical = Likelihood(_class_log_prob, jax.random.categorical, _class_information)
+categorical = Likelihood(
+    _class_log_prob,
+    lambda key, logits: jax.random.categorical(stream(key, "categorical"), logits),
+    _class_information,
+)
 
 # Independent yes or no for each entry; f are logits: binary cross-entropy, summed.
 bernoulli = Likelihood(
     _bernoulli_log_prob,
-    lambda key, logits: jax.random.bernoulli(key, jax.nn.sigmoid(logits)).astype(logits.dtype),
+    lambda key, logits: jax.random.bernoulli(
+        stream(key, "bernoulli"), jax.nn.sigmoid(logits)
+    ).astype(logits.dtype),
     lambda logits, vector: jax.nn.sigmoid(logits) * jax.nn.sigmoid(-logits) * vector,
 )
 
 # Normal with mean f and variance 1: half the squared error, ||f - y||^2 / 2, summed.
 gaussian = Likelihood(
     _gaussian_log_prob,
-    lambda key, mean: mean + jax.random.normal(key, mean.shape, mean.dtype),
+    lambda key, mean: mean + jax.random.normal(stream(key, "gaussian"), mean.shape, mean.dtype),
     lambda mean, vector: vector,
 )
 
 # Counts; f are the logarithms of their rates.
 poisson = Likelihood(
     _poisson_log_prob,
-    lambda key, log_rate: jax.random.poisson(key, jnp.exp(log_rate)).astype(log_rate.dtype),
+    lambda key, log_rate: jax.random.poisson(stream(key, "poisson"), jnp.exp(log_rate)).astype(
+        log_rate.dtype
+    ),
     lambda log_rate, vector: jnp.exp(log_rate) * vector,
 )
 

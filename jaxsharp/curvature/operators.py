@@ -136,3 +136,32 @@ def _python_map(fn, xs, *, batch_size=None):
     num = len(jax.tree.leaves(xs)[0])
     results = [fn(jax.tree.map(lambda leaf, i=i: leaf[i], xs)) for i in range(num)]
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
+
+
+def preconditioned(matvec: Matvec, diagonal: PyTree) -> Matvec:
+    """Return the product with D^(-1/2) A D^(-1/2), D the diagonal matrix of positive `diagonal`.
+
+    Its eigenvalues are those of D^(-1) A; an eigenvector w gives the vector D^(-1/2) w of the
+    latter. `diagonal` has the structure of the vectors; for an adaptive optimizer with steps
+    lr D^(-1) grad, sharpness against 2/lr (Cohen et al. 2022, arXiv 2207.14484).
+
+    Cost: that of `matvec`. Raises ValueError for leaves that are not arrays of reals, for entries
+    that are not positive and finite, where they are known (not inside jit), and, at a product,
+    for other shapes than the vector's.
+    """
+    for leaf in jax.tree.leaves(diagonal):
+        if not isinstance(leaf, np.ndarray | jax.Array) or not jnp.isrealobj(leaf):
+            raise ValueError(f"diagonal holds {leaf!r}; its leaves must be arrays of reals")
+        bad = ~((leaf > 0) & (leaf < jnp.inf))
+        if not isinstance(leaf, jax.core.Tracer) and jnp.any(bad):
+            raise ValueError(
+                f"diagonal holds {leaf[bad][0]}; its entries must be positive and finite"
+            )
+
+    def scaled(vector):
+        given, valid = (jax.tree.map(jnp.shape, tree) for tree in (diagonal, vector))
+        if given != valid:
+            raise ValueError(f"diagonal has the shapes {given}; they must be the vector's, {valid}")
+        return jax.tree.map(lambda x, d: (x / jnp.sqrt(d)).astype(x.dtype), vector, diagonal)
+
+    return change_product(matvec, lambda product: lambda vector: scaled(product(scaled(vector))))

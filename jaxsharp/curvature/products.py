@@ -48,11 +48,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree, UInt32
 
 from jaxsharp.core.chunks import Batches, numbered, weighted, weighted_loss
+from jaxsharp.core.keys import stream
 from jaxsharp.core.trees import merge, widen
 from jaxsharp.curvature.checks import check_loss, check_outputs, check_params
 from jaxsharp.curvature.likelihoods import Likelihood
 from jaxsharp.curvature.linearization import derivative, gauss_newton_field, jacobian_operator
-from jaxsharp.curvature.operators import Matvec, Operator, change_product
+from jaxsharp.curvature.operators import Operator
 
 Loss = Callable[[PyTree, PyTree], jax.Array]
 Apply = Callable[[PyTree, PyTree], jax.Array]
@@ -182,13 +183,14 @@ def monte_carlo_fisher(
         g_is = gradient of log p(y_is | f_i) in f_i
 
     Unbiased for `fisher` over `key`, and one fixed matrix for one key: example i draws from
-    ``fold_in(key, i)``, i its place in the data, whatever the chunks. S is `num_samples`.
+    ``fold_in(stream, i)``, i its place in the data, whatever the chunks. S is `num_samples`.
     Raises ValueError also for num_samples below 1, and for `Batches` in another order at each pass.
     """
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; it must be at least 1")
     check_params(params, batch, mask, chunk_size)
     apply, share, batch = _shared(apply, batch, weights)
+    key = stream(key, "monte_carlo_fisher")
 
     def scores(output, index):
         keys = jax.random.split(jax.random.fold_in(key, index), num_samples)
@@ -254,29 +256,6 @@ def empirical_fisher(
     return jacobian_operator(
         field, params, batch, mask, chunk_size, recompute, additivity, divided=True
     )
-
-
-def preconditioned(matvec: Matvec, diagonal: PyTree) -> Matvec:
-    """Return the product with D^(-1/2) A D^(-1/2), D the diagonal matrix of positive `diagonal`.
-
-    Its eigenvalues are those of D^(-1) A; an eigenvector w gives the vector D^(-1/2) w of the
-    latter. `diagonal` has the structure of the vectors; for an adaptive optimizer with steps
-    lr D^(-1) grad, sharpness against 2/lr (Cohen et al. 2022, arXiv 2207.14484).
-
-    Cost: that of `matvec`. Raises ValueError for entries that are not positive and finite, where
-    they are known (not inside jit).
-    """
-    for leaf in jax.tree.leaves(diagonal):
-        bad = ~((leaf > 0) & (leaf < jnp.inf))
-        if not isinstance(leaf, jax.core.Tracer) and jnp.any(bad):
-            raise ValueError(
-                f"diagonal holds {leaf[bad][0]}; its entries must be positive and finite"
-            )
-
-    def scaled(vector):
-        return jax.tree.map(lambda x, d: (x / jnp.sqrt(d)).astype(x.dtype), vector, diagonal)
-
-    return change_product(matvec, lambda product: lambda vector: scaled(product(scaled(vector))))
 
 
 def _shared(apply, batch, weights):

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
+from jaxsharp.core.keys import stream
 from jaxsharp.core.trees import norm, scaled_to_norm, without
 from jaxsharp.curvature.operators import Matvec, check_range, loops_around, packed
 from jaxsharp.curvature.traces import Estimate, Limits, average, check_arguments
@@ -73,7 +74,7 @@ def hutchpp(
         least = f"2 sketch_size + 2 = {2 * rank + 2}"
         raise ValueError(f"max_products is {max_products}; it must be at least {least}")
     loops, product, zero = loops_around(matvec), *_flat(matvec, like)
-    sketch_key, probe_key = jax.random.split(key)
+    sketch_key, probe_key = stream(key, "hutchpp: sketch"), stream(key, "hutchpp: probes")
 
     def sketch(index):
         return product(_normal(sketch_key, index, zero))
@@ -155,7 +156,7 @@ def xtrace(
     rows = min(max_products // 2, size)
     if rows < min(2, size):
         raise ValueError(f"max_products is {max_products}; XTrace needs at least 4")
-    product, zero = _flat(matvec, like)
+    key, (product, zero) = stream(key, "xtrace"), _flat(matvec, like)
 
     def body(sketch):
         test = _sphere(key, sketch.count, zero)

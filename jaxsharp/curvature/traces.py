@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
+from jaxsharp.core.keys import stream
 from jaxsharp.core.trees import norm
 from jaxsharp.curvature.operators import (
     Loops,
@@ -116,7 +117,7 @@ def hutchinson(
     below 1, other dtypes; while tracing, if A z is not like z; at the end, inside jit NaN, for
     ||A z|| near the largest or smallest numbers of the dtype (float32: outside 1e-31 to 4e31).
     """
-    limits = Limits(rtol, atol, max_products)
+    key, limits = stream(key, "hutchinson"), Limits(rtol, atol, max_products)
     state = _average_over_signs(matvec, like, key, _quadratic_forms, _total, limits, vmapped)
     (mean, means), (stderr, stderrs) = state.mean, state.stderr
     return Trace(mean, stderr, means, stderrs, state.num_products, state.converged)
@@ -143,7 +144,7 @@ def diagonal(
     Reference: Bekas, Kokiopoulou and Saad (2007), Applied Numerical Mathematics 57, 1214-1229;
     their denominator sum_i z_i * z_i is n for signs. Deviations: the standard errors, the stop.
     """
-    limits = Limits(rtol, atol, max_products)
+    key, limits = stream(key, "diagonal"), Limits(rtol, atol, max_products)
     return _average_over_signs(matvec, like, key, _products, _norms, limits, vmapped)
 
 
@@ -168,7 +169,7 @@ def frobenius_norm(
 
     Reference: `hutchinson` for A^2, whose probes z^T A^2 z are ||A z||^2: one product each.
     """
-    limits = Limits(rtol, atol, max_products)
+    key, limits = stream(key, "frobenius_norm"), Limits(rtol, atol, max_products)
     state = _average_over_signs(matvec, like, key, _square, _root, limits, vmapped, power=2)
     mean, stderr = _root((state.mean,), (state.stderr,))
     return state._replace(mean=mean, stderr=stderr)

@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from jaxsharp.core.chunks import mean_over_chunks
+from jaxsharp.core.keys import stream
 from jaxsharp.core.memory import affordable_chunk
 from jaxsharp.core.trees import random_direction
 from jaxsharp.networks.losses import frozen_loss
@@ -66,6 +67,7 @@ def random_perturbation(
         raise ValueError(f"radius is {radius}; it must be a positive number")
     check_count(num_perturbations, antithetic)
     static = (network, num_perturbations, antithetic, recompute, chunk_size, vmapped)
+    key = stream(key, "random_perturbation")
     increases = loss_increases(*static, params, stats, batch, key, radius)
     return from_increases(increases, antithetic)
 

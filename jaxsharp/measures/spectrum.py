@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from jaxsharp.curvature.lanczos import top_eigenpairs
+from jaxsharp.core.keys import stream
+from jaxsharp.curvature.lanczos import eigenpairs_at
 from jaxsharp.curvature.products import hessian
 from jaxsharp.networks.losses import frozen_loss
 from jaxsharp.networks.network import Network
@@ -76,6 +77,7 @@ def top_eigenvalue(
     if starts < 1:
         raise ValueError(f"starts is {starts}; it must be at least 1")
     static = (network, tol, max_products, chunk_size, starts)
+    key = stream(key, "top_eigenvalue")
     return from_starts(eigenvalues(*static, params, stats, batch, key))
 
 
@@ -120,11 +122,11 @@ def largest(
     """
 
     def from_start(key):
-        pairs = top_eigenpairs(matvec, like, key=key, k=1, tol=tol, max_products=max_products)
+        pairs, _ = eigenpairs_at(matvec, like, (1, 0), key, tol, max_products)
         return Found(*(x[0] for x in (pairs.values, pairs.residuals, pairs.converged)), pairs[-1])
 
     if starts == 1:
         return jax.tree.map(lambda x: x[None], from_start(key))
-    others = jax.random.fold_in(key, RESTART)
+    others = stream(key, "other starts")
     keys = [key, *(jax.random.fold_in(others, i) for i in range(1, starts))]
     return jax.lax.map(from_start, jnp.stack(keys))

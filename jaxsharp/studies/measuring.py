@@ -1,7 +1,6 @@
 """Sharpness of trained runs: every measure of all members of a group in one program."""
 
 import functools
-import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 import pandas as pd
 from jax.sharding import Mesh
 
+from jaxsharp.core.keys import stream
 from jaxsharp.measures.registry import MEASURES, Options, Record
 from jaxsharp.networks.network import Network
 from jaxsharp.runs import claims, directory
@@ -135,7 +135,7 @@ def results(
 
 def measuring_key(config: RunConfig, name: str) -> np.ndarray:
     """Data of the random key with which a measure of a run is taken."""
-    key = jax.random.fold_in(streams(config.seed).measure, zlib.crc32(name.encode()))
+    key = stream(streams(config.seed).measure, name)
     return np.asarray(jax.random.key_data(key))
 
 

@@ -8,6 +8,7 @@ import pytest
 import scipy.stats
 from jax.flatten_util import ravel_pytree
 
+from jaxsharp.core.keys import stream
 from jaxsharp.core.trees import random_direction
 from jaxsharp.measures import random_perturbation
 from jaxsharp.measures.neighbourhood import from_increases, loss_increases
@@ -57,8 +58,9 @@ def test_increases_are_losses_at_distance_radius(x64):
         antithetic=False,
     )
     want = []
+    drawn = stream(jax.random.key(3), "random_perturbation")
     for i in range(5):
-        direction = random_direction(jax.random.fold_in(jax.random.key(3), i), params)
+        direction = random_direction(jax.random.fold_in(drawn, i), params)
         moved = jax.tree.map(lambda p, d: p + 2.0 * d, params, direction)
         step = ravel_pytree(moved)[0] - ravel_pytree(params)[0]
         np.testing.assert_allclose(np.linalg.norm(step), 2.0, rtol=1e-12)
@@ -152,7 +154,8 @@ def test_recomputed_statistics_are_those_of_each_point(x64):
         logits, _ = network.apply(params, stats, batch.images, True)
         return -np.mean(np.asarray(jax.nn.log_softmax(logits))[np.arange(13), batch.labels])
 
-    direction = random_direction(jax.random.fold_in(jax.random.key(0), 0), params)
+    drawn = stream(jax.random.key(0), "random_perturbation")
+    direction = random_direction(jax.random.fold_in(drawn, 0), params)
     moved = jax.tree.map(lambda p, d: p + 5.0 * d, params, direction)
     arguments = (network, params, stats, batch, jax.random.key(0))
     found = random_perturbation(*arguments, num_perturbations=4, recompute=True, chunk_size=4)
