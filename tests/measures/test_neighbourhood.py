@@ -78,7 +78,9 @@ def test_pairs_are_opposite_and_the_error_is_over_pairs(x64):
     )
     base, want = loss(params, batch), []
     for i in range(3):
-        direction = random_direction(jax.random.fold_in(jax.random.key(3), i), params)
+        direction = random_direction(
+            jax.random.fold_in(stream(jax.random.key(3), "random_perturbation"), i), params
+        )
         for sign in (1, -1):
             moved = jax.tree.map(lambda p, d, s=sign: p + s * 0.7 * d, params, direction)
             want.append(float(loss(moved, batch) - base))
