@@ -2,7 +2,7 @@
 
 trees      pytrees as vectors: norms, products, directions, parts
 chunks     means over data sets, in memory or streamed, a chunk of examples at a time
-memory     how many examples a chunk may have, from a count of a program's intermediate values
+memory     what a call may take of the memory, and how many examples a chunk may have within it
 programs   what a traced program contains
 choices    names and numbers that a user gives: checked, or refused in one line
 """
@@ -11,4 +11,6 @@ from jaxsharp.core.chunks import Batches as Batches
 from jaxsharp.core.chunks import mean_over_batches as mean_over_batches
 from jaxsharp.core.chunks import mean_over_chunks as mean_over_chunks
 from jaxsharp.core.chunks import num_examples as num_examples
+from jaxsharp.core.memory import Budget as Budget
+from jaxsharp.core.memory import budget as budget
 from jaxsharp.core.trees import Vector as Vector

@@ -8,7 +8,7 @@ from jax.tree_util import Partial
 from jaxtyping import PyTree
 
 from jaxsharp.core.chunks import Batches, mean_over_batches, mean_over_chunks, num_examples
-from jaxsharp.core.memory import affordable_chunk, bytes_per_example, can_keep
+from jaxsharp.core.memory import Budget, affordable_chunk, budget, bytes_per_example
 from jaxsharp.core.programs import primitives
 from jaxsharp.core.trees import select
 from jaxsharp.curvature.operators import Operator
@@ -40,6 +40,7 @@ def jacobian_operator(
     mask: PyTree | None,
     chunk_size: int | None,
     recompute: bool | None,
+    memory: Budget | None,
 ) -> Operator:
     """Return the Jacobian of the mean field in its point, at the parameters, which is symmetric.
 
@@ -53,7 +54,7 @@ def jacobian_operator(
 
     if isinstance(batch, Batches):
         return _on_host(at_chunk, params, batch, chunk_size)
-    plan = _plan(field, at_chunk, params, batch, mask, chunk_size, recompute)
+    plan = _plan(field, at_chunk, params, batch, mask, chunk_size, recompute, memory or budget())
 
     @jax.jit
     def linearized(params, batch):
@@ -127,19 +128,19 @@ def _on_host(at_chunk, params, batches: Batches, chunk_size) -> Operator:
     return Operator(_precise(product), words, on_host=True)
 
 
-def _plan(field, at_chunk, params, batch, mask, chunk_size, recompute) -> Plan:
+def _plan(field, at_chunk, params, batch, mask, chunk_size, recompute, memory) -> Plan:
     """Choose what was left open by the bytes that the programs write and keep."""
     n = _length(batch, chunk_size)
     if n is None:
         return Plan(None, not recompute)
     if chunk_size is None:
         base = select(params, mask)
-        chunk_size = affordable_chunk(lambda chunk: field(params, base, chunk), batch)
+        chunk_size = affordable_chunk(lambda chunk: field(params, base, chunk), batch, memory)
     elif chunk_size >= n:
         chunk_size = None
     if recompute is None:
         kept = lambda few: _bytes(jax.eval_shape(at_chunk, params, few))  # noqa: E731
-        recompute = not can_keep(n * bytes_per_example(kept, batch))
+        recompute = n * bytes_per_example(kept, batch) > memory.kept_bytes
     return Plan(chunk_size, not recompute)
 
 

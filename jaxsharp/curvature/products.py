@@ -13,9 +13,10 @@ only the block of the chosen parameters; vectors have None in the other places (
 `batch`: a pytree of arrays with examples along the leading axis, or `core.Batches`, read from
 the host for every product. `chunk_size`: examples at a time, None as the memory allows.
 `recompute`: False linearizes once, when the operator is made, and keeps the intermediate values of
-all examples; True recomputes them in every product; None keeps them if they fit a quarter of the
-memory. The `strategy` of the result says what was chosen; the numbers do not depend on it.
-`check`: compare two passes over the loss first (`checks`).
+all examples; True recomputes them in every product; None keeps them if they fit. `memory`: what
+fits (`core.Budget`), None that of the device; a call that is vmapped needs its `divided` share. The
+`strategy` of the result says what was chosen; the numbers do not depend on it. `check`: compare two
+passes over the loss first (`checks`).
 
 They return an `Operator`: v -> A v for vectors of the structure, shapes and dtypes of the (chosen)
 parameters, linear, symmetric, weighted by examples whatever the chunks. Matrix products inside run
@@ -35,6 +36,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree, UInt32
 
 from jaxsharp.core.chunks import Batches, num_examples
+from jaxsharp.core.memory import Budget
 from jaxsharp.core.trees import merge, select
 from jaxsharp.curvature.checks import check_loss, check_outputs, check_params
 from jaxsharp.curvature.likelihoods import Likelihood
@@ -53,6 +55,7 @@ def hessian(
     mask: PyTree | None = None,
     chunk_size: int | None = None,
     recompute: bool | None = None,
+    memory: Budget | None = None,
     check: bool = True,
 ) -> Operator:
     """Return the product v -> H v with the Hessian H of the mean loss at `params`.
@@ -71,7 +74,7 @@ def hessian(
 
     check_params(params, batch, mask, chunk_size)
     check_loss(loss, params, batch, check)
-    options = {"mask": mask, "chunk_size": chunk_size, "recompute": recompute}
+    options = {"mask": mask, "chunk_size": chunk_size, "recompute": recompute, "memory": memory}
     return jacobian_operator(field, params, batch, **options)
 
 
@@ -84,6 +87,7 @@ def ggn(
     mask: PyTree | None = None,
     chunk_size: int | None = None,
     recompute: bool | None = None,
+    memory: Budget | None = None,
     check: bool = True,
 ) -> Operator:
     """Return the product with the generalized Gauss-Newton matrix of output_loss(apply(.)).
@@ -104,7 +108,7 @@ def ggn(
     check_params(params, batch, mask, chunk_size)
     check_loss(lambda p, b: output_loss(apply(p, b), b), params, batch, check)
     field = _gauss_newton(apply, respond, mask)
-    options = {"mask": mask, "chunk_size": chunk_size, "recompute": recompute}
+    options = {"mask": mask, "chunk_size": chunk_size, "recompute": recompute, "memory": memory}
     return jacobian_operator(field, params, batch, **options)
 
 
@@ -117,6 +121,7 @@ def fisher(
     mask: PyTree | None = None,
     chunk_size: int | None = None,
     recompute: bool | None = None,
+    memory: Budget | None = None,
     check: bool = True,
 ) -> Operator:
     """Return the product with the Fisher matrix, the targets drawn from the model's own output.
@@ -137,7 +142,7 @@ def fisher(
     check_params(params, batch, mask, chunk_size)
     check_outputs(apply, params, batch, check)
     field = _gauss_newton(apply, respond, mask)
-    options = {"mask": mask, "chunk_size": chunk_size, "recompute": recompute}
+    options = {"mask": mask, "chunk_size": chunk_size, "recompute": recompute, "memory": memory}
     return jacobian_operator(field, params, batch, **options)
 
 
@@ -152,6 +157,7 @@ def monte_carlo_fisher(
     mask: PyTree | None = None,
     chunk_size: int | None = None,
     recompute: bool | None = None,
+    memory: Budget | None = None,
     check: bool = True,
 ) -> Operator:
     """Return the product with the Fisher matrix, the targets sampled from the model's own output.
@@ -184,7 +190,7 @@ def monte_carlo_fisher(
     check_params(params, batch, mask, chunk_size)
     check_outputs(apply, params, batch, check)
     field = _gauss_newton(lambda p, numbered: apply(p, numbered[0]), respond, mask)
-    options = {"mask": mask, "chunk_size": chunk_size, "recompute": recompute}
+    options = {"mask": mask, "chunk_size": chunk_size, "recompute": recompute, "memory": memory}
     return jacobian_operator(field, params, _numbered(batch), **options)
 
 
@@ -196,6 +202,7 @@ def empirical_fisher(
     mask: PyTree | None = None,
     chunk_size: int | None = None,
     recompute: bool | None = None,
+    memory: Budget | None = None,
     check: bool = True,
 ) -> Operator:
     """Return the product with the mean outer product of the gradients of single examples.
@@ -213,7 +220,7 @@ def empirical_fisher(
     check_params(params, batch, mask, chunk_size)
     check_loss(loss, params, batch, check)
     field = _gauss_newton(losses, lambda out, _: lambda tangents: tangents / len(out), mask)
-    options = {"mask": mask, "chunk_size": chunk_size, "recompute": recompute}
+    options = {"mask": mask, "chunk_size": chunk_size, "recompute": recompute, "memory": memory}
     return jacobian_operator(field, params, batch, **options)
 
 

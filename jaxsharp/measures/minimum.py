@@ -20,6 +20,7 @@ import numpy as np
 import scipy
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
+from jaxsharp.core.memory import Budget, budget
 from jaxsharp.curvature import exact
 from jaxsharp.curvature.structure import analyze
 from jaxsharp.networks.network import Network
@@ -191,7 +192,13 @@ def duality_gap(
 
 
 def minimum_sharpness(
-    network: Network, params: PyTree, stats: PyTree, batch: PyTree, *, chunk_size: int | None = None
+    network: Network,
+    params: PyTree,
+    stats: PyTree,
+    batch: PyTree,
+    *,
+    chunk_size: int | None = None,
+    memory: Budget | None = None,
 ) -> ScaleMinimum:
     """Minimum sharpness of a network over ``batch`` = (images, labels).
 
@@ -204,9 +211,9 @@ def minimum_sharpness(
     StructureError for a network that is not piecewise linear in each parameter.
     """
     images, _ = batch
-    return from_traces(
-        network, params, stats, images, group_traces(network, chunk_size, params, stats, images)
-    )
+    static = (network, chunk_size, memory or budget())
+    traces = group_traces(*static, params, stats, images)
+    return from_traces(network, params, stats, images, traces)
 
 
 def from_traces(
@@ -221,9 +228,15 @@ def _example(network: Network):
     return lambda params, stats, image: network.apply(params, stats, image[None], False)[0][0]
 
 
-@partial(jax.jit, static_argnums=range(2))
+@partial(jax.jit, static_argnums=range(3))
 def group_traces(
-    network: Network, chunk_size: int | None, params: PyTree, stats: PyTree, images: Array
+    network: Network,
+    chunk_size: int | None,
+    memory: Budget,
+    params: PyTree,
+    stats: PyTree,
+    images: Array,
 ) -> PyTree:
     """Exact trace of every parameter array's block, compiled once for all models of a network."""
-    return exact.exact_traces(_example(network), params, stats, images, chunk_size=chunk_size)
+    options = {"chunk_size": chunk_size, "memory": memory}
+    return exact.exact_traces(_example(network), params, stats, images, **options)

@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from jaxsharp.core.chunks import mean_over_chunks
-from jaxsharp.core.memory import affordable_chunk
+from jaxsharp.core.memory import Budget, affordable_chunk, budget
 from jaxsharp.core.trees import random_direction
 from jaxsharp.networks.losses import frozen_loss
 from jaxsharp.networks.network import Network, recompute_statistics
@@ -36,6 +36,7 @@ def random_perturbation(
     recompute: bool = False,
     chunk_size: int | None = None,
     vmapped: int | None = None,
+    memory: Budget | None = None,
 ) -> RandomSharpness:
     """Mean of L(theta + r u) - L(theta) over unit vectors u, uniform on the sphere in R^P.
 
@@ -46,9 +47,10 @@ def random_perturbation(
     the perturbations: it speaks of this model, not of the spread between seeds.
 
     Cost: num_perturbations + 1 forward passes over the data (as many more for each BatchNorm
-    layer with ``recompute``), ``chunk_size`` examples (None: as memory allows) and ``vmapped``
-    perturbations at a time (None: 1 on the CPU, 8 elsewhere), each of which is a copy of the
-    parameters. The value does not depend on either beyond rounding. Changes under layer rescaling.
+    layer with ``recompute``), ``chunk_size`` examples (None: as ``memory`` allows) and ``vmapped``
+    perturbations at a time (None: 1 on the CPU, 8 elsewhere, as ``memory`` says), each of which is
+    a copy of the parameters. The value does not depend on either beyond rounding. Changes under
+    layer rescaling.
 
     Raises ValueError for radius <= 0 and fewer than 2 perturbations.
     """
@@ -58,7 +60,7 @@ def random_perturbation(
         raise ValueError(
             f"num_perturbations is {num_perturbations}; a standard error needs at least 2"
         )
-    static = (network, num_perturbations, recompute, chunk_size, vmapped)
+    static = (network, num_perturbations, recompute, chunk_size, vmapped, memory or budget())
     return from_increases(loss_increases(*static, params, stats, batch, key, radius))
 
 
@@ -69,13 +71,14 @@ def from_increases(increases: ArrayLike) -> RandomSharpness:
     return RandomSharpness(float(increases.mean()), float(error), increases)
 
 
-@partial(jax.jit, static_argnums=range(5))
+@partial(jax.jit, static_argnums=range(6))
 def loss_increases(
     network: Network,
     num: int,
     recompute: bool,
     chunk_size: int | None,
     vmapped: int | None,
+    memory: Budget,
     params: PyTree,
     stats: PyTree,
     batch: PyTree,
@@ -84,11 +87,10 @@ def loss_increases(
 ) -> Float[Array, " num"]:
     """L(theta + r u_i) - L(theta) for i < num, u_i drawn from ``fold_in(key, i)``."""
     if vmapped is None:
-        vmapped = 1 if jax.default_backend() == "cpu" else 8
+        vmapped = 8 if memory.vmapped else 1
     if chunk_size is None:
         frozen = partial(frozen_loss(network.apply, stats), params)
-        fitting = affordable_chunk(frozen, batch) or len(batch[1])
-        chunk_size = max(1, fitting // vmapped)
+        chunk_size = affordable_chunk(frozen, batch, memory.divided(vmapped))
 
     def loss(params):
         at = stats

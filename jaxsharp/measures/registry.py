@@ -37,9 +37,10 @@ class Options:
 class Measure(NamedTuple):
     """One line of ``jaxsharp list``, what its error is, the options it reads, and the measure.
 
-    ``arrays(network, params, stats, batch, key, options)`` is a pure function, mapped over the
-    members of a group by one program; ``result(network, params, stats, images, arrays)``, on the
-    host, has ``value`` and ``error``, among others. ``images`` gives a shape, and no more.
+    ``arrays(network, params, stats, batch, key, options, memory)`` is a pure function, mapped over
+    the members of a group by one program, each with its part of the ``memory``;
+    ``result(network, params, stats, images, arrays)``, on the host, has ``value`` and ``error``,
+    among others. ``images`` gives a shape, and no more.
     """
 
     description: str
@@ -53,17 +54,17 @@ class Measure(NamedTuple):
         return " ".join(f"{name}={getattr(options, name)}" for name in self.options)
 
 
-def _traces(network, params, stats, batch, key, options):
-    return minimum.group_traces(network, None, params, stats, batch[0])
+def _traces(network, params, stats, batch, key, options, memory):
+    return minimum.group_traces(network, None, memory, params, stats, batch[0])
 
 
-def _top(network, params, stats, batch, key, options):
-    static = (network, options.eigenvalue_tol, spectrum.MAX_PRODUCTS, None)
+def _top(network, params, stats, batch, key, options, memory):
+    static = (network, options.eigenvalue_tol, spectrum.MAX_PRODUCTS, None, memory)
     return spectrum.eigenpairs(*static, params, stats, batch, key)
 
 
-def _increases(recompute, network, params, stats, batch, key, options):
-    static = (network, options.num_perturbations, recompute, None, None)
+def _increases(recompute, network, params, stats, batch, key, options, memory):
+    static = (network, options.num_perturbations, recompute, None, None, memory)
     radius = jnp.asarray(options.radius)
     return neighbourhood.loss_increases(*static, params, stats, batch, key, radius)
 

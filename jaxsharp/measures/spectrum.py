@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 from jaxtyping import Array, PyTree
 
+from jaxsharp.core.memory import Budget, budget
 from jaxsharp.curvature.lanczos import EigenPairs, top_eigenpairs
 from jaxsharp.curvature.products import hessian
 from jaxsharp.networks.losses import frozen_loss
@@ -37,15 +38,17 @@ def top_eigenvalue(
     tol: float = 1e-3,
     max_products: int = MAX_PRODUCTS,
     chunk_size: int | None = None,
+    memory: Budget | None = None,
 ) -> TopEigenvalue:
     """Largest *algebraic* eigenvalue of the Hessian of the loss over ``batch``, by Lanczos.
 
     ``batch`` is (images, labels), the loss the mean cross-entropy, data loss alone, with BatchNorm
     at its running statistics. Stops when ||H v - lambda v|| <= tol |lambda|. Cost: one Hessian
-    product a step, of ``chunk_size`` examples at a time (None: as memory allows). Changes under
+    product a step, of ``chunk_size`` examples at a time (None: as ``memory`` allows). Changes under
     layer rescaling.
     """
-    return from_pairs(eigenpairs(network, tol, max_products, chunk_size, params, stats, batch, key))
+    static = (network, tol, max_products, chunk_size, memory or budget())
+    return from_pairs(eigenpairs(*static, params, stats, batch, key))
 
 
 def from_pairs(pairs: EigenPairs) -> TopEigenvalue:
@@ -58,12 +61,13 @@ def from_pairs(pairs: EigenPairs) -> TopEigenvalue:
     )
 
 
-@partial(jax.jit, static_argnums=range(4))
+@partial(jax.jit, static_argnums=range(5))
 def eigenpairs(
     network: Network,
     tol: float,
     max_products: int,
     chunk_size: int | None,
+    memory: Budget,
     params: PyTree,
     stats: PyTree,
     batch: PyTree,
@@ -71,5 +75,5 @@ def eigenpairs(
 ) -> EigenPairs:
     """Top eigenpair, compiled once for all models of one network."""
     loss = frozen_loss(network.apply, stats)
-    matvec = hessian(loss, params, batch, chunk_size=chunk_size)
+    matvec = hessian(loss, params, batch, chunk_size=chunk_size, memory=memory)
     return top_eigenpairs(matvec, params, key=key, k=1, tol=tol, max_products=max_products)

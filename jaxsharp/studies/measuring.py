@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxsharp.core.memory import Budget, budget
 from jaxsharp.measures.registry import MEASURES, Options
 from jaxsharp.networks.network import Network
 from jaxsharp.runs import claims, directory
@@ -47,7 +48,7 @@ def measure(
     ``report`` gets the name of each measure, and how many runs have it, before it is taken of
     more. Raises RunError for a run that was not trained.
     """
-    runs_of = list(zip(configs, paths, strict=True))
+    runs_of, memory = list(zip(configs, paths, strict=True)), layout.memory or budget()
     states: dict[Path, TrainState] = {}
     for name in measures:
         settings = MEASURES[name].settings(options)
@@ -55,29 +56,31 @@ def measure(
         if not missing:
             continue
         states |= {p: final_state(c, p, bench) for c, p in missing if p not in states}
-        chosen = auto_width(len(runs_of), measuring_bytes(states[missing[0][1]]))
+        chosen = auto_width(len(runs_of), measuring_bytes(states[missing[0][1]]), memory=memory)
         width = chosen if layout.width is None else measuring_width(layout.width)
         for start in range(0, len(missing), width):
             report(name, len(runs_of) - len(missing) + start)
             part = missing[start : start + width]
             trained = [(config, states[path]) for config, path in part]
-            found = results(name, trained, bench, options, width)
+            found = results(name, trained, bench, options, width, memory)
             for (_, path), (value, error) in zip(part, found, strict=True):
                 record(path, name, settings, value, error)
     barrier()
 
 
 @functools.lru_cache(maxsize=64)
-def measuring_program(name: str, network: Network, options: Options, mesh: Mesh) -> Callable:
+def measuring_program(
+    name: str, network: Network, options: Options, mesh: Mesh, memory: Budget
+) -> Callable:
     """Compiled `f((active, params, stats, labels, keys), images) -> arrays` of a measure.
 
     One for all groups; a place that is not active computes nothing.
     """
     measure = MEASURES[name]
 
-    def member(active, params, stats, labels, key, images):
+    def member(active, params, stats, labels, key, images, memory):
         def arrays():
-            return measure.arrays(network, params, stats, (images, labels), key, options)
+            return measure.arrays(network, params, stats, (images, labels), key, options, memory)
 
         def nothing():
             return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
@@ -85,7 +88,7 @@ def measuring_program(name: str, network: Network, options: Options, mesh: Mesh)
         shapes = jax.eval_shape(arrays)
         return jax.lax.cond(active, arrays, nothing)
 
-    return jax.jit(over_members(member, mesh))
+    return jax.jit(over_members(member, mesh, memory))
 
 
 def results(
@@ -94,6 +97,7 @@ def results(
     bench: Workbench,
     options: Options,
     width: int,
+    memory: Budget,
 ) -> list[tuple[float, float]]:
     """Value and error of a measure of at most ``width`` members; NaN for one that diverged."""
     measure, mesh = MEASURES[name], member_mesh(width)
@@ -106,7 +110,7 @@ def results(
         labels, key = labels_of(config, bench)[:size], measuring_key(config, name)
         rows.append((active, state.params, state.stats, labels, key))
     *arguments, keys = (place(stack(column), mesh) for column in zip(*rows, strict=True))
-    program = measuring_program(name, bench.network, options, mesh)
+    program = measuring_program(name, bench.network, options, mesh, memory)
     keys = jax.jit(jax.random.wrap_key_data)(keys)
     found = fetch(program((*arguments, keys), place(images, mesh, shared=True)))
     pairs = []
