@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxsharp.core.chunks import num_examples
-from jaxsharp.core.memory import affordable_chunk
+from jaxsharp.core.memory import Budget, affordable_chunk, budget
 from jaxsharp.core.programs import constants
 from jaxsharp.core.trees import merge, norm, select
 
@@ -49,16 +49,16 @@ class Additivity(NamedTuple):
     params: PyTree
     mask: PyTree
 
-    def __call__(self, batch: PyTree) -> bool | Bool[Array, ""]:
+    def __call__(self, batch: PyTree, memory: Budget | None = None) -> bool | Bool[Array, ""]:
         """Return True, or for traced values whether it is so; raise ValueError if it is not."""
         n = num_examples(batch)
         if n < 2:
             return True
         rows = spread(n, MOST_EXAMPLES)
         if _holds_tracers(self.means, self.params, (batch, np.arange(n))):
-            return jnp.all(self._compare(rows, batch).equal)
+            return jnp.all(self._compare(rows, batch, memory or budget()).equal)
         with jax.ensure_compile_time_eval():
-            found = self._compare(rows, batch)
+            found = self._compare(rows, batch, memory or budget())
             found = Comparison(*(np.asarray(leaf) for leaf in found))
         if not found.equal.all():
             piece, mean = np.argwhere(~found.equal)[0]
@@ -70,13 +70,13 @@ class Additivity(NamedTuple):
             )
         return True
 
-    def _compare(self, rows, batch) -> Comparison:
+    def _compare(self, rows, batch, memory) -> Comparison:
         point = select(self.params, self.mask)
         take = jax.jit(lambda leaf: leaf[rows])
         sample = jax.tree.map(lambda a: a[rows] if isinstance(a, np.ndarray) else take(a), batch)
         sample = sample, rows
         gradients = partial(_values_and_gradients, self.means, self.params)
-        room = affordable_chunk(lambda part: gradients(point, part), sample) or len(rows)
+        room = affordable_chunk(lambda part: gradients(point, part), sample, memory) or len(rows)
         size = min(len(rows), max(room, 2))
         count = len(rows) // size
         _check_parts(self.means, self.params, sample, size)

@@ -10,7 +10,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, PyTree
 
 from jaxsharp.core.chunks import Batches, mean_over_batches, mean_over_chunks, num_examples
-from jaxsharp.core.memory import affordable_chunk, bytes_per_example, can_keep
+from jaxsharp.core.memory import Budget, affordable_chunk, budget, bytes_per_example
 from jaxsharp.core.programs import primitives
 from jaxsharp.core.trees import merge, select, widen
 from jaxsharp.curvature.operators import Operator
@@ -41,7 +41,8 @@ def jacobian_operator(
     mask: PyTree | None,
     chunk_size: int | str | None,
     recompute: bool | None,
-    additivity: Callable[[PyTree], bool | Array] | None,
+    memory: Budget | None,
+    additivity: Callable[[PyTree, Budget], bool | Array] | None,
     divided: bool = False,
 ) -> Operator:
     """Return the Jacobian of the mean field in its point, at the parameters, which is symmetric.
@@ -64,7 +65,7 @@ def jacobian_operator(
         return _on_host(at_chunk, params, batch, chunk_size, given)
     if chunk_size == "whole":
         chunk_size = _length(batch)
-    plan = _plan(field, at_chunk, params, batch, mask, chunk_size, recompute)
+    plan = _plan(field, at_chunk, params, batch, mask, chunk_size, recompute, memory or budget())
 
     @jax.jit
     def linearized(params, batch):
@@ -81,7 +82,7 @@ def jacobian_operator(
         return _mean(part, batch, plan.chunk_size)
 
     cut = divided or plan.chunk_size is not None
-    additive = additivity(batch) if cut and additivity is not None else True
+    additive = additivity(batch, memory) if cut and additivity is not None else True
     with jax.default_matmul_precision("highest"):
         if plan.keep:
             product = Partial(_call, linearized(params, batch))
@@ -162,19 +163,19 @@ def _on_host(at_chunk, params, batches: Batches, chunk_size, given) -> Operator:
     return Operator(_precise(product, given), words, on_host=True)
 
 
-def _plan(field, at_chunk, params, batch, mask, chunk_size, recompute) -> Plan:
+def _plan(field, at_chunk, params, batch, mask, chunk_size, recompute, memory) -> Plan:
     """Choose what was left open by the bytes that the programs write and keep."""
     n = _length(batch, chunk_size)
     if n is None:
         return Plan(None, not recompute)
     if chunk_size is None:
         base = select(params, mask)
-        chunk_size = affordable_chunk(lambda chunk: field(params, base, chunk), batch)
+        chunk_size = affordable_chunk(lambda chunk: field(params, base, chunk), batch, memory)
     elif chunk_size >= n:
         chunk_size = None
     if recompute is None:
         kept = lambda few: _bytes(jax.eval_shape(at_chunk, params, few))  # noqa: E731
-        recompute = not can_keep(n * bytes_per_example(kept, batch))
+        recompute = n * bytes_per_example(kept, batch) > memory.kept_bytes
     return Plan(chunk_size, not recompute)
 
 

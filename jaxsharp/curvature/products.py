@@ -17,8 +17,9 @@ number for each example, say its unmasked tokens. Then `loss` (and `output_loss`
 for each example, the matrix is that of sum_i w_i loss_i / sum_i w_i over all data, and a Fisher
 matrix weighs its terms in the same way.
 `recompute`: False linearizes once, when the operator is made, and keeps the intermediate values of
-all examples; True recomputes them in every product; None keeps them if they fit a quarter of the
-memory. The `strategy` of the result says what was chosen; the numbers do not depend on it.
+all examples; True recomputes them in every product; None keeps them if they fit. `memory`: what
+fits (`core.Budget`), None that of the device; a call that is vmapped needs its `divided` share. The
+`strategy` of the result says what was chosen; the numbers do not depend on it.
 `check`: that the loss is a fixed function (`checks`) and, before data are cut into chunks or
 batches, that it is a mean over examples: value and gradient of at most 600 examples against those
 of unequal parts (`core.additivity`), less work than two gradients over a thousand. An undivided
@@ -49,6 +50,7 @@ from jaxtyping import Array, Key, PyTree, UInt32
 
 from jaxsharp.core.chunks import Batches, numbered, weighted, weighted_loss
 from jaxsharp.core.keys import stream
+from jaxsharp.core.memory import Budget
 from jaxsharp.core.trees import merge, widen
 from jaxsharp.curvature.checks import check_loss, check_outputs, check_params
 from jaxsharp.curvature.likelihoods import Likelihood
@@ -69,6 +71,7 @@ def hessian(
     weights: Weights | None = None,
     chunk_size: int | str | None = None,
     recompute: bool | None = None,
+    memory: Budget | None = None,
     check: bool = True,
 ) -> Operator:
     """Return the product v -> H v with the Hessian H of the mean loss at `params`.
@@ -89,7 +92,7 @@ def hessian(
         return jax.grad(lambda x: loss(merge(x, params), chunk))(point)
 
     additivity = check_loss(loss, params, batch, mask, chunk_size, check)
-    return jacobian_operator(field, params, batch, mask, chunk_size, recompute, additivity)
+    return jacobian_operator(field, params, batch, mask, chunk_size, recompute, memory, additivity)
 
 
 def ggn(
@@ -102,6 +105,7 @@ def ggn(
     weights: Weights | None = None,
     chunk_size: int | str | None = None,
     recompute: bool | None = None,
+    memory: Budget | None = None,
     check: bool = True,
 ) -> Operator:
     """Return the product with the generalized Gauss-Newton matrix of output_loss(apply(.)).
@@ -126,7 +130,7 @@ def ggn(
     loss = lambda p, b: output_loss(widen(apply(p, b)), b)  # noqa: E731
     additivity = check_loss(loss, params, batch, mask, chunk_size, check, apply=apply)
     field = gauss_newton_field(apply, respond, mask)
-    return jacobian_operator(field, params, batch, mask, chunk_size, recompute, additivity)
+    return jacobian_operator(field, params, batch, mask, chunk_size, recompute, memory, additivity)
 
 
 def fisher(
@@ -139,6 +143,7 @@ def fisher(
     weights: Weights | None = None,
     chunk_size: int | str | None = None,
     recompute: bool | None = None,
+    memory: Budget | None = None,
     check: bool = True,
 ) -> Operator:
     """Return the product with the Fisher matrix, the targets drawn from the model's own output.
@@ -160,7 +165,7 @@ def fisher(
 
     additivity = check_outputs(apply, params, batch, mask, chunk_size, check)
     field = gauss_newton_field(apply, respond, mask)
-    return jacobian_operator(field, params, batch, mask, chunk_size, recompute, additivity)
+    return jacobian_operator(field, params, batch, mask, chunk_size, recompute, memory, additivity)
 
 
 def monte_carlo_fisher(
@@ -175,6 +180,7 @@ def monte_carlo_fisher(
     weights: Weights | None = None,
     chunk_size: int | str | None = None,
     recompute: bool | None = None,
+    memory: Budget | None = None,
     check: bool = True,
 ) -> Operator:
     """Return the product with the Fisher matrix, the targets sampled from the model's own output.
@@ -216,7 +222,8 @@ def monte_carlo_fisher(
         mask,
         chunk_size,
         recompute,
-        additivity and (lambda data: additivity(data[0])),
+        memory,
+        additivity and (lambda data, memory: additivity(data[0], memory)),
     )
 
 
@@ -229,6 +236,7 @@ def empirical_fisher(
     weights: Weights | None = None,
     chunk_size: int | str | None = None,
     recompute: bool | None = None,
+    memory: Budget | None = None,
     check: bool = True,
 ) -> Operator:
     """Return the product with the mean outer product of the gradients of single examples.
@@ -254,7 +262,7 @@ def empirical_fisher(
     respond = lambda out, chunk: lambda tangents: tangents * share(chunk) / len(out)  # noqa: E731
     field = gauss_newton_field(losses, respond, mask)
     return jacobian_operator(
-        field, params, batch, mask, chunk_size, recompute, additivity, divided=True
+        field, params, batch, mask, chunk_size, recompute, memory, additivity, divided=True
     )
 
 

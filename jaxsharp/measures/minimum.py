@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, ArrayLike, PyTree
 
+from jaxsharp.core.memory import Budget, budget
 from jaxsharp.curvature import exact
 from jaxsharp.curvature.structure import analyze
 from jaxsharp.measures.output_losses import OUTPUT_LOSSES, check_fit
@@ -32,6 +33,7 @@ def minimum_sharpness(
     *,
     loss: str = "cross_entropy",
     chunk_size: int | None = None,
+    memory: Budget | None = None,
 ) -> ScaleMinimum:
     """Minimum sharpness of a network over ``batch`` = (images, targets).
 
@@ -52,7 +54,8 @@ def minimum_sharpness(
     """
     images, targets = batch
     check_fit(network, params, stats, images, targets, loss)
-    traces = group_traces(network, chunk_size, params, stats, images, loss)
+    static = (network, chunk_size, memory or budget(), loss)
+    traces = group_traces(*static, params, stats, images)
     return from_traces(network, params, stats, images, traces)
 
 
@@ -68,16 +71,18 @@ def _example(network: Network):
     return lambda params, stats, image: network.apply(params, stats, image[None], False)[0][0]
 
 
-@partial(jax.jit, static_argnums=(0, 1, 5))
+@partial(jax.jit, static_argnums=range(4))
 def group_traces(
     network: Network,
     chunk_size: int | None,
+    memory: Budget,
+    loss: str,
     params: PyTree,
     stats: PyTree,
     images: Array,
-    loss: str = "cross_entropy",
 ) -> PyTree:
     """Exact trace of every parameter array's block, compiled once for all models of a network."""
     factors = OUTPUT_LOSSES[loss].factors
     arguments = (_example(network), params, stats, images)
-    return exact.exact_traces(*arguments, factors=factors, chunk_size=chunk_size)
+    options = {"factors": factors, "chunk_size": chunk_size, "memory": memory}
+    return exact.exact_traces(*arguments, **options)

@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from jaxsharp.core.chunks import mean_over_chunks
 from jaxsharp.core.keys import stream
-from jaxsharp.core.memory import affordable_chunk
+from jaxsharp.core.memory import Budget, affordable_chunk, budget
 from jaxsharp.core.trees import random_direction
 from jaxsharp.networks.losses import frozen_loss
 from jaxsharp.networks.network import Network, recompute_statistics
@@ -41,6 +41,7 @@ def random_perturbation(
     recompute: bool = False,
     chunk_size: int | None = None,
     vmapped: int | None = None,
+    memory: Budget | None = None,
 ) -> RandomSharpness:
     """Mean of L(theta + r u) - L(theta) over unit vectors u, uniform on the sphere in R^P.
 
@@ -56,9 +57,10 @@ def random_perturbation(
     pairs or the directions: it speaks of this model, not of the spread between seeds.
 
     Cost: num_perturbations + 1 forward passes over the data (as many more for each BatchNorm
-    layer with ``recompute``), ``chunk_size`` examples (None: as memory allows) and ``vmapped``
-    perturbations at a time (None: 1 on the CPU, 8 elsewhere), each of which is a copy of the
-    parameters. The value does not depend on either beyond rounding. Changes under layer rescaling.
+    layer with ``recompute``), ``chunk_size`` examples (None: as ``memory`` allows) and ``vmapped``
+    perturbations at a time (None: 1 on the CPU, 8 elsewhere, as ``memory`` says), each of which is
+    a copy of the parameters. The value does not depend on either beyond rounding. Changes under
+    layer rescaling.
 
     Raises ValueError for radius <= 0, for fewer perturbations than a standard error needs, or an
     odd number in pairs, and for a loss that is not finite at the parameters or a perturbed point.
@@ -66,7 +68,8 @@ def random_perturbation(
     if not radius > 0:
         raise ValueError(f"radius is {radius}; it must be a positive number")
     check_count(num_perturbations, antithetic)
-    static = (network, num_perturbations, antithetic, recompute, chunk_size, vmapped)
+    count = (num_perturbations, antithetic)
+    static = (network, *count, recompute, chunk_size, vmapped, memory or budget())
     key = stream(key, "random_perturbation")
     increases = loss_increases(*static, params, stats, batch, key, radius)
     return from_increases(increases, antithetic)
@@ -99,7 +102,7 @@ def from_increases(increases: ArrayLike, antithetic: bool) -> RandomSharpness:
     return RandomSharpness(float(units.mean()), float(error), increases)
 
 
-@partial(jax.jit, static_argnums=range(6))
+@partial(jax.jit, static_argnums=range(7))
 def loss_increases(
     network: Network,
     num: int,
@@ -107,6 +110,7 @@ def loss_increases(
     recompute: bool,
     chunk_size: int | None,
     vmapped: int | None,
+    memory: Budget,
     params: PyTree,
     stats: PyTree,
     batch: PyTree,
@@ -118,11 +122,10 @@ def loss_increases(
     With ``antithetic`` u_i is +v_j for i = 2 j and -v_j for i = 2 j + 1, v_j drawn for j.
     """
     if vmapped is None:
-        vmapped = 1 if jax.default_backend() == "cpu" else 8
+        vmapped = 8 if memory.vmapped else 1
     if chunk_size is None:
         frozen = partial(frozen_loss(network.apply, stats), params)
-        fitting = affordable_chunk(frozen, batch) or len(batch[1])
-        chunk_size = max(1, fitting // vmapped)
+        chunk_size = affordable_chunk(frozen, batch, memory.divided(vmapped))
 
     def loss(params):
         at = stats

@@ -67,10 +67,11 @@ class Record(NamedTuple):
 class Measure(NamedTuple):
     """One line of ``jaxsharp list``: kind of error, unit of cost, options it reads; the measure.
 
-    ``arrays(network, params, stats, batch, key, options)`` is a pure function, mapped over the
-    members of a group by one program; ``record(network, params, stats, images, options, arrays)``
-    makes the `Record` of them on the host, or raises ValueError, with the reason, where that is not
-    finite. ``images`` gives a shape, and no more.
+    ``arrays(network, params, stats, batch, key, options, memory)`` is a pure function, mapped over
+    the members of a group by one program, each with its part of the ``memory``;
+    ``record(network, params, stats, images, options, arrays)`` makes the `Record` of them on the
+    host, or raises ValueError, with the reason, where that is not finite. ``images`` gives a shape,
+    and no more.
     """
 
     description: str
@@ -85,8 +86,9 @@ class Measure(NamedTuple):
         return " ".join(f"{name}={getattr(options, name)}" for name in self.options)
 
 
-def _traces(network, params, stats, batch, key, options):
-    return minimum.group_traces(network, None, params, stats, batch[0])
+def _traces(network, params, stats, batch, key, options, memory):
+    static = (network, None, memory, "cross_entropy")
+    return minimum.group_traces(*static, params, stats, batch[0])
 
 
 def _minimum(network, params, stats, images, options, traces):
@@ -98,9 +100,10 @@ def _minimum(network, params, stats, images, options, traces):
     return Record(found.value, error, found.attained and solved, 1 + outputs.shape[-1])
 
 
-def _top(network, params, stats, batch, key, options):
-    static = (network, options.eigenvalue_tol, spectrum.MAX_PRODUCTS, None)
-    return spectrum.eigenvalues(*static, options.eigenvalue_starts, params, stats, batch, key)
+def _top(network, params, stats, batch, key, options, memory):
+    limits = (options.eigenvalue_tol, spectrum.MAX_PRODUCTS)
+    static = (network, *limits, None, options.eigenvalue_starts, memory)
+    return spectrum.eigenvalues(*static, params, stats, batch, key)
 
 
 def _largest(network, params, stats, images, options, found):
@@ -110,8 +113,9 @@ def _largest(network, params, stats, images, options, found):
     return Record(top.value, top.error, top.finished, top.num_products)
 
 
-def _increases(recompute, network, params, stats, batch, key, options):
-    static = (network, options.num_perturbations, options.antithetic, recompute, None, None)
+def _increases(recompute, network, params, stats, batch, key, options, memory):
+    count = (options.num_perturbations, options.antithetic)
+    static = (network, *count, recompute, None, None, memory)
     radius = jnp.asarray(options.radius)
     return neighbourhood.loss_increases(*static, params, stats, batch, key, radius)
 

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxsharp.core.keys import stream
+from jaxsharp.core.memory import Budget, budget
 from jaxsharp.curvature.lanczos import eigenpairs_at
 from jaxsharp.curvature.products import hessian
 from jaxsharp.networks.losses import frozen_loss
@@ -60,12 +61,13 @@ def top_eigenvalue(
     max_products: int = MAX_PRODUCTS,
     chunk_size: int | None = None,
     starts: int = 1,
+    memory: Budget | None = None,
 ) -> TopEigenvalue:
     """Largest *algebraic* eigenvalue of the Hessian of the loss over ``batch``, by Lanczos.
 
     ``batch`` is (images, labels), the loss the mean cross-entropy, data loss alone, with BatchNorm
     at its running statistics. Stops when ||H v - lambda v|| <= tol |lambda|. Cost: one Hessian
-    product a step, of ``chunk_size`` examples at a time (None: as memory allows), for each of
+    product a step, of ``chunk_size`` examples at a time (None: as ``memory`` allows), for each of
     ``starts`` random starts. Changes under layer rescaling.
 
     The residual vouches for an eigenvalue near the value, not for the largest: a loose ``tol`` may
@@ -76,7 +78,7 @@ def top_eigenvalue(
     """
     if starts < 1:
         raise ValueError(f"starts is {starts}; it must be at least 1")
-    static = (network, tol, max_products, chunk_size, starts)
+    static = (network, tol, max_products, chunk_size, starts, memory or budget())
     key = stream(key, "top_eigenvalue")
     return from_starts(eigenvalues(*static, params, stats, batch, key))
 
@@ -95,13 +97,14 @@ def from_starts(found: Found) -> TopEigenvalue:
     )
 
 
-@partial(jax.jit, static_argnums=range(5))
+@partial(jax.jit, static_argnums=range(6))
 def eigenvalues(
     network: Network,
     tol: float,
     max_products: int,
     chunk_size: int | None,
     starts: int,
+    memory: Budget,
     params: PyTree,
     stats: PyTree,
     batch: PyTree,
@@ -109,7 +112,7 @@ def eigenvalues(
 ) -> Found:
     """Top eigenvalue from each start, compiled once for all models of one network."""
     loss = frozen_loss(network.apply, stats)
-    matvec = hessian(loss, params, batch, chunk_size=chunk_size)
+    matvec = hessian(loss, params, batch, chunk_size=chunk_size, memory=memory)
     return largest(matvec, params, key, tol=tol, max_products=max_products, starts=starts)
 
 

@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from jax.sharding import Mesh
+from jaxtyping import PyTree
 
 from jaxsharp.core.keys import stream
+from jaxsharp.core.memory import Budget, budget
 from jaxsharp.measures.registry import MEASURES, Options, Record
 from jaxsharp.networks.network import Network
 from jaxsharp.runs import claims, directory
@@ -54,7 +56,7 @@ def measure(
     made_from = made_from or fingerprint(configs[0], bench)
     for path in paths:
         directory.check_origin(path, made_from)
-    runs_of = list(zip(configs, paths, strict=True))
+    runs_of, memory = list(zip(configs, paths, strict=True)), layout.memory or budget()
     states: dict[Path, TrainState] = {}
     for name in measures:
         settings = MEASURES[name].settings(options)
@@ -62,29 +64,32 @@ def measure(
         if not missing:
             continue
         states |= {p: final_state(c, p, bench, made_from) for c, p in missing if p not in states}
-        chosen = auto_width(len(runs_of), measuring_bytes(states[missing[0][1]]))
+        each = measuring_bytes(states[missing[0][1]].params)
+        chosen = auto_width(len(runs_of), each, memory=memory)
         width = chosen if layout.width is None else measuring_width(layout.width)
         for start in range(0, len(missing), width):
             report(name, len(runs_of) - len(missing) + start)
             part = missing[start : start + width]
             trained = [(config, states[path]) for config, path in part]
-            found = results(name, trained, bench, options, width)
+            found = results(name, trained, bench, options, width, memory)
             for (_, path), measured in zip(part, found, strict=True):
                 record(path, name, settings, measured)
     barrier()
 
 
 @functools.lru_cache(maxsize=64)
-def measuring_program(name: str, network: Network, options: Options, mesh: Mesh) -> Callable:
+def measuring_program(
+    name: str, network: Network, options: Options, mesh: Mesh, memory: Budget
+) -> Callable:
     """Compiled `f((active, params, stats, labels, keys), images) -> arrays` of a measure.
 
     One for all groups; a place that is not active computes nothing.
     """
     measure = MEASURES[name]
 
-    def member(active, params, stats, labels, key, images):
+    def member(active, params, stats, labels, key, images, memory):
         def arrays():
-            return measure.arrays(network, params, stats, (images, labels), key, options)
+            return measure.arrays(network, params, stats, (images, labels), key, options, memory)
 
         def nothing():
             return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
@@ -92,7 +97,7 @@ def measuring_program(name: str, network: Network, options: Options, mesh: Mesh)
         shapes = jax.eval_shape(arrays)
         return jax.lax.cond(active, arrays, nothing)
 
-    return jax.jit(over_members(member, mesh))
+    return jax.jit(over_members(member, mesh, memory))
 
 
 def results(
@@ -101,6 +106,7 @@ def results(
     bench: Workbench,
     options: Options,
     width: int,
+    memory: Budget,
 ) -> list[Record]:
     """Records of a measure of at most ``width`` members.
 
@@ -116,7 +122,7 @@ def results(
         labels, key = labels_of(config, bench)[:size], measuring_key(config, name)
         rows.append((active, state.params, state.stats, labels, key))
     *arguments, keys = (place(stack(column), mesh) for column in zip(*rows, strict=True))
-    program = measuring_program(name, bench.network, options, mesh)
+    program = measuring_program(name, bench.network, options, mesh, memory)
     keys = jax.jit(jax.random.wrap_key_data)(keys)
     found = fetch(program((*arguments, keys), place(images, mesh, shared=True)))
     records = []
@@ -145,9 +151,13 @@ def measuring_width(width: int) -> int:
     return -(-width // due) * due
 
 
-def measuring_bytes(state: TrainState) -> int:
-    """Memory that a measure of a member takes: Lanczos' basis of some twenty vectors, and more."""
-    return 40 * sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(state.params))
+def measuring_bytes(params: PyTree) -> int:
+    """Memory for vectors like the parameters that a measure of a member takes.
+
+    Lanczos' basis of twenty vectors, again while it restarts, and what XLA copies of them: 73 were
+    counted in a program of 64 members.
+    """
+    return 80 * sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(params))
 
 
 def final_state(

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from jax.sharding import Mesh
 
-from jaxsharp.core.memory import intermediate_bytes
+from jaxsharp.core.memory import Budget, budget, intermediate_bytes
 from jaxsharp.runs import directory
 from jaxsharp.runs.config import RunConfig
 from jaxsharp.runs.fingerprint import Fingerprint
@@ -54,10 +54,11 @@ from jaxsharp.training.members import (
 
 
 class Layout(NamedTuple):
-    """How members are laid out: the width of a program (None: chosen), and devices a member."""
+    """Width of a program (None: chosen), devices a member, memory of each (None: `core.budget`)."""
 
     width: int | None = None
     devices_per_member: int = 1
+    memory: Budget | None = None
 
 
 ANYHOW = Layout()
@@ -65,7 +66,8 @@ ANYHOW = Layout()
 
 def check_layout(layout: Layout) -> None:
     """Raise ValueError for a layout that the devices do not allow."""
-    member_mesh(layout.width or auto_width(1, 1, layout.devices_per_member), *layout[1:])
+    chosen = layout.width or auto_width(1, 1, layout.devices_per_member, layout.memory)
+    member_mesh(chosen, layout.devices_per_member)
 
 
 class GroupProgress(NamedTuple):
@@ -147,7 +149,7 @@ def train(
     """Train the members of a group to their ends, from wherever their directories stand.
 
     A member is saved every ``save_every`` epochs, at its end, and when the user interrupts, which
-    raises KeyboardInterrupt at the end of the epoch. Checkpoints are written beside the training.
+    raises KeyboardInterrupt at the end of the epoch; checkpoints are written beside the training.
     ``made_from``, if known, is the group's `fingerprint`; what was made from another is refused.
     """
     made_from = made_from or fingerprint(configs[0], bench)
@@ -156,12 +158,13 @@ def train(
     waiting = deque(member for member in crew if member.active)
     if not waiting:
         return
+    memory, (width, per_member, _) = layout.memory or budget(), layout
     # Of all members, not of those that are left: a continued group keeps its width and its bits.
-    width = layout.width or auto_width(
-        len(crew), member_bytes(recipe, crew[0], bench), layout.devices_per_member
-    )
-    mesh = member_mesh(width, layout.devices_per_member)
-    program, data = epoch_program(recipe, mesh), place(shared_data(bench), mesh, shared=True)
+    each = member_bytes(recipe, crew[0], bench)
+    width = width or auto_width(len(crew), each, per_member, memory)
+    mesh = member_mesh(width, per_member)
+    program = epoch_program(recipe, mesh, memory)
+    data = place(shared_data(bench), mesh, shared=True)
     pack = make_pack([None] * width, waiting, crew[0], mesh)
     with Saver() as saver, interrupts.deferred() as requested:
         try:
@@ -175,7 +178,7 @@ def train(
                 report(progress_of(crew, pack.places))
                 if agreed(requested()):
                     raise KeyboardInterrupt
-                pack = repack(pack, waiting, mesh)
+                pack = repack(pack, waiting, mesh, memory)
         except KeyboardInterrupt:
             bring_back(pack)
             saver.save([member for member in pack.places if member is not None])
@@ -199,11 +202,11 @@ def make_pack(
     return Pack(places, states, hyper, jax.jit(jax.random.wrap_key_data)(orders), labels)
 
 
-def repack(pack: Pack, waiting: deque[Member], mesh: Mesh) -> Pack:
+def repack(pack: Pack, waiting: deque[Member], mesh: Mesh, memory: Budget) -> Pack:
     """Let those that have stopped leave; others take their places, or fewer places go on."""
     places = [member if member is not None and member.active else None for member in pack.places]
     running = [member for member in places if member is not None]
-    width = narrower(len(places), len(running) + len(waiting), mesh)
+    width = narrower(len(places), len(running) + len(waiting), mesh, memory)
     if not running and not waiting:
         return pack._replace(places=places)
     if width == len(places) and (len(running) == width or not waiting):
@@ -278,8 +281,7 @@ def progress_of(crew: list[Member], places: list[Member | None]) -> GroupProgres
 
 def member_bytes(recipe: Recipe, member: Member, bench: Workbench) -> int:
     """Memory that a member takes in training: its states, and everything that a step writes."""
-    state, split = member.state, bench.dataset.train
-    batch = (split.images[: recipe.batch_size], split.labels[: recipe.batch_size])
+    state, batch = member.state, tuple(x[: recipe.batch_size] for x in bench.dataset.train)
     step = jax.make_jaxpr(training_gradient(recipe.network))(state.params, state.stats, batch)
     held = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(state))
     return 3 * held + intermediate_bytes(step.jaxpr)

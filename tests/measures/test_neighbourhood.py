@@ -8,6 +8,7 @@ import pytest
 import scipy.stats
 from jax.flatten_util import ravel_pytree
 
+from jaxsharp.core import budget
 from jaxsharp.core.keys import stream
 from jaxsharp.core.trees import random_direction
 from jaxsharp.measures import random_perturbation
@@ -98,7 +99,20 @@ def test_stated_errors_are_those_over_keys(x64, antithetic):
     increases = jax.jit(
         jax.vmap(
             lambda key: loss_increases(
-                *(network, num, antithetic, False, None, 1, params, stats, batch, key, 0.5)
+                *(
+                    network,
+                    num,
+                    antithetic,
+                    False,
+                    None,
+                    1,
+                    budget(),
+                    params,
+                    stats,
+                    batch,
+                    key,
+                    0.5,
+                )
             )
         )
     )(jax.random.split(jax.random.key(5), 220))
@@ -186,7 +200,7 @@ def test_bad_settings_are_named(x64, arguments, message):
 
 def test_every_matrix_product_runs_at_highest_precision(x64):
     network, params, stats, batch = setting(cnn())
-    increases = partial(loss_increases, network, 4, True, True, 4, 1)
+    increases = partial(loss_increases, network, 4, True, True, 4, 1, budget())
     with jax.default_matmul_precision("default"):
         jaxpr = jax.make_jaxpr(increases)(params, stats, batch, jax.random.key(0), 1.0).jaxpr
     precisions = dot_precisions(jaxpr)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
+from jaxsharp.core import budget
 from jaxsharp.curvature import exact_traces, softmax_factors
 from jaxsharp.measures import OUTPUT_LOSSES, minimize_over_scales, minimum_sharpness
 from jaxsharp.measures.minimum import group_traces
@@ -119,4 +120,4 @@ def test_softmax_of_one_output_has_no_factors_anywhere(x64):
     with pytest.raises(ValueError, match="sigmoid_factors"):
         exact_traces(lambda p, s, image: apply(p, s, image[None], False)[0][0], params, {}, x)
     with pytest.raises(ValueError, match="sigmoid_factors"):
-        group_traces(NETWORK, None, params, {}, x)
+        group_traces(NETWORK, None, budget(), "cross_entropy", params, {}, x)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxsharp.core import budget
 from jaxsharp.measures import MEASURES, Options, Record
 from tests.tinynets import cnn, generic_point, mlp, tiny_dataset
 
@@ -13,7 +14,7 @@ OPTIONS = Options(num_perturbations=4, eigenvalue_starts=2)
 
 def recorded(name, network, params, stats, batch, options=OPTIONS):
     measure = MEASURES[name]
-    arrays = measure.arrays(network, params, stats, batch, jax.random.key(0), options)
+    arrays = measure.arrays(network, params, stats, batch, jax.random.key(0), options, budget())
     return measure.record(network, params, stats, batch.images, options, jax.device_get(arrays))
 
 

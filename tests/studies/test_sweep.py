@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from jaxsharp import runs, studies
+from jaxsharp.core import budget
 from jaxsharp.measures import Options
 from jaxsharp.runs import SAM, RunConfig, Settings, checkpoint, claims, directory
 from jaxsharp.studies import measuring, sweep
@@ -242,7 +243,9 @@ def test_measures_see_the_first_examples_alone(tmp_path, bench):
     state = measuring.final_state(config, path, bench, fingerprint(config, bench))
     trained = [(replace(config, settings=SETTINGS), state)]
     width = measuring.auto_width(1, 1)
-    want = [measuring.results(m, trained, small, OPTIONS, width)[0][0] for m in MEASURES[:2]]
+    want = [
+        measuring.results(m, trained, small, OPTIONS, width, budget())[0][0] for m in MEASURES[:2]
+    ]
     np.testing.assert_array_equal(runs.read_sharpness(path)["value"], want)
     measuring.measure([config], [path], bench, ("random_perturbation",), OPTIONS)
 
