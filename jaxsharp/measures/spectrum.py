@@ -84,9 +84,14 @@ def top_eigenvalue(
 
 
 def from_starts(found: Found) -> TopEigenvalue:
-    """The largest value of some starts, and whether another start confirms it."""
+    """The largest value of some starts, and whether another start confirms it.
+
+    Raises ValueError for a value that is not finite.
+    """
     values, residuals, converged, products = (np.atleast_1d(np.asarray(x)) for x in found)
     best = int(np.argmax(values))
+    if not np.isfinite(values[best]):
+        raise ValueError("the second derivatives of the loss are not finite at the parameters")
     near = converged & (values[best] - values <= residuals[best] + residuals)
     return TopEigenvalue(
         float(values[best]),

@@ -35,7 +35,12 @@ def is_layer(node) -> bool:
 
 
 def recompute_statistics(
-    network: Network, params: PyTree, stats: PyTree, images: PyTree, *, chunk_size: int | None
+    network: Network,
+    params: PyTree,
+    stats: PyTree,
+    images: PyTree,
+    *,
+    chunk_size: int | None = None,
 ) -> PyTree:
     """BatchNorm statistics that are the exact mean and biased variance over ``images``.
 
@@ -71,4 +76,5 @@ def recompute_statistics(
 def shifted(center: dict, moments: dict) -> dict:
     """Mean and variance of a layer's input from its moments about a center."""
     offset = moments["mean"]
-    return {"mean": center["mean"] + offset, "var": moments["var"] - jnp.square(offset)}
+    variance = jnp.maximum(moments["var"] - jnp.square(offset), 0)  # a zero may round below it
+    return {"mean": center["mean"] + offset, "var": variance}
