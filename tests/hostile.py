@@ -120,10 +120,11 @@ def renamed(name):
 
 
 def rows(*cells):
-    """Write rows into sharpness.csv, with their sums."""
+    """Write rows, which begin with measure, settings, value and error, with their sums."""
+    whole = [[*row, "residual", 1, 12, "Hessian products"] for row in cells]
 
     def apply(part, victim):
-        files.write_rows(run_of(part) / "sharpness.csv", tuple(directory.SHARPNESS), cells)
+        files.write_rows(run_of(part) / "sharpness.csv", tuple(directory.SHARPNESS), whole)
 
     return apply
 

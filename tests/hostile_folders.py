@@ -162,8 +162,6 @@ RUN = {
     "measure: zero byte": rows(["top\0", "", 1.0, 0.0]),
     "measure: text": rows([MEASURE, "eigenvalue_tol=0.01", "many", 0.0]),
     "measure: negative error": rows([MEASURE, "eigenvalue_tol=0.01", 1.0, -1.0]),
-    "measure: few cells": rows([MEASURE]),
-    "measure: many cells": rows([MEASURE, "eigenvalue_tol=0.01", *[1.0] * 99]),
     "measure: twice": rows(*[[MEASURE, "eigenvalue_tol=0.01", 1.0, 0.0]] * 2),
     "measurements: huge": huge(run_file("sharpness.csv")),
     "history: foreign": in_checkpoint("history.csv", b"path\n../../victim\n"),

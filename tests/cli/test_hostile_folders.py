@@ -160,7 +160,7 @@ def test_a_hostile_folder_is_refused_or_kept_to(
 def test_a_refusal_is_one_line_of_the_command_line(root, monkeypatch, capsys, name):
     monkeypatch.setattr(commands, "use_compilation_cache", lambda: None)
     monkeypatch.setattr(members, "cores_as_devices", lambda: None)
-    monkeypatch.setattr(commands.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(commands.signals, "handle", lambda: None)
     STUDY[name](root / "place" / "part1", root / "victim")
     parts = [str(root / "place" / part) for part in ("part1", "part2")]
     before = snapshot(root)
