@@ -18,15 +18,12 @@ sum_k ||A^T D_k||^2 = <A A^T, sum_k D_k D_k^T> takes two small matrices. All oth
 formed for each example and k: A^T D_k, and those of parameters that enter any other operation.
 """
 
-import itertools
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from jaxsharp.core.chunks import mean_over_chunks
@@ -36,9 +33,12 @@ from jaxsharp.curvature.structure import (
     Product,
     Structure,
     StructureError,
+    activation_rows,
     analyze,
     evaluate_tapped,
+    like_leaf,
     read,
+    signal_rows,
 )
 
 
@@ -56,10 +56,12 @@ def exact_traces(
 
     ``fn(params, stats, image) -> logits`` maps a single example, in evaluation mode. The loss is
     the mean over examples of the one that ``factors(logits)`` belongs to, which gives the rows s_k;
-    no labels enter. Compiled once for an ``fn``, ``factors``, ``memory`` and shapes.
-    Cost: one forward pass and one backward pass a factor; memory is independent of the number of
-    examples, ``chunk_size`` examples at a time (None: as ``memory`` allows, see ``products``).
-    Raises StructureError, before anything compiles, for a network that does not qualify.
+    no labels enter. Compiled once for an ``fn``, ``factors``, ``memory`` and shapes. Derivatives
+    are taken in the dtype of the network, squared and summed in float32 at least, which is what is
+    returned. Cost: one forward pass and one backward pass a factor; memory is independent of the
+    number of examples, ``chunk_size`` at a time (None: as ``memory`` allows, see ``products``).
+    Raises StructureError, before anything compiles, for a network that does not qualify, and for
+    custom derivative rules that are not the derivatives of their functions (at random points).
 
     Invariant to the order of the examples; *not* invariant to layer rescaling: a factor alpha on
     parameter j divides its trace by alpha^2.
@@ -153,7 +155,7 @@ def _mean_squares(fn, factors, reader, reduction, chunk_size, memory, params, st
 
     def chunk_mean(chunk):
         one = partial(_example, structure, factors, params, stats)
-        rows, gradients = jax.vmap(one)(chunk)
+        rows, gradients = jax.tree.map(_wide, jax.vmap(one)(chunk))
         sums = {j: reduction.gradient(g) for j, g in gradients.items()}
         for j, (a, d) in rows.items():
             sums[j] = reduction.product(products[j], a, d)
@@ -161,6 +163,11 @@ def _mean_squares(fn, factors, reader, reduction, chunk_size, memory, params, st
 
     fitting = chunk_size or affordable_chunk(chunk_mean, images, memory)
     return mean_over_chunks(chunk_mean, images, fitting)
+
+
+def _wide(x: Array) -> Array:
+    """What is squared and summed, in float32 at least, whatever the parameters' dtype."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _example(
@@ -180,8 +187,13 @@ def _example(
         (logits,), activations = evaluate_tapped(program, inputs, taps, places)
         return logits, activations
 
-    logits, pullback, activations = jax.vjp(tapped, taps, others, has_aux=True)
-    signals, gradients = jax.vmap(pullback)(factors(logits))
+    try:
+        logits, pullback, activations = jax.vjp(tapped, taps, others, has_aux=True)
+        factor_rows = factors(_wide(logits)).astype(logits.dtype)
+        signals, gradients = jax.vmap(pullback)(factor_rows)
+    except (NotImplementedError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise StructureError(f"the network has no derivative in reverse mode: {reason}") from error
     rows = {}
     for j, product in products.items():
         d = jax.vmap(partial(signal_rows, product))(signals[j])
@@ -224,68 +236,3 @@ def _gradients(a: Array, d: Array) -> Float[Array, "n inputs k outputs"]:
 
 TRACE = Reduction(_trace_of_product, lambda g: jnp.sum(jnp.square(g)))
 DIAGONAL = Reduction(_diagonal_of_product, lambda g: jnp.sum(jnp.square(g), (0, 1)))
-
-
-def operand_axes(product: Product) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Axes of the parameter, as the product meets it, that are inputs, and those of outputs."""
-    if product.equation.primitive.name == "conv_general_dilated":
-        out, features, *window = product.equation.params["dimension_numbers"].rhs_spec
-        return (*window, features), (out,)
-    inputs = product.equation.params["dimension_numbers"][0][product.position]
-    ndim = product.equation.invars[product.position].aval.ndim
-    return tuple(inputs), tuple(axis for axis in range(ndim) if axis not in inputs)
-
-
-def activation_rows(product: Product, activation: Array) -> Float[Array, "positions inputs"]:
-    """The other operand as a matrix, its columns in the order of the parameter's input axes."""
-    if product.equation.primitive.name == "conv_general_dilated":
-        return patches(activation, product.equation)
-    contracted = product.equation.params["dimension_numbers"][0][1 - product.position]
-    free = [axis for axis in range(activation.ndim) if axis not in contracted]
-    size = math.prod(activation.shape[axis] for axis in contracted)
-    return activation.transpose(*free, *contracted).reshape(-1, size)
-
-
-def signal_rows(product: Product, signal: Array) -> Float[Array, "positions outputs"]:
-    """What is propagated back to the product's output, as a matrix."""
-    operand = product.equation.invars[product.position].aval
-    outputs = math.prod(operand.shape[axis] for axis in operand_axes(product)[1])
-    if product.equation.primitive.name == "conv_general_dilated":
-        batch, features, *window = product.equation.params["dimension_numbers"].out_spec
-        return signal.transpose(batch, *window, features).reshape(-1, outputs)
-    return signal.reshape(-1, outputs) if product.position else signal.reshape(outputs, -1).T
-
-
-def patches(x: Array, equation) -> Float[Array, "positions inputs"]:
-    """Slices of x that a convolution's kernel meets, one row a position of its output."""
-    numbers = equation.params["dimension_numbers"]
-    batch, features, *window = numbers.lhs_spec
-    sizes = [equation.invars[1].aval.shape[axis] for axis in numbers.rhs_spec[2:]]
-    counts = [equation.outvars[0].aval.shape[axis] for axis in numbers.out_spec[2:]]
-    strides, steps = equation.params["window_strides"], equation.params["rhs_dilation"]
-    padding = zip(equation.params["padding"], equation.params["lhs_dilation"], strict=True)
-    padding = [(low, high, dilation - 1) for (low, high), dilation in padding]
-    x = x.transpose(batch, *window, features)
-    x = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *padding, (0, 0, 0)])
-    slices = []
-    for offsets in itertools.product(*map(range, sizes)):
-        along = zip(offsets, steps, counts, strides, strict=True)
-        slices.append(x[:, *[slice(o * t, o * t + (n - 1) * s + 1, s) for o, t, n, s in along]])
-    return jnp.concatenate(slices, -1).reshape(-1, math.prod(sizes) * x.shape[-1])
-
-
-def like_leaf(product: Product, matrix: Float[Array, "inputs outputs"]) -> Array:
-    """Entries of the gradient's matrix, put where the parameter has them."""
-    axes = sum(operand_axes(product), ())
-    operand = product.equation.invars[product.position].aval
-    entries = matrix.reshape([operand.shape[axis] for axis in axes]).transpose(np.argsort(axes))
-
-    def reshaped(leaf):
-        for eqn in product.reshapes:
-            leaf = eqn.primitive.bind(leaf, **eqn.primitive.get_bind_params(eqn.params))
-        return leaf
-
-    leaf = product.reshapes[0].invars[0].aval if product.reshapes else operand
-    leaf = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-    (entries,) = jax.linear_transpose(reshaped, leaf)(entries.astype(operand.dtype))
-    return entries

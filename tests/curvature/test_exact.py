@@ -290,3 +290,21 @@ def test_every_matrix_product_runs_at_highest_precision(function, lowering):
         precisions = dot_precisions(traced(params, images).jaxpr)
     assert len(precisions) >= 8
     assert set(precisions) == {(jax.lax.Precision.HIGHEST,) * 2}
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("chunk_size", [1, 7, 600])
+def test_parameters_of_low_precision_are_summed_in_float32(dtype, chunk_size):
+    """Many equal terms: bfloat16 would stop growing at 256 of them, float16 at 2,048."""
+    rng = np.random.default_rng(0)
+    params = {"w": jnp.asarray(rng.normal(size=(4, 5)) / 2, dtype), "b": jnp.ones(5, dtype)}
+    params["v"] = jnp.asarray(rng.normal(size=(5, 3)) / 2, dtype)
+    images = jnp.asarray(rng.normal(size=(600, 4)), dtype)
+    fn = lambda p, s, x: jax.nn.relu(x @ p["w"] + p["b"]) @ p["v"]  # noqa: E731
+    wide, wide_images = jax.tree.map(lambda a: a.astype(jnp.float64), (params, images))
+    for function in FUNCTIONS:
+        want = function(fn, wide, {}, wide_images)
+        got = function(fn, params, {}, images, chunk_size=chunk_size)
+        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+            assert a.dtype == jnp.float32
+            np.testing.assert_allclose(a, b, rtol=0.02)

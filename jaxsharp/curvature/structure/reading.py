@@ -24,15 +24,8 @@ import scipy
 from jax.extend import core
 from jaxtyping import Array, Float, PyTree
 
-RESHAPES = {"reshape", "transpose", "squeeze", "expand_dims", "convert_element_type", "copy"}
-UNARY = RESHAPES | {
-    *("broadcast_in_dim", "slice", "dynamic_slice", "gather", "rev", "neg", "abs", "split"),
-    *("reduce_sum", "reduce_max", "reduce_min", "cumsum", "reduce_window_sum"),
-    *("reduce_window_max", "reduce_precision", "copy_p", "sharding_constraint"),
-}
-ADDITIVE = {"add", "sub", "add_any", "max", "min", "concatenate", "pad", "clamp"}
-COMPARISONS = {"eq", "ne", "lt", "le", "gt", "ge"}
-PRODUCTS = {"mul", "dot_general", "conv_general_dilated"}
+from jaxsharp.curvature.structure import rules, tables
+from jaxsharp.curvature.structure.tables import is_product, kind, subprogram
 
 
 class StructureError(ValueError):
@@ -88,6 +81,7 @@ class Reader:
         self.uses = [0] * len(names)
         self.products: dict[Place, Product] = {}
         self.refusals: list[str] = []
+        self.false_rules: list[str] = []
 
     def constant(self, value: Any) -> Value:
         """A literal or constant array; zeros and infinities fit any scale."""
@@ -107,6 +101,7 @@ class Reader:
         for i, eqn in enumerate(jaxpr.eqns):
             operands, place = [lookup(atom) for atom in eqn.invars], (*at, i)
             if inner := subprogram(eqn):
+                self.check_rule(eqn, operands)
                 outputs = self.read(inner, operands, place)
             else:
                 outputs = self.equation(eqn, operands, place)
@@ -115,27 +110,42 @@ class Reader:
 
     def equation(self, eqn, operands: list[Value], place: Place) -> list[Value]:
         """Abstract outputs of a single operation."""
-        name = eqn.primitive.name
+        name = kind(eqn)
         leaves = frozenset().union(*(v.leaves for v in operands))
-        if name not in RESHAPES:
+        if name not in tables.RESHAPES:
             for position, value in enumerate(operands):
                 if value.source is not None:
                     self.uses[value.source] += 1
                     if is_product(eqn, position):
                         entry = Product(value.source, value.reshapes, eqn, position)
                         self.products[place] = entry
-        if name in RESHAPES:
+        constant = Value(frozenset(), np.zeros(self.num_leaves))
+        if name in tables.RESHAPES:
             out = operands[0]._replace(reshapes=(*operands[0].reshapes, eqn))
-        elif name in UNARY:
+        elif name in tables.SEPARATE:
+            return [Value(v.leaves, v.scale) for v in operands]
+        elif name == "top_k":
+            return [Value(leaves, operands[0].scale), constant]
+        elif name in tables.UNARY:
+            self.check_indices(name, operands[1:])
             out = Value(operands[0].leaves, operands[0].scale)
-        elif name in ADDITIVE:
+        elif name in tables.UPDATES:
+            kept = [operands[i] for i in tables.UPDATES[name]]
+            self.check_indices(name, [v for v in operands if not any(v is k for k in kept)])
+            out = Value(leaves, self.equal([v.scale for v in kept]))
+        elif name in tables.ADDITIVE:
             out = Value(leaves, self.equal([v.scale for v in operands]))
         elif name == "select_n":
             out = Value(leaves, self.equal([v.scale for v in operands[1:]]))
-        elif name in COMPARISONS:
+        elif name in tables.COMPARISONS:
             self.equal([v.scale for v in operands])
-            out = Value(frozenset(), np.zeros(self.num_leaves))
-        elif name in PRODUCTS:
+            out = constant
+        elif name in tables.DIRECTIONS:
+            out = constant
+        elif name in tables.STEPS:
+            self.keep_scale(operands)
+            out = constant
+        elif name in tables.PRODUCTS:
             self.check_disjoint(name, operands)
             scales = [v.scale for v in operands]
             out = Value(leaves, None if any(s is None for s in scales) else sum(scales))
@@ -145,6 +155,29 @@ class Reader:
         else:
             out = self.unscaled(name, operands)
         return [out] * len(eqn.outvars)
+
+    def check_rule(self, eqn, operands: list[Value]) -> None:
+        """Refuse a custom derivative that is not its function's, where a parameter meets it."""
+        leaves = frozenset().union(*(v.leaves for v in operands))
+        if eqn.primitive.name in tables.RULED and leaves:
+            agrees = rules.is_derivative(eqn)
+            if not agrees:
+                name = eqn.primitive.name.removesuffix("_call")
+                what = "could not be compared with" if agrees is None else "is not"
+                self.false_rules.append(
+                    f"the rule of a {name} that is applied to a value that depends on parameter "
+                    f"{self.names[min(leaves)]} {what} its function's derivative"
+                )
+
+    def check_indices(self, name: str, indices: list[Value]) -> None:
+        """Indices depend on no parameter, except by steps, and keep their value."""
+        for value in indices:
+            self.refuse(value.leaves, f"{name} takes an index that")
+        self.keep_scale(indices)
+
+    def keep_scale(self, operands: list[Value]) -> None:
+        """Require a factor of one."""
+        self.constraints += [v.scale for v in operands if v.scale is not None]
 
     def equal(self, scales: list[np.ndarray | None]) -> np.ndarray | None:
         """Require equal scales; return theirs."""
@@ -160,11 +193,19 @@ class Reader:
 
     def unscaled(self, name: str, operands: list[Value]) -> Value:
         """Any other operation: no parameter may reach it, and its operands keep their scale."""
+        known = name in tables.NONLINEAR
         for value in operands:
-            self.refuse(value.leaves, f"{name} is applied to a value that")
-            if value.scale is not None:
-                self.constraints.append(value.scale)
-        return Value(frozenset(), np.zeros(self.num_leaves))
+            if known:
+                self.refuse(value.leaves, f"{name} is applied to a value that")
+            elif value.leaves:
+                self.refusals.append(
+                    f"{name} is applied to a value that depends on parameter "
+                    f"{self.names[min(value.leaves)]}: {name} is not read, so that the network may "
+                    "not be piecewise linear in it"
+                )
+        self.keep_scale(operands)
+        leaves = frozenset().union(*(v.leaves for v in operands))
+        return Value(leaves, np.zeros(self.num_leaves))
 
     def refuse(self, leaves: frozenset[int], what: str) -> None:
         """Note that the network is not piecewise linear in ``leaves``, if there are any."""
@@ -173,26 +214,6 @@ class Reader:
                 f"{what} depends on parameter {self.names[min(leaves)]}: "
                 "the network is not piecewise linear in it"
             )
-
-
-def subprogram(eqn) -> core.ClosedJaxpr | None:
-    """The program that a call (jit, custom derivative, checkpoint) runs on the same operands."""
-    if eqn.primitive.name in ("scan", "while", "cond"):
-        return None
-    for value in eqn.params.values():
-        if isinstance(value, core.ClosedJaxpr):
-            return value
-        if isinstance(value, core.Jaxpr):
-            return core.ClosedJaxpr(value, ())
-    return None
-
-
-def is_product(eqn, position: int) -> bool:
-    """Whether the gradient of the operand at ``position`` is one product of two matrices."""
-    if eqn.primitive.name == "conv_general_dilated":
-        groups = eqn.params["feature_group_count"], eqn.params["batch_group_count"]
-        return position == 1 and groups == (1, 1)
-    return eqn.primitive.name == "dot_general" and not eqn.params["dimension_numbers"][1][0]
 
 
 def analyze(
@@ -208,7 +229,11 @@ def analyze(
 def read(
     fn: Callable, params: PyTree, stats: PyTree, image: Array | np.ndarray | jax.ShapeDtypeStruct
 ) -> Structure:
-    """What the program of ``fn(params, stats, image) -> logits``, of a single example, says."""
+    """What the program of ``fn(params, stats, image) -> logits``, of a single example, says.
+
+    Raises StructureError for a custom derivative rule that parameters reach and that is not its
+    function's derivative (compared at random points, see ``rules``), or that cannot be compared.
+    """
     struct = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype)  # noqa: E731
     params, stats, image = jax.tree.map(struct, (params, stats, image))
     program = jax.make_jaxpr(fn)(params, stats, image)
@@ -217,9 +242,12 @@ def read(
     reader = Reader(num_params + num_stats, paths)
     unit = np.eye(num_params + num_stats)
     inputs = [Value(frozenset({j}), unit[j], j) for j in range(num_params)]
-    inputs += [Value(frozenset(), unit[num_params + j]) for j in range(num_stats)]
+    floating = [jax.numpy.issubdtype(a.dtype, jax.numpy.floating) for a in jax.tree.leaves(stats)]
+    inputs += [Value(frozenset(), unit[num_params + j] * f) for j, f in enumerate(floating)]
     inputs.append(Value(frozenset(), np.zeros(num_params + num_stats)))
     (logits,) = reader.read(program, inputs)
+    if reader.false_rules:
+        raise StructureError(reader.false_rules[0])
     constraints = reader.constraints + ([] if logits.scale is None else [logits.scale])
     if logits.source is not None:
         reader.uses[logits.source] += 1

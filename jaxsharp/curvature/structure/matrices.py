@@ -1,0 +1,77 @@
+"""The operands of a parameter's product, and what is propagated back to it, as matrices."""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxsharp.curvature.structure.reading import Product
+
+
+def operand_axes(product: Product) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Axes of the parameter, as the product meets it, that are inputs, and those of outputs."""
+    if product.equation.primitive.name == "conv_general_dilated":
+        out, features, *window = product.equation.params["dimension_numbers"].rhs_spec
+        return (*window, features), (out,)
+    inputs = product.equation.params["dimension_numbers"][0][product.position]
+    ndim = product.equation.invars[product.position].aval.ndim
+    return tuple(inputs), tuple(axis for axis in range(ndim) if axis not in inputs)
+
+
+def activation_rows(product: Product, activation: Array) -> Float[Array, "positions inputs"]:
+    """The other operand as a matrix, its columns in the order of the parameter's input axes."""
+    if product.equation.primitive.name == "conv_general_dilated":
+        return patches(activation, product.equation)
+    contracted = product.equation.params["dimension_numbers"][0][1 - product.position]
+    free = [axis for axis in range(activation.ndim) if axis not in contracted]
+    size = math.prod(activation.shape[axis] for axis in contracted)
+    return activation.transpose(*free, *contracted).reshape(-1, size)
+
+
+def signal_rows(product: Product, signal: Array) -> Float[Array, "positions outputs"]:
+    """What is propagated back to the product's output, as a matrix."""
+    operand = product.equation.invars[product.position].aval
+    outputs = math.prod(operand.shape[axis] for axis in operand_axes(product)[1])
+    if product.equation.primitive.name == "conv_general_dilated":
+        batch, features, *window = product.equation.params["dimension_numbers"].out_spec
+        return signal.transpose(batch, *window, features).reshape(-1, outputs)
+    return signal.reshape(-1, outputs) if product.position else signal.reshape(outputs, -1).T
+
+
+def patches(x: Array, equation) -> Float[Array, "positions inputs"]:
+    """Slices of x that a convolution's kernel meets, one row a position of its output."""
+    numbers = equation.params["dimension_numbers"]
+    batch, features, *window = numbers.lhs_spec
+    sizes = [equation.invars[1].aval.shape[axis] for axis in numbers.rhs_spec[2:]]
+    counts = [equation.outvars[0].aval.shape[axis] for axis in numbers.out_spec[2:]]
+    strides, steps = equation.params["window_strides"], equation.params["rhs_dilation"]
+    padding = zip(equation.params["padding"], equation.params["lhs_dilation"], strict=True)
+    padding = [(low, high, dilation - 1) for (low, high), dilation in padding]
+    x = x.transpose(batch, *window, features)
+    x = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *padding, (0, 0, 0)])
+    slices = []
+    for offsets in itertools.product(*map(range, sizes)):
+        along = zip(offsets, steps, counts, strides, strict=True)
+        slices.append(x[:, *[slice(o * t, o * t + (n - 1) * s + 1, s) for o, t, n, s in along]])
+    return jnp.concatenate(slices, -1).reshape(-1, math.prod(sizes) * x.shape[-1])
+
+
+def like_leaf(product: Product, matrix: Float[Array, "inputs outputs"]) -> Array:
+    """Entries of the gradient's matrix, put where the parameter has them."""
+    axes = sum(operand_axes(product), ())
+    operand = product.equation.invars[product.position].aval
+    entries = matrix.reshape([operand.shape[axis] for axis in axes]).transpose(np.argsort(axes))
+
+    def reshaped(leaf):  # in the entries' dtype, whatever the network converts the leaf to
+        for eqn in product.reshapes:
+            if eqn.primitive.name != "convert_element_type":
+                leaf = eqn.primitive.bind(leaf, **eqn.primitive.get_bind_params(eqn.params))
+        return leaf
+
+    leaf = product.reshapes[0].invars[0].aval if product.reshapes else operand
+    leaf = jax.ShapeDtypeStruct(leaf.shape, entries.dtype)
+    (entries,) = jax.linear_transpose(reshaped, leaf)(entries)
+    return entries
