@@ -104,6 +104,16 @@ def test_the_optimizer_benchmark_times_the_steps_it_names(tmp_path):
     assert str(tmp_path) not in page
 
 
+def test_the_memory_benchmark_finds_no_peak_above_the_budget(tmp_path):
+    run("memory.py", "--out", str(tmp_path))
+    counts = pd.read_csv(tmp_path / "counts.csv")
+    assert set(counts["plan"]) == {"cpu", "accelerator"}
+    assert len(counts) == 8  # two programs, plans and widths
+    assert (counts["peak_mib"] > 0).all()
+    assert (counts["peak_mib"] <= counts["allowed_mib"]).all()
+    assert str(tmp_path) not in (tmp_path / "README.md").read_text()
+
+
 def test_the_sweep_benchmark_has_its_works_and_right_losses(tmp_path):
     run("sweeps.py", "--repeats", "1", "--out", str(tmp_path))
     timings = pd.read_csv(tmp_path / "timings.csv").set_index("work")

@@ -33,6 +33,9 @@ from jaxsharp.training.members import (
     stack,
 )
 
+# Vectors like the parameters that a measure of one of several vmapped members takes at most.
+VECTORS = 96
+
 
 def measure(
     configs: list[RunConfig],
@@ -154,10 +157,10 @@ def measuring_width(width: int) -> int:
 def measuring_bytes(params: PyTree) -> int:
     """Memory for vectors like the parameters that a measure of a member takes.
 
-    Lanczos' basis of twenty vectors, again while it restarts, and what XLA copies of them: 73 were
-    counted in a program of 64 members.
+    Most are Lanczos' basis of twenty, of which a vmapped loop has three copies and more
+    (`experiments/benchmarks/memory.py`).
     """
-    return 80 * sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(params))
+    return VECTORS * sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(params))
 
 
 def final_state(

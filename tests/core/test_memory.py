@@ -6,15 +6,9 @@ import pytest
 
 from jaxsharp.core import Budget, budget, memory
 from jaxsharp.curvature import hessian
-from jaxsharp.measures import MEASURES, Options
-from jaxsharp.networks import frozen_loss
-from jaxsharp.studies.measuring import measuring_bytes
-from jaxsharp.training.members import auto_width, over_members
-from tests.tinynets import mlp, tiny_dataset
 
 MIB = 2**20
 SMALL = Budget(chunk_bytes=2 * MIB, kept_bytes=2 * MIB, state_bytes=12 * MIB, vmapped=True)
-OPTIONS = Options(num_perturbations=4, eigenvalue_tol=1e-2)
 
 
 def test_a_budget_is_divided_and_not_shared_by_nobody():
@@ -58,62 +52,3 @@ def test_a_program_knows_for_what_budget_it_was_compiled():
     assert wide.startswith("linearized") and narrow.startswith("recomputed")
     at_a_time = [int(text.split(", ")[-1].split()[0]) for text in (wide, narrow)]
     assert at_a_time[0] > 4 * at_a_time[1]
-
-
-WIDTHS = (1, 4, 16, 64)
-
-
-def peaks_of(member, whole, network, split, widths=WIDTHS):
-    """Bytes that XLA allocates beside arguments and results, by the number of members."""
-    params, _ = network.init(jax.random.key(0))
-    found = {}
-    for width in widths:
-        rows = (
-            jax.tree.map(lambda leaf, w=width: jnp.stack([leaf] * w), params),
-            jax.random.split(jax.random.key(1), width),
-        )
-        program = jax.jit(over_members(member, None, whole))
-        compiled = program.lower(rows, (split.images, jnp.asarray(split.labels))).compile()
-        found[width] = compiled.memory_analysis().temp_size_in_bytes
-    return found
-
-
-@pytest.mark.parametrize(
-    ("name", "vmapped"),
-    [
-        ("minimum_sharpness", True),
-        ("random_perturbation", True),
-        ("top_eigenvalue", True),
-        ("minimum_sharpness", False),
-    ],
-)
-def test_peaks_of_measures_stay_under_the_budget_at_every_width(name, vmapped):
-    """``vmapped`` is the path of accelerators; a program has as many members as the plan gives."""
-    network, split = mlp(widths=(32, 16)), tiny_dataset(num=600).train
-    whole = Budget(SMALL.chunk_bytes, SMALL.kept_bytes, 64 * MIB, vmapped)
-    params, stats = network.init(jax.random.key(0))
-    width = auto_width(WIDTHS[-1], measuring_bytes(params), memory=whole)
-    assert width == (WIDTHS[-1] if vmapped else jax.local_device_count())
-
-    def member(params, key, batch, part):
-        return MEASURES[name].arrays(network, params, stats, batch, key, OPTIONS, part)
-
-    peaks = peaks_of(member, whole, network, split)
-    assert 0 < max(peaks.values()) <= whole.total, peaks
-
-
-def test_products_that_share_a_device_divide_what_they_keep_and_cut():
-    network, split = mlp(widths=(32, 16)), tiny_dataset(num=600).train
-    whole = Budget(2 * MIB, 4 * MIB, 6 * MIB, True)
-    loss = frozen_loss(network.apply, {})
-
-    def product(divide):
-        def member(params, key, batch, part):
-            memory = part if divide else whole
-            matvec = hessian(loss, params, batch, memory=memory, check=False)
-            return jax.lax.fori_loop(0, 3, lambda _, v: matvec(v), params)
-
-        return member
-
-    assert max(peaks_of(product(True), whole, network, split).values()) <= whole.total
-    assert peaks_of(product(False), whole, network, split, widths=(64,))[64] > 3 * whole.total
