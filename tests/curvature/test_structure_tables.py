@@ -70,7 +70,7 @@ LAYERS = {
 STEPS_OF = LAYERS | {name: lambda p, x, h, f=f: f(h) for name, f in STEPS.items()}
 
 
-def draw_programs(number=110):
+def draw_programs(number=102):
     """Random compositions: two to four layers or steps each, every one of them in some."""
     rng, names = np.random.default_rng(0), list(STEPS_OF)
     starts = [names[i % len(names)] for i in range(number)]
@@ -190,9 +190,10 @@ def doubled(h):
 
 doubled.defjvp(lambda primals, tangents: (primals[0], 2 * tangents[0]))
 FALSE["doubled"] = doubled
-TRUE = {
-    "relu": custom(lambda h: jnp.maximum(h, 0), lambda h, g: g * (h > 0)),
-    "library": jax.nn.relu6,
+RELU = custom(lambda h: jnp.maximum(h, 0), lambda h, g: g * (h > 0))
+TRUE = {  # with the same function without a rule
+    "relu": (RELU, lambda h: jnp.maximum(h, 0)),
+    "library": (jax.nn.relu6, lambda h: jnp.clip(h, 0, 6)),
 }
 
 
@@ -208,10 +209,18 @@ def test_a_rule_that_is_not_the_derivative_is_refused(name, function):
 @pytest.mark.parametrize("name", TRUE)
 def test_a_rule_that_is_the_derivative_is_taken(name):
     params, images = problem()
-    fn = lambda p, s, x: TRUE[name](x @ p["a"]) @ p["c"]  # noqa: E731
-    want, _ = jax.jit(lambda p: dense_traces(fn, p, images))(params)
-    got = exact_traces(fn, params, {}, images, factors=squared_factors)
+    ruled, plain = (lambda p, s, x, f=f: f(x @ p["a"]) @ p["c"] for f in TRUE[name])
+    want, _ = jax.jit(lambda p: dense_traces(plain, p, images))(params)
+    got = exact_traces(ruled, params, {}, images, factors=squared_factors)
     np.testing.assert_allclose(got["a"], want["a"], rtol=1e-10)
+
+
+def test_a_false_rule_inside_a_branch_is_refused():
+    """Where the Gauss-Newton traces do not look at the operation itself."""
+    params, images = problem()
+    branch = lambda h: jax.lax.cond(h[0] > 0, FALSE["reversed"], jnp.sin, h)  # noqa: E731
+    with pytest.raises(StructureError, match=r"rule of a custom_vjp .*is not its function's"):
+        exact_ggn_traces(lambda p, s, x: branch(x @ p["a"]) @ p["c"], params, {}, images)
 
 
 REFUSED = ("reduce_product", "scan", "stopped", "complex")

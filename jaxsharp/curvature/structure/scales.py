@@ -75,7 +75,11 @@ def moves(constraints: list[np.ndarray], num_params: int, column: int) -> bool:
 
 
 def solutions(constraints: list[np.ndarray], num_params: int, num_leaves: int) -> np.ndarray:
-    """Orthonormal basis (J, K), restricted to the parameters, of {z: <c, z> = 0 for all c}."""
+    """Orthonormal basis (J, K), restricted to the parameters, of {z: <c, z> = 0 for all c}.
+
+    What is zero to rounding is zero: a parameter that no rescaling moves has a row of zeros.
+    """
     matrix = np.stack([np.zeros(num_leaves), *constraints])
     null = scipy.linalg.null_space(matrix)[:num_params]
-    return scipy.linalg.orth(null, rcond=1e-10) if null.size else np.zeros((num_params, 0))
+    basis = scipy.linalg.orth(null, rcond=1e-10) if null.size else np.zeros((num_params, 0))
+    return np.where(np.abs(basis) < 1e-12, 0, basis)
