@@ -59,8 +59,7 @@ def study_runs(optimizers=("sgd", "adam"), seeds=3, variants=("none", "sam")):
 
 def against_gap(runs, measures=MEASURES):
     correlations = {
-        name: analysis.correlation(runs, name, "gap", ["optimizer", "sam"], num_resamples=50)
-        for name in measures
+        name: analysis.correlation(runs, name, "gap", ["optimizer", "sam"]) for name in measures
     }
     return analysis.sharpness_against_gap(runs, measures, correlations)
 

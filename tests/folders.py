@@ -4,9 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from jaxsharp.measures import MEASURES
+from jaxsharp.measures import MEASURES, Record
 from jaxsharp.runs import Settings, claims, directory
-from jaxsharp.studies import StudyConfig
+from jaxsharp.runs.fingerprint import Fingerprint
+from jaxsharp.studies import StudyConfig, measuring
 from jaxsharp.training import TrainState
 
 STUDY = StudyConfig(
@@ -16,6 +17,7 @@ STUDY = StudyConfig(
     measures=("top_eigenvalue",),
     settings=Settings(epochs=3),
 )
+MADE_FROM = Fingerprint(*("0123456789abcdef" * 2 for _ in range(6)), "0.10.0", "cpu")
 
 
 def state_at(epoch, *, converged=False, diverged=False):
@@ -36,18 +38,20 @@ def damage(saved):
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
-def make_run(path, member, *, epoch=3, measures=STUDY.measures, **ends):
+def make_run(path, member, *, epoch=3, measures=STUDY.measures, made_from=MADE_FROM, **ends):
     """A run that is trained up to an epoch, and measured."""
     claims.claim_run(path, member)
-    directory.save(path, state_at(epoch, **ends), history_to(epoch))
-    rows = [[name, MEASURES[name].settings(STUDY.options), 1.5, 0.5] for name in measures]
-    directory.write_sharpness(path, pd.DataFrame(rows, columns=list(directory.SHARPNESS)))
+    directory.save(path, state_at(epoch, **ends), history_to(epoch), made_from)
+    directory.write_sharpness(path, pd.DataFrame(columns=list(directory.SHARPNESS)))
+    for name in measures:
+        settings = MEASURES[name].settings(STUDY.options)
+        measuring.record(path, name, settings, Record(1.5, 0.5, True, 12))
     return path
 
 
-def make_study(out, config=STUDY):
+def make_study(out, config=STUDY, **made):
     """A study, or a part of one, whose runs are finished."""
     claims.claim(out, config.as_dict())
     for member in config.shard_members():
-        make_run(out / "runs" / member.name, member)
+        make_run(out / "runs" / member.name, member, **made)
     return out

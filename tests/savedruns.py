@@ -3,7 +3,7 @@
 import pytest
 
 from jaxsharp.runs import RunConfig, Settings, claims, directory
-from tests.folders import history_to, state_at
+from tests.folders import MADE_FROM, history_to, state_at
 
 CONFIG = RunConfig("digits", "small_mlp", "adam", "sam", 3, Settings(epochs=7))
 
@@ -11,7 +11,7 @@ CONFIG = RunConfig("digits", "small_mlp", "adam", "sam", 3, Settings(epochs=7))
 def saved_run(path, *epochs):
     claims.claim_run(path, CONFIG)
     for epoch in epochs:
-        directory.save(path, state_at(epoch), history_to(epoch))
+        directory.save(path, state_at(epoch), history_to(epoch), MADE_FROM)
     return path
 
 

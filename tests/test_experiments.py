@@ -30,6 +30,19 @@ def test_experiment(tmp_path, script, folder, variants):
     assert runs_of(script, tmp_path, folder) == expected
 
 
+@pytest.mark.slow
+def test_the_simulation_of_intervals(tmp_path):
+    command = [sys.executable, "experiments/intervals.py", "--smoke", "--out", tmp_path]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(tmp_path / "coverage.csv")
+    assert set(table["statistic"]) == {"raw", "within", "spearman", "mean"}
+    printed = table[(table["printed"] == "yes") & (table["statistic"] != "mean")]
+    # 200 tables: 3 standard errors are 6.4 % at 90 %.
+    assert printed["coverage"].between(0.83, 1.0).all()
+    assert (tmp_path / "README.md").read_text() in done.stdout
+
+
 RESULTS = sorted(p.name for p in (ROOT / "results").iterdir() if p.is_dir())
 
 
@@ -37,7 +50,7 @@ RESULTS = sorted(p.name for p in (ROOT / "results").iterdir() if p.is_dir())
 def test_results_have_their_findings_configuration_and_tables(folder):
     names = {p.name for p in (ROOT / "results" / folder).iterdir()}
     assert {"README.md", "config.json"} <= names
-    assert names & {"runs.csv", "timings.csv", "counts.csv"}
+    assert names & {"runs.csv", "timings.csv", "counts.csv", "coverage.csv"}
 
 
 def test_the_table_of_results_has_a_row_for_each():

@@ -1,5 +1,6 @@
 """Single tries of faults: each does one fault to a study in ``out`` and says how it ended."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -20,6 +21,8 @@ from studies import (
     start,
     wait,
 )
+
+from jaxsharp.studies import interrupts
 
 
 class Skipped(Exception):
@@ -189,14 +192,44 @@ def terminate(place: Place, out: Path, seed: int) -> str:
     return signalled(place, out, seed, signal.SIGTERM)
 
 
+def hang_up(place: Place, out: Path, seed: int) -> str:
+    """SIGHUP, as from a closed terminal: the same."""
+    return signalled(place, out, seed, signal.SIGHUP)
+
+
+def early(place: Place, out: Path, seed: int) -> str:
+    """Any of the three in the first five seconds of the process, also while modules are imported.
+
+    In its first tenth of a second, in which Python itself starts, a process may end without a word.
+    """
+    rng = np.random.default_rng(seed)
+    seconds, which = rng.uniform(0, 5), rng.choice(interrupts.SIGNALS)
+    process = start(place, out)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+    process.send_signal(which)
+    if seconds < 0.1:
+        process.communicate()
+        must_finish(place, out)
+        return "same tables"
+    return judged(place, out, process)
+
+
 def signalled(place: Place, out: Path, seed: int, which: signal.Signals) -> str:
     """Send a signal at a random moment, then run the command again."""
     process = start(place, out)
     wait(process, out, np.random.default_rng(seed).uniform(0, place.seconds))
     process.send_signal(which)
+    return judged(place, out, process)
+
+
+def judged(place: Place, out: Path, process: subprocess.Popen) -> str:
+    """How a process ends that got a signal: at most two lines, and going on the same tables."""
     code, lines = end(process)
     if code != 0:
         must_refuse(code, lines, names=["continue"], expected=130)
+    if len(lines) > 2:
+        raise Unexpected(f"{len(lines)} lines: {' / '.join(lines)}")
     must_finish(place, out)
     return "one line, then same tables" if code else "it had ended"
 
@@ -211,6 +244,6 @@ ATTEMPTS: dict[str, Callable[[Place, Path, int], str]] = {
     attempt.__name__: attempt
     for attempt in (
         *(kill, damage, full_disk, no_permission, divergence, diverging_study),
-        *(rivals, interrupt, terminate),
+        *(rivals, interrupt, terminate, hang_up, early),
     )
 }

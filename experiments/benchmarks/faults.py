@@ -32,6 +32,8 @@ TRIES = {
     "rivals": 20,
     "interrupt": 20,
     "terminate": 20,
+    "hang_up": 20,
+    "early": 50,
 }
 
 

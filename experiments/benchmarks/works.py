@@ -12,7 +12,7 @@ from measuring import Contender, Target, Work, ratio
 
 from jaxsharp import curvature
 from jaxsharp.core import mean_over_chunks
-from jaxsharp.core.memory import affordable_chunk
+from jaxsharp.core.memory import affordable_chunk, budget
 
 
 class Sizes(NamedTuple):
@@ -131,7 +131,7 @@ def _chunk(task):
     """The chunk that jaxsharp would take for the gradient, but at most half the data."""
     gradient = functools.partial(jax.grad(task.loss), task.params)
     n = len(task.labels)
-    return min(affordable_chunk(gradient, task.batch) or n, max(1, n // 2))
+    return min(affordable_chunk(gradient, task.batch, budget()) or n, max(1, n // 2))
 
 
 def _streamed_gradient(task):

@@ -50,6 +50,7 @@ def save(figure: Figure, path: str | os.PathLike) -> None:
     if suffix not in METADATA:
         raise ValueError(f"path is {str(path)!r}; its suffix must be one of {', '.join(METADATA)}")
     temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)  # never written through, should it be a link
     try:
         with style():
             figure.savefig(temporary, format=suffix[1:], metadata=METADATA[suffix])

@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from jaxsharp.analysis import canvas
-from jaxsharp.analysis.statistics import Coefficient, Correlation
+from jaxsharp.analysis.coefficients import Coefficient
+from jaxsharp.analysis.statistics import Correlation, unfinished
 from jaxsharp.curvature.density import SpectralDensity
 
 LABELS = {
@@ -62,8 +63,8 @@ def sharpness_against_gap(
 
     Colour tells the optimizer, the marker's shape the SAM variant. A hollow marker is a run that
     did not converge: drawn, but no part of the coefficients in the title. Bars are NAME_error to
-    both sides. Values that are all positive get a logarithmic axis. Raises ValueError for a measure
-    that has no correlation.
+    both sides. A value that is not finished (NAME_finished) is not drawn. Values that are all
+    positive get a logarithmic axis. Raises ValueError for a measure that has no correlation.
     """
     missing = [name for name in measures if name not in correlations]
     if missing:
@@ -182,9 +183,9 @@ def _scale_loss(panels: list[Axes], losses: np.ndarray, top: float) -> None:
 
 
 def _draw_points(panel: Axes, runs: pd.DataFrame, name: str, colors: dict, markers: dict) -> None:
-    """The gap of the runs that have one against a measure, with the measure's errors."""
+    """The gap of the runs that have one against a finished measure, with the measure's errors."""
     finite = np.isfinite(runs[[name, "gap"]].astype(np.float64)).all(axis=1)
-    runs = runs[finite & ~runs["diverged"].astype(bool)]
+    runs = runs[finite & ~runs["diverged"].astype(bool) & ~unfinished(runs, name)]
     if not len(runs):
         return
     runs = runs.assign(_error=runs.get(f"{name}_error", np.nan))
@@ -214,7 +215,9 @@ def _correlation_title(result: Correlation) -> str:
 def _coefficient_text(coefficient: Coefficient, confidence: float) -> str:
     if np.isnan(coefficient.value):
         return "undefined"
-    value, low, high = (f"{v:+.2f}".replace("-", "\N{MINUS SIGN}") for v in coefficient)
+    value, low, high = (f"{v:+.2f}".replace("-", "\N{MINUS SIGN}") for v in coefficient[:3])
+    if coefficient.remark:
+        return f"{value} (no interval: {coefficient.remark})"
     return f"{value} ({100 * confidence:g}%: {low} to {high})"
 
 

@@ -3,6 +3,9 @@
 commands   the commands, and what signals and errors become
 run        commands on single runs
 study      commands on studies
+parsing    arguments of a command, or one line
+signals    what ends a command from outside
+output     where commands print
 progress   progress lines
 report     printed tables
 """

@@ -7,10 +7,10 @@ before JAX is there.
 import atexit
 import importlib
 import os
-import signal
 import sys
-from pathlib import Path
 from typing import NamedTuple
+
+from jaxsharp.cli import signals
 
 
 class Command(NamedTuple):
@@ -62,26 +62,30 @@ COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of ``jaxsharp``. JAXSHARP_DEBUG=1 shows tracebacks of errors in the input."""
-    signal.signal(signal.SIGTERM, interrupt)
+    signals.handle()
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         if name in ("-h", "--help"):
             print_commands()
+        elif name == "--version":
+            print_version()
         else:
             call(name, rest)
+    except signals.PipeClosed:
+        sys.exit(signals.CLOSED_PIPE)
     except KeyboardInterrupt:
         print("jaxsharp: interrupted; the same command continues", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(signals.INTERRUPTED)
 
 
 def print_commands() -> None:
     """What the program is, and its commands."""
-    from rich.console import Console
     from rich.table import Table
 
     import jaxsharp
+    from jaxsharp.cli.output import make_console
 
-    console = Console(highlight=False)
+    console = make_console()
     console.print(f"usage: jaxsharp COMMAND ...\n\n{jaxsharp.__doc__.splitlines()[0]}\n")
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, command in COMMANDS.items():
@@ -90,30 +94,60 @@ def print_commands() -> None:
     console.print("\njaxsharp COMMAND --help lists the options of a command.")
 
 
+def print_version() -> None:
+    """The versions that decide the numbers."""
+    from importlib.metadata import version
+
+    import jaxsharp
+
+    python = ".".join(map(str, sys.version_info[:3]))
+    others = ", ".join(f"{name} {version(name)}" for name in ("jax", "jaxlib", "flax", "optax"))
+    print(f"jaxsharp {jaxsharp.__version__} ({others}, python {python})")
+
+
 def call(name: str, arguments: list[str]) -> None:
     """Run a command; an error in its input becomes one line and exit status 2."""
-    import jax
-    import tyro
 
+    from jaxsharp.cli.output import accept_any_text
+    from jaxsharp.cli.parsing import bind
     from jaxsharp.core.choices import known
     from jaxsharp.training.members import cores_as_devices, leave
 
     atexit.register(ignore_signals)
+    accept_any_text()
     use_compilation_cache()
     cores_as_devices()
     try:
         command = COMMANDS[known("command", name, COMMANDS)]
         module = importlib.import_module(f"jaxsharp.cli.{command.module}")
         function = getattr(module, command.function)
-        tyro.cli(function, prog=f"jaxsharp {name}", args=arguments)
-    except (ValueError, OSError, ModuleNotFoundError, jax.errors.JaxRuntimeError) as error:
-        if os.environ.get("JAXSHARP_DEBUG"):
+        bind(function, f"jaxsharp {name}", arguments)()
+    except BrokenPipeError:
+        signals.output_to_nowhere()
+        raise signals.PipeClosed from None
+    except Exception as error:
+        text = in_one_line(error)
+        if text is None or os.environ.get("JAXSHARP_DEBUG"):
             raise
-        text = str(error)
-        if isinstance(error, jax.errors.JaxRuntimeError):
-            text = text.partition("\n")[0]
         print(f"jaxsharp: error: {text}", file=sys.stderr)
         leave(2)
+
+
+def in_one_line(error: Exception) -> str | None:
+    """What is wrong with the input or the machine; None for an error in the program itself."""
+    import jax
+
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        return str(error).partition("\n")[0]
+    if isinstance(error, ValueError | OSError | ModuleNotFoundError):
+        return " ".join(str(error).split("\n"))
+    if isinstance(error, MemoryError | OverflowError):
+        return f"a number is too large for this machine: {' '.join(str(error).split())}"
+    try:
+        jax.devices()
+    except Exception:
+        return f"JAX finds no device for JAX_PLATFORMS={jax.config.jax_platforms}"
+    return None
 
 
 def use_compilation_cache() -> None:
@@ -121,15 +155,12 @@ def use_compilation_cache() -> None:
     import jax
 
     if not jax.config.jax_compilation_cache_dir:
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(root / "jaxsharp"))
+        root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        if root.startswith("~"):  # there is no home: nothing is kept
+            return
+        jax.config.update("jax_compilation_cache_dir", os.path.join(root, "jaxsharp"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
-
-def interrupt(*_) -> None:
-    """Treat SIGTERM like Ctrl-C."""
-    raise KeyboardInterrupt
 
 
 def ignore_signals() -> None:
@@ -137,5 +168,4 @@ def ignore_signals() -> None:
     import jax
 
     if not jax.distributed.is_initialized():
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signals.ignore()

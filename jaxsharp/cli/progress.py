@@ -33,12 +33,14 @@ class Tracker:
     def __init__(self, console: Console, title: str, total: int, *, quiet: bool = False):
         self.console, self.title, self.total, self.done = console, title, total, 0
         self.quiet = quiet
-        self.start = self.last_line = time.monotonic()
+        self.last_line = time.monotonic()
         self.last_text = ""
+        self.begun: int | None = None
+        self.first: tuple[int, float] | None = None
         self.bar = None
         if console.is_terminal and not quiet:
             columns = (BarColumn(), MofNCompleteColumn(), RateColumn(), TimeRemainingColumn())
-            text = TextColumn("{task.description}")
+            text = TextColumn("{task.description}", markup=False)
             self.bar = Progress(text, *columns, console=console, transient=True)
             self.task = self.bar.add_task(title, total=total)
 
@@ -54,24 +56,27 @@ class Tracker:
     def update(self, done: int, text: str, detail: str = "") -> None:
         """Say that ``done`` of the total are done, and what is being worked on."""
         self.done = done
+        now = time.monotonic()
+        if self.begun is None:
+            self.begun = done
+        elif self.first is None and done > self.begun:
+            self.first = done, now
         if self.quiet:
             return
         if self.bar:
             self.bar.update(self.task, completed=done, description=f"{text} {detail}")
             return
-        now = time.monotonic()
         if text == self.last_text and now - self.last_line < LINE_SECONDS:
             return
         self.last_text, self.last_line = text, now
-        elapsed = now - self.start
-        rate = done / elapsed if elapsed > 0 else 0.0
-        remaining = f", about {(self.total - done) / rate:.0f} s left" if rate > 0 else ""
         line = f"{self.title} {done}/{self.total}: {text} {detail}".rstrip()
+        self.console.print(line + self.pace(done, now), soft_wrap=True)
+
+    def pace(self, done: int, now: float) -> str:
+        """Rate and time that is left, once steps after the first, which compiles, are timed."""
+        first, since = self.first or (done, now)
+        if done <= first or now <= since:
+            return ""
+        rate = (done - first) / (now - since)
         speed = f"{rate:.2g}" if rate < 10 else f"{rate:.0f}"
-        self.console.print(f"{line} ({speed}/s{remaining})", highlight=False, soft_wrap=True)
-
-
-def make_console() -> Console:
-    """Console that does not cut tables short where its output goes to a file."""
-    console = Console()
-    return console if console.is_terminal else Console(width=140)
+        return f" ({speed}/s, about {(self.total - done) / rate:.0f} s left)"

@@ -7,7 +7,8 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from jaxsharp.analysis.statistics import Coefficient
+from jaxsharp.analysis.coefficients import Coefficient
+from jaxsharp.analysis.statistics import unfinished
 from jaxsharp.runs import directory
 from jaxsharp.studies.grid import StudyConfig
 from jaxsharp.studies.study import StudyResult
@@ -52,22 +53,41 @@ def print_study(
             soft_wrap=True,
         )
     names = "runs.csv, history.csv, summary.csv, correlations.csv, training.png, sharpness.png"
+    for line in unfinished_lines(config, result):
+        console.print(line, highlight=False, soft_wrap=True)
     console.print(f"{out}: {names} ({seconds:.0f} s)", highlight=False, soft_wrap=True)
 
 
 def coefficient(found: Coefficient) -> str:
-    """Value and interval of a correlation coefficient."""
+    """Value and interval of a correlation coefficient, or why it has none."""
     if math.isnan(found.value):
         return "undefined"
+    if found.remark:
+        return f"{found.value:+.2f} (no interval: {found.remark})"
     return f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
 
 
 def interval(row: dict, name: str, factor: float) -> str:
     """Mean and half width of an interval, the mean to four digits."""
     mean, half = factor * row[name], factor * (row[f"{name}_high"] - row[f"{name}_low"]) / 2
+    out = row.get(f"{name}_unfinished", 0)
+    note = f" ({out} unfinished)" if out else ""
     if math.isnan(mean):
-        return "-"
-    return f"{mean:.4g}" if math.isnan(half) else f"{mean:.4g} ± {half:.2g}"
+        return f"-{note}"
+    return f"{mean:.4g}{note}" if math.isnan(half) else f"{mean:.4g} ± {half:.2g}{note}"
+
+
+def unfinished_lines(config: StudyConfig, result: StudyResult) -> list[str]:
+    """A line for each measure with values that it did not finish, which names their runs."""
+    lines = []
+    for name in config.measures:
+        out = result.runs[unfinished(result.runs, name)]
+        runs = [" ".join(map(str, run)) for run in out[[*config.axes(), "seed"]].to_numpy()]
+        if runs:
+            lines.append(
+                f"{name} is unfinished, and in no mean or correlation, of {', '.join(runs)}"
+            )
+    return lines
 
 
 def print_run(console: Console, path: Path) -> None:

@@ -3,16 +3,19 @@
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 from rich.table import Table
 
 from jaxsharp.cli import report
-from jaxsharp.cli.progress import Tracker, make_console
-from jaxsharp.cli.study import DEFAULT_MODEL, Shared
+from jaxsharp.cli.output import make_console
+from jaxsharp.cli.parsing import naming
+from jaxsharp.cli.progress import Tracker
+from jaxsharp.cli.study import USUAL_MEASURES, Dataset, Measures, Model, Shared, model_of
 from jaxsharp.core.choices import at_least_one, checked, known, known_list
 from jaxsharp.data import datasets
-from jaxsharp.measures.registry import DEFAULT_MEASURES, MEASURES, Options
+from jaxsharp.measures.registry import MEASURES, Options
 from jaxsharp.networks import models
 from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE
 from jaxsharp.runs import claims, directory, files
@@ -25,10 +28,10 @@ RunPath = tyro.conf.Positional[Path]
 
 def train(
     *,
-    dataset: str = "digits",
-    model: str | None = None,
-    optimizer: str = "sgd",
-    sam: str = "none",
+    dataset: Dataset = "digits",
+    model: Model = None,
+    optimizer: Annotated[str, naming(OPTIMIZERS)] = "sgd",
+    sam: Annotated[str, naming(SAM)] = "none",
     seed: int = 0,
     out: Path | None = None,
     data_dir: Path | None = None,
@@ -38,6 +41,10 @@ def train(
     training: Shared[Settings] = Settings(),
 ) -> None:
     """Train one network in a run directory, or continue an interrupted run there.
+
+    jaxsharp train --optimizer adam --sam asam --out runs/one
+
+    jaxsharp train --dataset fashion_mnist --model lenet --learning-rate 0.05 --epochs 20
 
     Args:
         dataset: Data set.
@@ -53,12 +60,13 @@ def train(
     """
     config = RunConfig(
         dataset=known("dataset", dataset, datasets.DATASETS),
-        model=known("model", model or DEFAULT_MODEL.get(dataset, "simple_batch"), models.MODELS),
+        model=known("model", model_of(dataset, model), models.MODELS),
         optimizer=known("optimizer", optimizer, OPTIMIZERS),
         sam=known("SAM variant", sam, SAM),
         seed=seed,
         settings=checked(training),
-    ).resolved()
+    )
+    config = checked(config).resolved()
     at_least_one("save_every", save_every)
     bench = load_workbench(config.dataset, config.model, training, data_dir)
     make_recipe(config, bench)
@@ -80,12 +88,16 @@ def train(
 def sharpness(
     run: RunPath,
     *,
-    measures: str = ",".join(DEFAULT_MEASURES),
+    measures: Measures = USUAL_MEASURES,
     data_dir: Path | None = None,
     quiet: bool = False,
-    options: Shared[Options] = Options(),
+    settings: Shared[Options] = Options(),
 ) -> None:
     """Measure the sharpness of a trained run, into the file sharpness.csv of its directory.
+
+    jaxsharp sharpness runs/one
+
+    jaxsharp sharpness runs/first/runs/sgd-seed0 --measures top_eigenvalue --measure-size 500
 
     Args:
         run: Run directory.
@@ -94,7 +106,7 @@ def sharpness(
         quiet: Print the result alone.
     """
     names = known_list("measure", measures, MEASURES)
-    checked(options)
+    checked(settings)
     config = claims.read_run_config(run)
     if directory.latest_checkpoint(run) is None:
         raise claims.RunError(f"{run} has no checkpoint yet; train the run first")
@@ -105,7 +117,7 @@ def sharpness(
         Tracker(console, "measure", len(names), quiet=quiet) as tracker,
     ):
         measuring.measure(
-            *([config], [run], bench, names, options),
+            *([config], [run], bench, names, settings),
             report=lambda name, _: tracker.update(names.index(name), name),
         )
     report.print_run(console, run)

@@ -3,11 +3,14 @@
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 from jaxsharp.cli import report
-from jaxsharp.cli.progress import Tracker, make_console
+from jaxsharp.cli.output import make_console
+from jaxsharp.cli.parsing import naming
+from jaxsharp.cli.progress import Tracker
 from jaxsharp.core.choices import at_least_one, checked, known, known_list, width_of
 from jaxsharp.data import datasets
 from jaxsharp.measures.registry import DEFAULT_MEASURES, MEASURES, Options
@@ -19,21 +22,31 @@ from jaxsharp.studies import interrupts, merge, status, study, sweep
 from jaxsharp.studies.grid import StudyConfig, parse_shard, parse_vary
 from jaxsharp.studies.tensorboard import Scalars
 from jaxsharp.studies.workbench import load_workbench, make_recipe
-from jaxsharp.training.members import Hosts, agreed, join
+from jaxsharp.training.hosts import Hosts, join
+from jaxsharp.training.members import agreed
 
 Shared = tyro.conf.OmitArgPrefixes
+Dataset = Annotated[str, naming(datasets.DATASETS)]
+Model = Annotated[str | None, naming(models.MODELS)]
+Measures = Annotated[str, naming(MEASURES)]
+USUAL_MEASURES = ",".join(DEFAULT_MEASURES)
 DEFAULT_MODEL = {"digits": "small_mlp"}
+
+
+def model_of(dataset: str, model: str | None) -> str:
+    """The network that is named, or else the one that a data set is usually trained with."""
+    return DEFAULT_MODEL.get(dataset, "simple_batch") if model is None else model
 
 
 def run_study(
     *,
-    dataset: str = "digits",
-    model: str | None = None,
-    optimizers: str = ",".join(OPTIMIZERS),
-    sam: str = "none,sam",
+    dataset: Dataset = "digits",
+    model: Model = None,
+    optimizers: Annotated[str, naming(OPTIMIZERS)] = ",".join(OPTIMIZERS),
+    sam: Annotated[str, naming(SAM)] = "none,sam",
     seeds: int = 3,
     vary: tuple[str, ...] = (),
-    measures: str = ",".join(DEFAULT_MEASURES),
+    measures: Measures = USUAL_MEASURES,
     out: Path | None = None,
     data_dir: Path | None = None,
     fresh: bool = False,
@@ -49,7 +62,11 @@ def run_study(
 ) -> None:
     """Train a grid of runs, measure the sharpness of each, write tables and figures.
 
-    The same command continues a study that was interrupted. `jaxsharp list` has the names.
+    The same command continues a study that was interrupted. `jaxsharp list` explains the names.
+
+    jaxsharp study --optimizers sgd,adam --sam none,asam --seeds 5 --out runs/first
+
+    jaxsharp study --dataset fashion_mnist --train-size 5000 --vary learning_rate=0.1,0.01
 
     Args:
         dataset: Data set.
@@ -74,7 +91,7 @@ def run_study(
     checked(hosts)
     config = StudyConfig(
         dataset=known("dataset", dataset, datasets.DATASETS),
-        model=known("model", model or DEFAULT_MODEL.get(dataset, "simple_batch"), models.MODELS),
+        model=known("model", model_of(dataset, model), models.MODELS),
         optimizers=known_list("optimizer", optimizers, OPTIMIZERS),
         sam=known_list("SAM variant", sam, SAM),
         seeds=at_least_one("seeds", seeds),
@@ -84,6 +101,7 @@ def run_study(
         vary=parse_vary(vary, training),
         shard=shard,
     )
+    config.check()
     at_least_one("save_every", save_every)
     layout = sweep.Layout(width_of(width), at_least_one("devices_per_member", devices_per_member))
     begin = time.monotonic()
@@ -101,7 +119,7 @@ def run_study(
     quiet = quiet or not study.is_writer()
     with interrupts.deferred() as requested, study.claimed(out, config, fresh=fresh):
         if not quiet:
-            console.print(opening(config, bench, out), highlight=False)
+            console.print(opening(config, bench, out))
         total = len(config.shard_members()) * config.steps_per_run
         with (
             Tracker(console, "study", total, quiet=quiet) as tracker,
@@ -155,4 +173,4 @@ def show_status(folder: tyro.conf.Positional[Path]) -> None:
     Args:
         folder: Folder of the study.
     """
-    make_console().print(status.describe(folder), highlight=False, soft_wrap=True)
+    make_console().print(status.describe(folder), soft_wrap=True)

@@ -1,8 +1,39 @@
-"""Names and numbers that a user gives: checked, or refused in one line that says what is valid."""
+"""Names and numbers that a user or a file gives: checked, or refused in one line.
 
+The line says which field has which value, and what would be valid.
+"""
+
+import dataclasses
 import difflib
+import math
+import re
+import types
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Record = TypeVar("Record")
+WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a finite number",
+    str: "a text of one line",
+    tuple: "a list",
+    dict: "an object",
+    type(None): "null",
+}
+MOST = 2**53  # beyond, JSON's numbers are no longer whole
+LONGEST = 1000
+LARGEST = 2**31 - 1  # what is counted on devices is counted in 32 bits
+
+
+def shown(value: Any) -> str:
+    """A value as a message may have it, wherever it comes from: one short line of ASCII."""
+    text = ascii(value)
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
 
 
 def known(kind: str, name: str, valid: Iterable[str]) -> str:
@@ -10,8 +41,78 @@ def known(kind: str, name: str, valid: Iterable[str]) -> str:
     valid = list(valid)
     if name in valid:
         return name
-    order = difflib.get_close_matches(name, valid, n=len(valid), cutoff=0.0)
-    raise ValueError(f"unknown {kind} {name!r}; valid are {', '.join(order)}")
+    order = difflib.get_close_matches(name[:LONGEST], valid, n=len(valid), cutoff=0.0)
+    raise ValueError(f"unknown {kind} {shown(name)}; valid are {', '.join(order)}")
+
+
+def plain(kind: str, name: str) -> str:
+    """The name itself, or ValueError for one that cannot be that of a data set or a network."""
+    if not re.fullmatch(r"[A-Za-z0-9][\w.+-]{0,99}", name, re.ASCII):
+        raise ValueError(
+            f"{kind} is {shown(name)}; it must be a name of letters, digits and . + - _"
+        )
+    return name
+
+
+def each_once(kind: str, names: tuple[str, ...], valid: Iterable[str]) -> None:
+    """Raise ValueError unless there are names, each of them known, and there once."""
+    for name in names:
+        known(kind, name, valid)
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"{kind}s are {shown(names)}; they must be one or more, each once")
+
+
+def construct(cls: type[Record], found: Any, at: str = "") -> Record:
+    """A dataclass from what a file holds, by the types of its fields; ranges are for `checked`.
+
+    Raises ValueError for what is no object, a field that is unknown, or missing and without a
+    default, and a value of another type: truth values are no numbers, NaN and infinity no values.
+    ``at`` is what the field is called in which the object stands.
+    """
+    prefix = f"{at}." if at else ""
+    if not isinstance(found, dict):
+        raise ValueError(f"{at or cls.__name__} is {shown(found)}; it must be {WORDS[dict]}")
+    kinds, fields = get_type_hints(cls), {field.name: field for field in dataclasses.fields(cls)}
+    for name in found:
+        if name not in fields:
+            raise ValueError(f"{shown(prefix + name)} is no field; valid are {', '.join(fields)}")
+    values = {}
+    for name, field in fields.items():
+        if name in found:
+            values[name] = converted(found[name], kinds[name], prefix + name)
+        elif field.default is field.default_factory is dataclasses.MISSING:
+            raise ValueError(f"{prefix + name} is missing")
+    return cls(**values)
+
+
+def converted(found: Any, kind: Any, at: str) -> Any:
+    """A value of the field ``at`` as its type has it; ValueError for one of another type."""
+    if dataclasses.is_dataclass(kind):
+        return construct(kind, found, at)
+    options = get_args(kind) if get_origin(kind) is types.UnionType else (kind,)
+    for option in options:
+        whole, parts = get_origin(option) or option, get_args(option)
+        if whole is tuple and isinstance(found, list):
+            return tuple(converted(value, parts[0], at) for value in found)
+        if whole is dict and isinstance(found, dict):
+            return {k: converted(v, parts[1], f"{at}[{shown(k)}]") for k, v in found.items()}
+        if is_a(found, whole):
+            return found
+    what = " or ".join(WORDS[get_origin(option) or option] for option in options)
+    raise ValueError(f"{at} is {shown(found)}; it must be {what}")
+
+
+def is_a(found: Any, kind: type) -> bool:
+    """Whether a single value from a file may stand for one of a type."""
+    if kind is bool:
+        return type(found) is bool
+    if kind is int:
+        return type(found) is int and abs(found) <= MOST
+    if kind is float:
+        return (type(found) is float and math.isfinite(found)) or is_a(found, int)
+    if kind is str:
+        return isinstance(found, str) and len(found) <= LONGEST and found.isprintable()
+    return kind is type(None) and found is None
 
 
 def known_list(kind: str, names: str, valid: Iterable[str]) -> tuple[str, ...]:
@@ -29,9 +130,10 @@ def checked(settings: Any) -> Any:
 
 
 def at_least_one(name: str, value: int) -> int:
-    """The value itself, or ValueError."""
-    if value < 1:
-        raise ValueError(f"{name} is {value}; it must be at least 1")
+    """The value itself, or ValueError; more than a device can count is no number of anything."""
+    if not 1 <= value <= LARGEST:
+        valid = "at least 1" if value < 1 else f"at most {LARGEST}"
+        raise ValueError(f"{name} is {shown(value)}; it must be {valid}")
     return value
 
 
@@ -39,6 +141,28 @@ def width_of(text: str) -> int | None:
     """Members in a program: a number, or None for "auto"."""
     if text == "auto":
         return None
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"width is {text!r}; it must be auto or a number from 1")
+    if not re.fullmatch(r"0*[1-9][0-9]{0,8}", text):
+        raise ValueError(f"width is {shown(text)}; it must be auto or a number from 1")
     return int(text)
+
+
+def known_classes(labels: Any, shape: tuple[int, ...], num_classes: int) -> jax.Array | None:
+    """None for integers from 0 to num_classes - 1 of a shape; ValueError for anything else.
+
+    Of traced labels, whose values are not known: 1 for each that is a class, NaN for the others.
+    """
+    dtype, found = jnp.result_type(labels), jnp.shape(labels)
+    if not jnp.issubdtype(dtype, jnp.integer) or found != tuple(shape):
+        raise ValueError(
+            f"labels are {dtype} of shape {found}; they must be integers of shape {tuple(shape)}, "
+            "the index of the class of each example, not one-hot"
+        )
+    if isinstance(labels, jax.core.Tracer):
+        return jnp.where((labels >= 0) & (labels < num_classes), 1.0, jnp.nan)
+    if isinstance(labels, jax.Array) and not labels.is_fully_addressable:
+        return None
+    values = np.asarray(labels)
+    wrong = values[(values < 0) | (values >= num_classes)]
+    if wrong.size:
+        raise ValueError(f"labels hold {wrong[0]}; the classes are 0 to {num_classes - 1}")
+    return None

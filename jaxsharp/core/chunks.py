@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from jaxsharp.core.trees import widen
+
 
 def mean_over_chunks(
     fn: Callable[[PyTree], PyTree], batch: PyTree, chunk_size: int | None = None
@@ -17,8 +19,9 @@ def mean_over_chunks(
 
     `batch` is a pytree of arrays with the same leading axis n; `fn(chunk)` returns a pytree of
     means over the chunk's examples. The n // chunk_size full chunks go through one `lax.scan`, a
-    shorter rest through one more call, weighted by its number of examples. The sum is kept in the
-    dtype that `fn` returns. With chunk_size None, or at least n, `fn` is called once.
+    shorter rest through one more call, weighted by its number of examples. The sum is kept in at
+    least float32, the result in the dtype that `fn` returns. With chunk_size None, or at least n,
+    `fn` is called once.
 
     Cost: one pass over the data; memory of one chunk, twice the result. Differentiating through it
     keeps the intermediate values of every chunk: to stream a derivative, let `fn` return it.
@@ -39,14 +42,14 @@ def mean_over_chunks(
 
     shapes = jax.eval_shape(fn, jax.eval_shape(lambda: _chunk(batch, 0, chunk_size)))
     _check_floating(shapes)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    zeros = widen(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes))
     total, _ = jax.lax.scan(add_chunk, zeros, jnp.arange(num_full))
     mean = jax.tree.map(lambda leaf: leaf * (chunk_size / n), total)
-    if num_rest == 0:
-        return mean
-    rest = fn(jax.tree.map(lambda leaf: leaf[num_full * chunk_size :], batch))
-    _check_same_shapes(mean, rest)
-    return jax.tree.map(lambda leaf, part: leaf + part * (num_rest / n), mean, rest)
+    if num_rest:
+        rest = fn(jax.tree.map(lambda leaf: leaf[num_full * chunk_size :], batch))
+        _check_same_shapes(mean, rest)
+        mean = jax.tree.map(lambda leaf, part: leaf + part * (num_rest / n), mean, widen(rest))
+    return jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), mean, shapes)
 
 
 @dataclass(frozen=True)
@@ -66,13 +69,15 @@ def mean_over_batches(fn: Callable[[PyTree], PyTree], batches: Batches) -> PyTre
         mean = sum_b (n_b / n) fn(batch_b),    n = sum_b n_b
 
     A Python loop, to be called outside jit; `fn` should be compiled. The next batch is read while
-    the device works on the last, and no more than two are on the device at a time.
+    the device works on the last, and no more than two are on the device at a time. Sums are kept in
+    at least float32, the result in the dtype that `fn` returns.
     Raises ValueError for a pass without examples.
     """
     total, n, last = None, 0, None
     for batch in batches.start():
         size = num_examples(batch)
-        part = jax.tree.map(lambda leaf, size=size: leaf * size, fn(batch))
+        found = fn(batch)
+        part = jax.tree.map(lambda leaf, size=size: leaf * size, widen(found))
         jax.block_until_ready(last)
         total = part if total is None else jax.tree.map(jnp.add, total, part)
         n, last = n + size, part
@@ -81,7 +86,67 @@ def mean_over_batches(fn: Callable[[PyTree], PyTree], batches: Batches) -> PyTre
             "batches gave no examples; start() must return a new iterable for every pass, not "
             "an iterator that is used up"
         )
-    return jax.tree.map(lambda leaf: leaf / n, total)
+    _check_floating(found)
+    return jax.tree.map(lambda leaf, like: (leaf / n).astype(like.dtype), total, found)
+
+
+def numbered(batch: PyTree | Batches) -> PyTree | Batches:
+    """Return the data as pairs of the examples and their places in the whole, 0 to n - 1."""
+    if not isinstance(batch, Batches):
+        return batch, jnp.arange(num_examples(batch))
+
+    def start():
+        first = 0
+        for part in batch.start():
+            size = num_examples(part)
+            yield part, jnp.arange(first, first + size)
+            first += size
+
+    return Batches(start)
+
+
+def weighted(
+    batch: PyTree | Batches, weights: Callable[[PyTree], jax.Array]
+) -> tuple[PyTree, jax.Array] | Batches:
+    """Return the data as pairs of the examples and their weights, of mean 1 over all data.
+
+    `weights(batch)` returns one number for each example of a batch, none negative, not all zero.
+    For `Batches` one pass over the data finds their mean. Traced weights that are not so become
+    NaN. Raises ValueError for other shapes, and for weights of wrong sign where they are known.
+    """
+
+    def of(part):
+        found, n = widen(weights(part)), num_examples(part)
+        if found.shape != (n,):
+            raise ValueError(f"weights have shape {found.shape}; it must be ({n},), one an example")
+        good = (found >= 0) & (found < jnp.inf)
+        if not isinstance(good, jax.core.Tracer) and not good.all():
+            raise ValueError(f"weights hold {found[~good][0]}; they must be finite, not negative")
+        return jnp.where(good, found, jnp.nan)
+
+    streamed = isinstance(batch, Batches)
+    mean = mean_over_batches(lambda b: jnp.mean(of(b)), batch) if streamed else jnp.mean(of(batch))
+    if not isinstance(mean, jax.core.Tracer) and not mean > 0:
+        raise ValueError("weights are all zero; some example must count")
+    if streamed:
+        return Batches(lambda: ((part, of(part) / mean) for part in batch.start()))
+    return batch, of(batch) / mean
+
+
+def weighted_loss(losses: Callable) -> Callable:
+    """Return the mean of weights times losses of single examples, of pairs of both."""
+
+    def loss(first, data):
+        batch, weights = data
+        found = losses(first, batch)
+        if jnp.shape(found) != weights.shape:
+            raise ValueError(
+                f"loss returned shape {jnp.shape(found)}; with weights it must return one number "
+                f"for each example, {weights.shape}"
+            )
+        return jnp.mean(weights * widen(found))
+
+    return loss
 
 
 def num_examples(batch: PyTree, chunk_size: int | None = None) -> int:

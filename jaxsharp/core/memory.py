@@ -1,10 +1,10 @@
-"""How many examples fit: the memory of a program's intermediate values, read off its equations."""
+"""What a program may take of a device's memory, and how many examples at a time fit into that."""
 
 import math
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 from jax.extend import core
@@ -15,52 +15,101 @@ from jaxsharp.core.programs import subprograms
 
 # Intermediate values of one chunk. On the CPU small chunks stay near the caches and are faster.
 CHUNK_BYTES = {"cpu": 2**26, "other": 2**30}
-# Part of the device's memory that values may fill which are kept from one product to the next.
-KEPT_SHARE = 0.25
+# Parts of a device's memory: for chunks at most, for what is kept, for vectors like the parameters.
+CHUNK_SHARE, KEPT_SHARE, STATE_SHARE = 1 / 16, 1 / 4, 1 / 4
 # So many examples are not worked on at once by a function that takes a few at a time.
 MANY = 512
-_SHARERS = ContextVar("sharers", default=1)
 
 
-@contextmanager
-def shared_by(calls: int) -> Iterator[None]:
-    """Let functions that are traced in the block choose chunks for so many calls under vmap."""
-    token = _SHARERS.set(calls)
-    try:
-        yield
-    finally:
-        _SHARERS.reset(token)
+@dataclass(frozen=True)
+class Budget:
+    """Bytes of a device's memory for what a call adds to its arguments and results.
+
+    Static, and so a part of the identity of every program that is compiled for it.
+    """
+
+    chunk_bytes: int
+    """Intermediate values of the examples that are worked on at a time."""
+    kept_bytes: int
+    """Values of all examples that are kept from one product to the next."""
+    state_bytes: int
+    """Vectors like the parameters: states of training, Lanczos' basis. Bounds a program's width."""
+    vmapped: bool
+    """Whether what a device does many times it does side by side, or else one after the other."""
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.chunk_bytes + self.kept_bytes + self.state_bytes
+
+    def divided(self, sharers: int) -> "Budget":
+        """Return the share of one of `sharers` calls that are vmapped; ValueError for none."""
+        if sharers < 1:
+            raise ValueError(f"sharers is {sharers}; it must be at least 1")
+        parts = (self.chunk_bytes, self.kept_bytes, self.state_bytes)
+        return Budget(*(part // sharers for part in parts), self.vmapped)
 
 
-def affordable_chunk(fn: Callable[[PyTree], PyTree], batch: PyTree) -> int | None:
+def budget() -> Budget:
+    """Return the budget of a call that has a device to itself.
+
+    Of the device's memory a quarter for what is kept, a quarter for vectors like the parameters,
+    and a sixteenth for a chunk, but no more than 64 MiB on the CPU and 1 GiB on an accelerator.
+    """
+    platform = "cpu" if jax.default_backend() == "cpu" else "other"
+    memory = device_bytes()
+    chunk_bytes = min(CHUNK_BYTES[platform], int(CHUNK_SHARE * memory))
+    kept_bytes, state_bytes = int(KEPT_SHARE * memory), int(STATE_SHARE * memory)
+    return Budget(chunk_bytes, kept_bytes, state_bytes, vmapped=platform != "cpu")
+
+
+def affordable_chunk(fn: Callable[[PyTree], PyTree], batch: PyTree, memory: Budget) -> int | None:
     """Chunk size with which to stream `fn(batch)`, or None to take all examples at once.
 
     The intermediate values of one chunk, counted as if none were freed or fused (an upper bound),
-    fill at most 64 MiB on the CPU and 1 GiB on an accelerator, those of all calls together inside
-    of `shared_by`. Chunks are equal, if smaller by up to half, as a rest would be compiled apart;
-    where the number of examples has no such divisor, as equal as can be.
+    fill at most `memory.chunk_bytes`; one example is taken in any case. Chunks are equal, if
+    smaller by up to half, as a rest would be compiled apart; where the number of examples has no
+    such divisor, as equal as can be.
     """
-    platform = "cpu" if jax.default_backend() == "cpu" else "other"
     n = num_examples(batch)
     per_example = bytes_per_example(
         lambda few: intermediate_bytes(jax.make_jaxpr(fn)(few).jaxpr), batch
     )
-    most = max(1, CHUNK_BYTES[platform] // _SHARERS.get() // per_example)
+    most = max(1, memory.chunk_bytes // per_example)
     if most >= n:
         return None
     divisors = (size for size in range(most, most // 2, -1) if n % size == 0)
     return next(divisors, -(-n // -(-n // most)))
 
 
-def can_keep(num_bytes: int) -> bool:
-    """Return whether a quarter of the memory of the default device holds so many bytes."""
-    return num_bytes <= KEPT_SHARE * device_bytes()
-
-
 def device_bytes() -> int:
-    """Return the memory of a device, that of the host where the device does not say."""
+    """Return the memory of a device; an equal part of the host's where the device does not say."""
     stats = jax.local_devices()[0].memory_stats() or {}
-    return stats.get("bytes_limit", os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return stats.get("bytes_limit") or host_bytes() // jax.local_device_count()
+
+
+def host_bytes(root: Path = Path("/")) -> int:
+    """Return the memory of the host, or what a container or batch job leaves of it."""
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min([physical, *_limits_of_groups(root)])
+
+
+def _limits_of_groups(root: Path) -> Iterator[int]:
+    """Yield what the control groups of this process, in version 1 or 2, say of memory (Linux)."""
+    listed, mount = root / "proc/self/cgroup", root / "sys/fs/cgroup"
+    for line in listed.read_text().splitlines() if listed.exists() else ():
+        _, controllers, group = line.split(":", 2)
+        if controllers == "":
+            place, name = mount, "memory.max"
+        elif "memory" in controllers.split(","):
+            place, name = mount / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        innermost = place / group.strip("/")
+        for file in (folder / name for folder in (innermost, *innermost.parents)):
+            said = file.read_text().strip() if file.exists() else "max"
+            if said.isdecimal():
+                yield int(said)
 
 
 def bytes_per_example(count: Callable[[PyTree], int], batch: PyTree) -> int:

@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Key, PyTree, ScalarLike, UInt32
+from jaxtyping import Array, Float, Inexact, Key, PyTree, ScalarLike, UInt32
 
-Vector = PyTree[Float[Array, "..."]]
+Vector = PyTree[Inexact[Array, "..."]]
 
 # Copying arrays of at most so many entries costs little.
 PACKED_SIZE = 2**20
 
 
-def widen(tree: Vector) -> Vector:
+def widen(tree: PyTree) -> PyTree:
     """Return the tree with bfloat16 and float16 leaves as float32, wider leaves unchanged."""
     return jax.tree.map(
         lambda leaf: jnp.asarray(leaf, jnp.promote_types(jnp.result_type(leaf), jnp.float32)), tree
@@ -53,7 +53,7 @@ def random_direction(key: Key[Array, ""] | UInt32[Array, "2"], tree: Vector) -> 
     return optax.tree.cast_like(direction, tree)
 
 
-def select(tree: PyTree, mask: PyTree[bool] | None) -> PyTree:
+def select(tree: PyTree, mask: PyTree | None) -> PyTree:
     """Return the tree with None, which holds no numbers, in place of the leaves `mask` leaves out.
 
     `mask` is a pytree of True and False of the structure of `tree` or of its upper part, so that
@@ -87,29 +87,56 @@ def merge(selected: PyTree, tree: PyTree) -> PyTree:
 
 
 def norm(tree: Vector) -> Float[Array, ""]:
-    """Return ||x||_2 over the whole tree, in its widest dtype, without over- or underflow."""
+    """Return ||x||_2 over the whole tree, in its widest real dtype, without over- or underflow."""
     leaves = jax.tree.leaves(tree)
     if not leaves:
         return jnp.zeros(())
-    dtype = jnp.result_type(*leaves)
+    dtype = jnp.finfo(jnp.result_type(*leaves)).dtype
     largest = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(x), initial=0.0) for x in leaves])
     largest = jnp.where(largest > 0, largest, jnp.ones_like(largest)).astype(dtype)
-    squares = [jnp.sum(jnp.square(x / largest.astype(x.dtype))).astype(dtype) for x in leaves]
+    # As in `scaled_to_norm`: the reciprocal of the very largest numbers is flushed to zero.
+    largest = jnp.minimum(largest, jnp.finfo(dtype).max / 16)
+    squares = [jnp.sum(_squared(x / largest.astype(x.dtype))).astype(dtype) for x in leaves]
     return largest * jnp.sqrt(sum(squares))
 
 
-def dots(stack: PyTree, tree: Vector) -> Float[Array, " m"]:
-    """Return the inner products of m vectors, stacked along a new leading axis, with one."""
-    products = jax.tree.map(lambda s, x: jnp.tensordot(s, x, x.ndim), stack, tree)
+def _squared(x):
+    """|x|^2 for each entry, real also where x is complex."""
+    if jnp.iscomplexobj(x):
+        return jnp.square(jnp.real(x)) + jnp.square(jnp.imag(x))
+    return jnp.square(x)
+
+
+def check_real(tree: PyTree, name: str = "params") -> None:
+    """Raise ValueError for leaves that are not real floating point."""
+    dtypes = {jnp.result_type(leaf) for leaf in jax.tree.leaves(tree)}
+    wrong = sorted(str(d) for d in dtypes if not jnp.issubdtype(d, jnp.floating))
+    if wrong:
+        raise ValueError(
+            f"{name} hold {', '.join(wrong)}; they must be real floating point: a complex array "
+            "is two real ones, and what is not trained is no parameter"
+        )
+
+
+def added(part: Vector, tree: Vector) -> Vector:
+    """Return part + tree, where `part`, like a result of `select`, has None for zeros."""
+    return jax.tree.map(
+        lambda x, leaf: leaf if x is None else leaf + x, part, tree, is_leaf=lambda x: x is None
+    )
+
+
+def dots(stack: PyTree, tree: Vector) -> Inexact[Array, " m"]:
+    """Return the inner products <s_m, x> of m vectors, stacked along a new axis, with one."""
+    products = jax.tree.map(lambda s, x: jnp.tensordot(jnp.conj(s), x, x.ndim), stack, tree)
     return functools.reduce(jnp.add, jax.tree.leaves(products))
 
 
-def combine(coefficients: Float[Array, "*n m"], stack: PyTree) -> PyTree:
+def combine(coefficients: Inexact[Array, "*n m"], stack: PyTree) -> PyTree:
     """Return sum_m c_m x_m, or a stack of such sums, for m stacked vectors; leaf dtypes kept."""
     return jax.tree.map(lambda s: jnp.tensordot(coefficients.astype(s.dtype), s, 1), stack)
 
 
-def without(stack: PyTree, tree: Vector) -> tuple[Vector, Float[Array, " m"]]:
+def without(stack: PyTree, tree: Vector) -> tuple[Vector, Inexact[Array, " m"]]:
     """Return a vector without its components along m orthonormal ones, and their coefficients."""
     coefficients = dots(stack, tree)
     return optax.tree.sub(tree, combine(coefficients, stack)), coefficients

@@ -7,7 +7,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxsharp.curvature.krylov import orthogonalize, random_unit
-from jaxsharp.curvature.operators import Loops, Matvec, loops_around, num_entries, packed
+from jaxsharp.curvature.operators import (
+    Loops,
+    Matvec,
+    check_range,
+    loops_around,
+    num_entries,
+    packed,
+)
 
 
 class DensityEstimate(NamedTuple):
@@ -76,10 +83,13 @@ def quadrature(
     def rule(index):
         start = random_unit(jax.random.fold_in(key, index), zeros)
         tridiagonal = tridiagonalize(product, loops, start, num_steps, num_rows)
-        return *_gauss_rule(tridiagonal.diagonal, tridiagonal.below), tridiagonal.step
+        rule = _gauss_rule(tridiagonal.diagonal, tridiagonal.below)
+        return *rule, tridiagonal.step, tridiagonal.scale
 
     indices = jnp.arange(num_probes)
-    nodes, weights, products = loops.map(rule, indices, batch_size=min(vmapped, num_probes))
+    rules = loops.map(rule, indices, batch_size=min(vmapped, num_probes))
+    nodes, weights, products, scales = rules
+    nodes = nodes * check_range(jnp.max(scales), product, zeros)
     return SpectralDensity(nodes, weights, jnp.sum(products), num_entries(like))
 
 

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from jaxsharp.core.chunks import mean_over_chunks
-from jaxsharp.core.memory import affordable_chunk
+from jaxsharp.core.memory import Budget, affordable_chunk, budget
 from jaxsharp.curvature.likelihoods import softmax_factors
 from jaxsharp.curvature.structure import (
     Product,
@@ -50,22 +50,23 @@ def exact_traces(
     *,
     factors: Callable = softmax_factors,
     chunk_size: int | None = None,
+    memory: Budget | None = None,
 ) -> PyTree:
     """Trace of the Hessian's diagonal block of every parameter array, exact up to rounding.
 
     ``fn(params, stats, image) -> logits`` maps a single example, in evaluation mode. The loss is
     the mean over examples of the one that ``factors(logits)`` belongs to, which gives the rows s_k;
-    no labels enter. Compiled once for an ``fn``, ``factors`` and shapes. Derivatives are taken in
-    the dtype of the network, squared and summed in float32 at least, which is what is returned.
-    Cost: one forward pass and one backward pass a factor; memory is independent of the number of
-    examples, ``chunk_size`` examples at a time (None: as memory allows).
+    no labels enter. Compiled once for an ``fn``, ``factors``, ``memory`` and shapes. Derivatives
+    are taken in the dtype of the network, squared and summed in float32 at least, which is what is
+    returned. Cost: one forward pass and one backward pass a factor; memory is independent of the
+    number of examples, ``chunk_size`` at a time (None: as ``memory`` allows, see ``products``).
     Raises StructureError, before anything compiles, for a network that does not qualify, and for
     custom derivative rules that are not the derivatives of their functions (at random points).
 
     Invariant to the order of the examples; *not* invariant to layer rescaling: a factor alpha on
     parameter j divides its trace by alpha^2.
     """
-    return _highest(fn, factors, _qualified, TRACE, chunk_size, params, stats, images)
+    return _highest(fn, factors, _qualified, TRACE, chunk_size, memory, params, stats, images)
 
 
 def exact_diagonal(
@@ -76,13 +77,14 @@ def exact_diagonal(
     *,
     factors: Callable = softmax_factors,
     chunk_size: int | None = None,
+    memory: Budget | None = None,
 ) -> PyTree:
     """Diagonal of the Hessian in the shape of the parameters, exact up to rounding.
 
     Everything else as for ``exact_traces``, which are its sums; memory is larger by the gradients
     of a chunk's examples, except those of dense layers, which are not formed.
     """
-    return _highest(fn, factors, _qualified, DIAGONAL, chunk_size, params, stats, images)
+    return _highest(fn, factors, _qualified, DIAGONAL, chunk_size, memory, params, stats, images)
 
 
 def exact_ggn_traces(
@@ -93,12 +95,13 @@ def exact_ggn_traces(
     *,
     factors: Callable = softmax_factors,
     chunk_size: int | None = None,
+    memory: Budget | None = None,
 ) -> PyTree:
     """Traces of (1/n) sum_i J^T (sum_k s_k s_k^T) J, any network's *Gauss-Newton matrix*.
 
     Everything else as for ``exact_traces``.
     """
-    return _highest(fn, factors, read, TRACE, chunk_size, params, stats, images)
+    return _highest(fn, factors, read, TRACE, chunk_size, memory, params, stats, images)
 
 
 def exact_ggn_diagonal(
@@ -109,9 +112,10 @@ def exact_ggn_diagonal(
     *,
     factors: Callable = softmax_factors,
     chunk_size: int | None = None,
+    memory: Budget | None = None,
 ) -> PyTree:
     """Diagonal of the *Gauss-Newton matrix* of any network; else as ``diagonal``."""
-    return _highest(fn, factors, read, DIAGONAL, chunk_size, params, stats, images)
+    return _highest(fn, factors, read, DIAGONAL, chunk_size, memory, params, stats, images)
 
 
 class Reduction(NamedTuple):
@@ -135,13 +139,14 @@ def _qualified(fn, params, stats, image):
         raise StructureError(f"{error}; {instead}") from error
 
 
-def _highest(*args):
+def _highest(fn, factors, reader, reduction, chunk_size, memory, *arrays):
+    static = (fn, factors, reader, reduction, chunk_size, memory or budget())
     with jax.default_matmul_precision("highest"):  # read and kept by the program when traced
-        return _mean_squares(*args)
+        return _mean_squares(*static, *arrays)
 
 
-@partial(jax.jit, static_argnums=range(5))
-def _mean_squares(fn, factors, reader, reduction, chunk_size, params, stats, images):
+@partial(jax.jit, static_argnums=range(6))
+def _mean_squares(fn, factors, reader, reduction, chunk_size, memory, params, stats, images):
     """Sums of squares of J_j^T s_k, reduced, over all examples, divided by their number."""
     image = jax.ShapeDtypeStruct(images.shape[1:], images.dtype)
     structure = reader(fn, params, stats, image)
@@ -159,7 +164,8 @@ def _mean_squares(fn, factors, reader, reduction, chunk_size, params, stats, ima
             sums[j] = reduction.product(products[j], a, d)
         return jax.tree.unflatten(treedef, [sums[j] / len(chunk) for j in range(len(leaves))])
 
-    return mean_over_chunks(chunk_mean, images, chunk_size or affordable_chunk(chunk_mean, images))
+    fitting = chunk_size or affordable_chunk(chunk_mean, images, memory)
+    return mean_over_chunks(chunk_mean, images, fitting)
 
 
 def _wide(x: Array) -> Array:

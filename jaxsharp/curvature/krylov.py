@@ -248,7 +248,9 @@ def orthogonalize(
     rounding counts (the criterion of Daniel et al. 1976, Math. Comp. 30, 772-795). `fresh()` has
     norm 1. Norms before a pass follow from the one after it, by Pythagoras.
     """
-    rows = jnp.stack([place - 1, place]) % len(jax.tree.leaves(basis)[0])
+    num_rows = len(jax.tree.leaves(basis)[0])
+    # Of a basis of one vector each row once.
+    rows = jnp.stack([place - 1, place][-num_rows:]) % num_rows
     vector, near = without(jax.tree.map(lambda b: b[rows], basis), vector)
 
     def turn(state: Remainder) -> Remainder:
@@ -271,10 +273,12 @@ def orthogonalize(
 
     # One loop, no branches: around a branch that reads the basis XLA copies it.
     yes, zero, one = jnp.ones((), bool), jnp.zeros((), jnp.int32), jnp.ones((), near.dtype)
-    coefficients = jnp.zeros(len(jax.tree.leaves(basis)[0]), near.dtype).at[rows].add(near)
+    coefficients = jnp.zeros(num_rows, near.dtype).at[rows].add(near)
     state = Remainder(vector, coefficients, one, scale, ~yes, one, yes, zero)
     state = jax.lax.while_loop(lambda s: s.again & (s.turns < MAX_TURNS), turn, state)
-    unit = jax.tree.map(lambda x: x / state.norm.astype(x.dtype), state.vector)
+    # In one dimension nothing at all is outside.
+    length = jnp.where(state.norm > 0, state.norm, 1)
+    unit = jax.tree.map(lambda x: x / length.astype(x.dtype), state.vector)
     return state._replace(vector=unit)
 
 

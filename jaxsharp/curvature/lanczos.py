@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
+from jaxsharp.core.keys import stream
 from jaxsharp.core.trees import combine, norm
 from jaxsharp.curvature import krylov
 from jaxsharp.curvature.density import SpectralDensity, quadrature
-from jaxsharp.curvature.operators import loops_around, num_entries, packed
+from jaxsharp.curvature.operators import check_range, loops_around, num_entries, packed
 
 
 class EigenPairs(NamedTuple):
@@ -90,10 +91,11 @@ def top_eigenpairs(
 
     Raises ValueError, before tracing: k not in 1..P, basis_size not above k (unless P),
     max_products not above k, tol below 10 eps, `like` neither float32 nor float64; while tracing,
-    if H v is not like v.
+    if H v is not like v. For norms ||H v|| near the largest or smallest numbers of the dtype
+    (float32: outside 1e-31 to 4e31), ValueError at the end, inside jit values of NaN.
     """
-    options = (key, tol, max_products, basis_size, start)
-    return _eigenpairs(matvec, like, (k, 0), *options)[0]
+    options = (stream(key, "top_eigenpairs"), tol, max_products, basis_size, start)
+    return eigenpairs_at(matvec, like, (k, 0), *options)[0]
 
 
 def bottom_eigenpairs(
@@ -111,8 +113,8 @@ def bottom_eigenpairs(
 
     All as in `top_eigenpairs`, whose values for -H these are, with the other sign.
     """
-    options = (key, tol, max_products, basis_size, start)
-    return _eigenpairs(matvec, like, (0, k), *options)[1]
+    options = (stream(key, "bottom_eigenpairs"), tol, max_products, basis_size, start)
+    return eigenpairs_at(matvec, like, (0, k), *options)[1]
 
 
 def extreme_eigenpairs(
@@ -135,8 +137,8 @@ def extreme_eigenpairs(
     for name, number in (("num_top", num_top), ("num_bottom", num_bottom)):
         if number < 1:
             raise ValueError(f"{name} is {number}; it must be at least 1")
-    options = (key, tol, max_products, basis_size, start)
-    return BothEnds(*_eigenpairs(matvec, like, (num_top, num_bottom), *options))
+    options = (stream(key, "extreme_eigenpairs"), tol, max_products, basis_size, start)
+    return BothEnds(*eigenpairs_at(matvec, like, (num_top, num_bottom), *options))
 
 
 def spectral_density(
@@ -172,7 +174,8 @@ def spectral_density(
     sphere.
 
     Raises ValueError, before tracing: num_probes below 2 (no standard error), num_steps below 1,
-    basis_size below 2, vmapped below 1, `like` neither float32 nor float64.
+    basis_size below 2, vmapped below 1, `like` neither float32 nor float64; at the end for norms
+    as in `top_eigenpairs`.
     """
     size = num_entries(like)
     for name, number, least in (
@@ -185,12 +188,18 @@ def spectral_density(
             raise ValueError(f"{name} is {number}; it must be at least {least}")
     steps = min(num_steps, size)
     rows = steps if basis_size is None else min(basis_size, steps)
+    key = stream(key, "spectral_density")
     with jax.default_matmul_precision("highest"):
         return quadrature(matvec, like, key, num_probes, steps, rows, vmapped)
 
 
-def _eigenpairs(matvec, like, ends, key, tol, max_products, basis_size, start):
-    """Return the pairs at the top and at the bottom."""
+def eigenpairs_at(
+    matvec, like, ends, key, tol, max_products=None, basis_size=None, start=None
+) -> tuple[EigenPairs, EigenPairs]:
+    """Return `ends` = (number, number) pairs at the top and the bottom, as `extreme_eigenpairs`.
+
+    `key` is the stream of the function that calls: the start is drawn from it as it is.
+    """
     k = sum(ends)
     size = _check_arguments(like, k, tol, basis_size, max_products)
     rows = min(max(20, 2 * k + 10) if basis_size is None else basis_size, size)
@@ -202,17 +211,18 @@ def _eigenpairs(matvec, like, ends, key, tol, max_products, basis_size, start):
     start = None if start is None else pack(start)
     with jax.default_matmul_precision("highest"):
         state = krylov.initial_state(key, zeros, start, rows, k)
-        state = krylov.solve(product, loops, key, limits, state)
+        state = krylov.solve(product, loops, stream(key, "breakdowns"), limits, state)
         values, coefficients = krylov.wanted_pairs(limits, state)
         vectors = combine(coefficients.T, state.basis)
         leaving = state.beta * coefficients[state.filled - 1]
-        signs = jax.random.rademacher(jax.random.fold_in(key, 0), (k,), values.dtype)
+        signs = jax.random.rademacher(stream(key, "signs"), (k,), values.dtype)
         # H (V s) as the recurrence has it, and as it is.
         expected = optax.tree.add(
             combine(signs * values, vectors), optax.tree.scale(signs @ leaving, state.vector)
         )
         missed = norm(optax.tree.sub(product(combine(signs, vectors)), expected))
-    residuals = jnp.hypot(leaving, missed)
+        within = check_range(state.scale, product, zeros)
+    values, residuals = values * within, jnp.hypot(leaving, missed) * within
     converged = residuals <= krylov.allowed(values, tol, state.scale)
     vectors = jax.vmap(unpack)(vectors)
     found = EigenPairs(values, vectors, residuals, converged, state.products + 1)

@@ -8,6 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxsharp.core.choices import known_classes
+from jaxsharp.core.keys import stream
+
 
 class Likelihood(NamedTuple):
     """p(y | f) for the output f of one example, any array shape; three pure functions.
@@ -16,7 +19,9 @@ class Likelihood(NamedTuple):
         sample(key, f)       a target y drawn from p(y | f)
         information(f, u)    E_y[s <s, u>],  s = gradient of log p(y | f) in f
 
-    `information` is linear in u: the Fisher matrix of the output alone.
+    `information` is linear in u: the Fisher matrix of the output alone. Those below raise
+    ValueError for targets of other shape (they would be broadcast) or type, and for labels that
+    are no class or probability; for traced ones, whose values are not known, log p is NaN.
     """
 
     log_prob: Callable
@@ -25,7 +30,9 @@ class Likelihood(NamedTuple):
 
 
 def _class_log_prob(logits: Float[Array, " classes"], label):
-    return jax.nn.log_softmax(logits)[label]
+    known = known_classes(label, (), logits.size)
+    log_prob = jax.nn.log_softmax(logits)[label]
+    return log_prob if known is None else log_prob * known.astype(log_prob.dtype)
 
 
 def _class_information(logits: Float[Array, " classes"], vector: Float[Array, " classes"]):
@@ -34,30 +41,63 @@ def _class_information(logits: Float[Array, " classes"], vector: Float[Array, " 
 
 
 def _bernoulli_log_prob(logits, labels):
-    return jnp.sum(labels * jax.nn.log_sigmoid(logits) + (1 - labels) * jax.nn.log_sigmoid(-logits))
+    _check_shape(logits, labels)
+    known = jnp.where((labels >= 0) & (labels <= 1), 1.0, jnp.nan).astype(logits.dtype)
+    if not isinstance(known, jax.core.Tracer) and jnp.isnan(known).any():
+        raise ValueError(f"targets hold {jnp.asarray(labels)[jnp.isnan(known)][0]}, not 0 to 1")
+    return jnp.sum(
+        known * (labels * jax.nn.log_sigmoid(logits) + (1 - labels) * jax.nn.log_sigmoid(-logits))
+    )
+
+
+def _gaussian_log_prob(mean, target):
+    _check_shape(mean, target)
+    return -jnp.sum(jnp.square(mean - target)) / 2
+
+
+def _poisson_log_prob(log_rate, count):
+    _check_shape(log_rate, count)
+    return jnp.sum(count * log_rate - jnp.exp(log_rate))
+
+
+def _check_shape(output, target):
+    """Raise ValueError for a target that would be broadcast."""
+    if jnp.shape(output) != jnp.shape(target):
+        raise ValueError(
+            f"the target of an example has shape {jnp.shape(target)}; it must be that of its "
+            f"output, {jnp.shape(output)}"
+        )
 
 
 # One of several classes; f are logits, y the index of the class: softmax cross-entropy.
-categorical = Likelihood(_class_log_prob, jax.random.categorical, _class_information)
+categorical = Likelihood(
+    _class_log_prob,
+    lambda key, logits: jax.random.categorical(stream(key, "categorical"), logits),
+    _class_information,
+)
 
 # Independent yes or no for each entry; f are logits: binary cross-entropy, summed.
 bernoulli = Likelihood(
     _bernoulli_log_prob,
-    lambda key, logits: jax.random.bernoulli(key, jax.nn.sigmoid(logits)).astype(logits.dtype),
+    lambda key, logits: jax.random.bernoulli(
+        stream(key, "bernoulli"), jax.nn.sigmoid(logits)
+    ).astype(logits.dtype),
     lambda logits, vector: jax.nn.sigmoid(logits) * jax.nn.sigmoid(-logits) * vector,
 )
 
 # Normal with mean f and variance 1: half the squared error, ||f - y||^2 / 2, summed.
 gaussian = Likelihood(
-    lambda mean, target: -jnp.sum(jnp.square(mean - target)) / 2,
-    lambda key, mean: mean + jax.random.normal(key, mean.shape, mean.dtype),
+    _gaussian_log_prob,
+    lambda key, mean: mean + jax.random.normal(stream(key, "gaussian"), mean.shape, mean.dtype),
     lambda mean, vector: vector,
 )
 
 # Counts; f are the logarithms of their rates.
 poisson = Likelihood(
-    lambda log_rate, count: jnp.sum(count * log_rate - jnp.exp(log_rate)),
-    lambda key, log_rate: jax.random.poisson(key, jnp.exp(log_rate)).astype(log_rate.dtype),
+    _poisson_log_prob,
+    lambda key, log_rate: jax.random.poisson(stream(key, "poisson"), jnp.exp(log_rate)).astype(
+        log_rate.dtype
+    ),
     lambda log_rate, vector: jnp.exp(log_rate) * vector,
 )
 
@@ -71,8 +111,14 @@ def softmax_factors(logits: Float[Array, " classes"]) -> Float[Array, "factors c
 
         sum_(k != m) s_k s_k^T = diag(r) (I - r r^T) diag(r) = diag(p) - p p^T.
 
-    No nearly equal numbers are subtracted, however sure the network is.
+    No nearly equal numbers are subtracted, however sure the network is. Raises ValueError for a
+    single output, of which the loss is 0 whatever the network.
     """
+    if logits.size < 2:
+        raise ValueError(
+            f"softmax cross-entropy of {logits.size} output is constant; it takes 2 or more, a "
+            "single one is that of binary cross-entropy (sigmoid_factors)"
+        )
     p = jax.nn.softmax(logits)
     r, eye, m = jnp.sqrt(p), jnp.eye(p.size, dtype=p.dtype), jnp.argmax(p)
     others = (m + jnp.arange(1, p.size)) % p.size
@@ -83,3 +129,8 @@ def softmax_factors(logits: Float[Array, " classes"]) -> Float[Array, "factors c
 def squared_factors(logits: Float[Array, " classes"]) -> Float[Array, "classes classes"]:
     """Rows sqrt(2) e_k: the loss of an example is sum_c (f_c - y_c)^2."""
     return math.sqrt(2) * jnp.eye(logits.size, dtype=logits.dtype)
+
+
+def sigmoid_factors(logits: Float[Array, " outputs"]) -> Float[Array, "outputs outputs"]:
+    """Rows sqrt(p_k (1 - p_k)) e_k, p = sigmoid(f): binary cross-entropy, summed over outputs."""
+    return jnp.diag(jnp.sqrt(jax.nn.sigmoid(logits) * jax.nn.sigmoid(-logits)))

@@ -4,13 +4,15 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+import optax
 from jax.tree_util import Partial
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from jaxsharp.core.chunks import Batches, mean_over_batches, mean_over_chunks, num_examples
-from jaxsharp.core.memory import affordable_chunk, bytes_per_example, can_keep
+from jaxsharp.core.memory import Budget, affordable_chunk, budget, bytes_per_example
 from jaxsharp.core.programs import primitives
-from jaxsharp.core.trees import select
+from jaxsharp.core.trees import merge, select, widen
 from jaxsharp.curvature.operators import Operator
 
 # Maps the parameters, a point that moves, and some examples to a vector like the point; a mean
@@ -36,24 +38,34 @@ def jacobian_operator(
     field: Field,
     params: PyTree,
     batch: PyTree | Batches,
-    *,
     mask: PyTree | None,
-    chunk_size: int | None,
+    chunk_size: int | str | None,
     recompute: bool | None,
+    memory: Budget | None,
+    additivity: Callable[[PyTree, Budget], bool | Array] | None,
+    divided: bool = False,
 ) -> Operator:
     """Return the Jacobian of the mean field in its point, at the parameters, which is symmetric.
 
         v -> d/dt mean_c field(params, params + t v, chunk_c) at t = 0
 
     Parameters and data reach compiled functions as arguments, so that no program holds them.
+    Parameters in 16 bits are widened, so that means over examples are taken in float32; products
+    are rounded to the dtypes of the parameters. `additivity` is asked before data are cut into
+    chunks, and also where the field itself takes examples one by one, `divided`; where it can say
+    so only when the program runs, the product becomes NaN.
     """
+    given = select(params, mask)
+    params = merge(widen(given), params)
 
     def at_chunk(params, chunk):
         return derivative(lambda point: field(params, point, chunk), select(params, mask))
 
     if isinstance(batch, Batches):
-        return _on_host(at_chunk, params, batch, chunk_size)
-    plan = _plan(field, at_chunk, params, batch, mask, chunk_size, recompute)
+        return _on_host(at_chunk, params, batch, chunk_size, given)
+    if chunk_size == "whole":
+        chunk_size = _length(batch)
+    plan = _plan(field, at_chunk, params, batch, mask, chunk_size, recompute, memory or budget())
 
     @jax.jit
     def linearized(params, batch):
@@ -69,12 +81,16 @@ def jacobian_operator(
         part = lambda chunk: at_chunk(params, chunk)(vector)  # noqa: E731
         return _mean(part, batch, plan.chunk_size)
 
+    cut = divided or plan.chunk_size is not None
+    additive = additivity(batch, memory) if cut and additivity is not None else True
     with jax.default_matmul_precision("highest"):
         if plan.keep:
             product = Partial(_call, linearized(params, batch))
         else:
             product = Partial(recomputed, params, batch)
-    return Operator(_precise(product), plan.describe(_length(batch)))
+    if additive is not True:
+        product = Partial(_if_additive, additive, product)
+    return Operator(_precise(product, given), plan.describe(_length(batch)))
 
 
 def derivative(fn: Callable[[PyTree], PyTree], point: PyTree) -> Partial:
@@ -103,6 +119,26 @@ def linear_maps(fn: Callable, point: PyTree) -> tuple[PyTree, Callable, Callable
     return outputs, Partial(_only, jax.linear_transpose(pull, outputs)), pull
 
 
+def gauss_newton_field(apply: Callable, respond: Callable, mask: PyTree | None) -> Field:
+    """Return the field x -> J^T B J x, where B = respond(outputs, chunk) is linear.
+
+    B acts in at least float32. It has the 1/n of a mean, which float16 may not hold: on the way
+    back such cotangents are larger by a power of two.
+    """
+
+    def field(params, point, chunk):
+        at = lambda x: apply(merge(x, params), chunk)  # noqa: E731
+        outputs, push, pull = linear_maps(at, select(params, mask))
+        response = respond(widen(outputs), chunk)(widen(push(point)))
+        if outputs.dtype.itemsize >= 4:
+            return pull(response)
+        scale = 2.0 ** len(outputs).bit_length()
+        product = pull((response * scale).astype(outputs.dtype))
+        return jax.tree.map(lambda leaf: leaf / scale, product)
+
+    return field
+
+
 def _has_forward_mode(push, point):
     """Return whether a linearization can be computed: the tangent of a custom_vjp cannot.
 
@@ -111,7 +147,7 @@ def _has_forward_mode(push, point):
     return "custom_lin" not in primitives(jax.make_jaxpr(push)(point).jaxpr)
 
 
-def _on_host(at_chunk, params, batches: Batches, chunk_size) -> Operator:
+def _on_host(at_chunk, params, batches: Batches, chunk_size, given) -> Operator:
     """Return the product as a loop over batches, each a mean over chunks, recomputed."""
 
     @jax.jit
@@ -124,22 +160,22 @@ def _on_host(at_chunk, params, batches: Batches, chunk_size) -> Operator:
 
     at_a_time = "a batch" if chunk_size is None else f"{chunk_size} examples"
     words = f"streamed from the host, recomputed in every product, {at_a_time} at a time"
-    return Operator(_precise(product), words, on_host=True)
+    return Operator(_precise(product, given), words, on_host=True)
 
 
-def _plan(field, at_chunk, params, batch, mask, chunk_size, recompute) -> Plan:
+def _plan(field, at_chunk, params, batch, mask, chunk_size, recompute, memory) -> Plan:
     """Choose what was left open by the bytes that the programs write and keep."""
     n = _length(batch, chunk_size)
     if n is None:
         return Plan(None, not recompute)
     if chunk_size is None:
         base = select(params, mask)
-        chunk_size = affordable_chunk(lambda chunk: field(params, base, chunk), batch)
+        chunk_size = affordable_chunk(lambda chunk: field(params, base, chunk), batch, memory)
     elif chunk_size >= n:
         chunk_size = None
     if recompute is None:
         kept = lambda few: _bytes(jax.eval_shape(at_chunk, params, few))  # noqa: E731
-        recompute = not can_keep(n * bytes_per_example(kept, batch))
+        recompute = n * bytes_per_example(kept, batch) > memory.kept_bytes
     return Plan(chunk_size, not recompute)
 
 
@@ -165,12 +201,19 @@ def _bytes(tree):
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def _precise(product):
+def _precise(product, like):
+    """Return the product at the highest precision, for vectors in the dtypes of `like`."""
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((), jnp.result_type(leaf)), like)
+
     def matvec(vector):
         with jax.default_matmul_precision("highest"):
-            return product(vector)
+            return optax.tree.cast_like(product(widen(vector)), like)
 
     return matvec
+
+
+def _if_additive(additive, product, vector):
+    return jax.tree.map(lambda x: jnp.where(additive, x, jnp.nan), product(vector))
 
 
 @jax.jit

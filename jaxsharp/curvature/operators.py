@@ -5,15 +5,17 @@ says how it computes, and whether it does so on the host: then what surrounds it
 compiled, and `loops_around` gives loops that run in Python.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+import numpy as np
+from jaxtyping import Array, PyTree
 
-from jaxsharp.core.trees import packing
+from jaxsharp.core.trees import norm, packing
 
 Matvec = Callable[[PyTree], PyTree]
 
@@ -71,6 +73,33 @@ def packed(
     return product, zeros, pack, unpack
 
 
+def check_range(scale: Array, matvec: Matvec, like: PyTree, power: int = 1) -> Array:
+    """Return 1 if products of norm up to `scale` are far from over- and underflow, else NaN.
+
+    Far means that scale^power, relative to which results round, lies within tiny / eps and
+    eps x max of its dtype. Raises ValueError instead where the scale is known (not inside jit).
+    There a scale of zero is that of a zero matrix only if larger vectors have no product either.
+    NaN and infinity are left to speak for themselves.
+    """
+    info = jnp.finfo(scale.dtype)
+    least, most = (float(x) ** (1 / power) for x in (info.tiny / info.eps, info.eps * info.max))
+    good = (scale == 0) | ~jnp.isfinite(scale) | ((scale >= least) & (scale <= most))
+    if isinstance(scale, jax.core.Tracer):
+        return jnp.where(good, jnp.ones_like(scale), jnp.nan)
+    found = float(scale)
+    if found == 0:
+        large = 1 / math.sqrt(least)
+        wave = lambda x: large * jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape)  # noqa: E731
+        found = float(norm(matvec(jax.tree.map(wave, like)))) / large
+        good = found == 0
+    if not good:
+        raise ValueError(
+            f"products have norms of {found:.1e}; {scale.dtype} is exact enough from {least:.1e} "
+            f"to {most:.1e}, so multiply the loss by a constant"
+        )
+    return jnp.ones_like(scale)
+
+
 def num_entries(like: PyTree) -> int:
     """Return the number of entries of vectors like `like`; ValueError if not float32 or float64."""
     leaves = jax.tree.leaves(like)
@@ -108,3 +137,32 @@ def _python_map(fn, xs, *, batch_size=None):
     num = len(jax.tree.leaves(xs)[0])
     results = [fn(jax.tree.map(lambda leaf, i=i: leaf[i], xs)) for i in range(num)]
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
+
+
+def preconditioned(matvec: Matvec, diagonal: PyTree) -> Matvec:
+    """Return the product with D^(-1/2) A D^(-1/2), D the diagonal matrix of positive `diagonal`.
+
+    Its eigenvalues are those of D^(-1) A; an eigenvector w gives the vector D^(-1/2) w of the
+    latter. `diagonal` has the structure of the vectors; for an adaptive optimizer with steps
+    lr D^(-1) grad, sharpness against 2/lr (Cohen et al. 2022, arXiv 2207.14484).
+
+    Cost: that of `matvec`. Raises ValueError for leaves that are not arrays of reals, for entries
+    that are not positive and finite, where they are known (not inside jit), and, at a product,
+    for other shapes than the vector's.
+    """
+    for leaf in jax.tree.leaves(diagonal):
+        if not isinstance(leaf, np.ndarray | jax.Array) or not jnp.isrealobj(leaf):
+            raise ValueError(f"diagonal holds {leaf!r}; its leaves must be arrays of reals")
+        bad = ~((leaf > 0) & (leaf < jnp.inf))
+        if not isinstance(leaf, jax.core.Tracer) and jnp.any(bad):
+            raise ValueError(
+                f"diagonal holds {leaf[bad][0]}; its entries must be positive and finite"
+            )
+
+    def scaled(vector):
+        given, valid = (jax.tree.map(jnp.shape, tree) for tree in (diagonal, vector))
+        if given != valid:
+            raise ValueError(f"diagonal has the shapes {given}; they must be the vector's, {valid}")
+        return jax.tree.map(lambda x, d: (x / jnp.sqrt(d)).astype(x.dtype), vector, diagonal)
+
+    return change_product(matvec, lambda product: lambda vector: scaled(product(scaled(vector))))

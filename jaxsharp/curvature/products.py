@@ -11,11 +11,24 @@ linearize once or anew, to restrict parameters and to do without forward-mode de
 All functions share these arguments. `mask`, a pytree of bools like `params` or its upper part:
 only the block of the chosen parameters; vectors have None in the other places (`trees.select`).
 `batch`: a pytree of arrays with examples along the leading axis, or `core.Batches`, read from
-the host for every product. `chunk_size`: examples at a time, None as the memory allows.
+the host for every product. `chunk_size`: examples at a time, None as the memory allows, "whole"
+all at once, undivided. `weights`, where examples do not count alike: `weights(batch)` returns one
+number for each example, say its unmasked tokens. Then `loss` (and `output_loss`) returns one loss
+for each example, the matrix is that of sum_i w_i loss_i / sum_i w_i over all data, and a Fisher
+matrix weighs its terms in the same way.
 `recompute`: False linearizes once, when the operator is made, and keeps the intermediate values of
-all examples; True recomputes them in every product; None keeps them if they fit a quarter of the
-memory. The `strategy` of the result says what was chosen; the numbers do not depend on it.
-`check`: compare two passes over the loss first (`checks`).
+all examples; True recomputes them in every product; None keeps them if they fit. `memory`: what
+fits (`core.Budget`), None that of the device; a call that is vmapped needs its `divided` share. The
+`strategy` of the result says what was chosen; the numbers do not depend on it.
+`check`: that the loss is a fixed function (`checks`) and, before data are cut into chunks or
+batches, that it is a mean over examples: value and gradient of at most 600 examples against those
+of unequal parts (`core.additivity`), less work than two gradients over a thousand. An undivided
+batch need be no mean over examples. Inside jit and vmap, where values are not known, nothing can be
+raised: the program makes the comparison and the product is NaN where it fails. With False nothing
+is compared: you vouch for both, and data are cut all the same.
+
+Parameters and outputs in float16 and bfloat16 are worked on in float32, products rounded to the
+dtypes of the parameters; a loss must return its mean in float32 or float64.
 
 They return an `Operator`: v -> A v for vectors of the structure, shapes and dtypes of the (chosen)
 parameters, linear, symmetric, weighted by examples whatever the chunks. Matrix products inside run
@@ -23,9 +36,10 @@ at the "highest" precision, whatever the surroundings say: TF32 is good for two 
 work inside jit, vmap (over stacked `params`) and loops, `Batches` apart. In a jit of your own, pass
 `params` and `batch` as arguments, as what it closes over becomes a constant of the program.
 
-They raise ValueError, before compilation, for parameters that are not real floating point, a loss
-that is not a real scalar, a mask that does not fit, a chunk_size below 1, a `batch` that cannot be
-cut, and a loss that is no fixed function.
+They raise ValueError, before the product is compiled, for parameters that are not real floating
+point, a loss that is not a real scalar in 32 bits or more, a mask or weights that do not fit, a
+chunk_size below 1, a `batch` that cannot be cut, a loss that is no fixed function or is cut and no
+mean over examples.
 """
 
 from collections.abc import Callable
@@ -34,15 +48,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree, UInt32
 
-from jaxsharp.core.chunks import Batches, num_examples
-from jaxsharp.core.trees import merge, select
+from jaxsharp.core.chunks import Batches, numbered, weighted, weighted_loss
+from jaxsharp.core.keys import stream
+from jaxsharp.core.memory import Budget
+from jaxsharp.core.trees import merge, widen
 from jaxsharp.curvature.checks import check_loss, check_outputs, check_params
 from jaxsharp.curvature.likelihoods import Likelihood
-from jaxsharp.curvature.linearization import derivative, jacobian_operator, linear_maps
-from jaxsharp.curvature.operators import Matvec, Operator, change_product
+from jaxsharp.curvature.linearization import derivative, gauss_newton_field, jacobian_operator
+from jaxsharp.curvature.operators import Operator
 
 Loss = Callable[[PyTree, PyTree], jax.Array]
 Apply = Callable[[PyTree, PyTree], jax.Array]
+Weights = Callable[[PyTree], jax.Array]
 
 
 def hessian(
@@ -51,8 +68,10 @@ def hessian(
     batch: PyTree | Batches,
     *,
     mask: PyTree | None = None,
-    chunk_size: int | None = None,
+    weights: Weights | None = None,
+    chunk_size: int | str | None = None,
     recompute: bool | None = None,
+    memory: Budget | None = None,
     check: bool = True,
 ) -> Operator:
     """Return the product v -> H v with the Hessian H of the mean loss at `params`.
@@ -65,14 +84,15 @@ def hessian(
 
     Cost of a product: twice the work of a gradient if linearized, three times if recomputed.
     """
+    check_params(params, batch, mask, chunk_size)
+    if weights is not None:
+        loss, batch = weighted_loss(loss), weighted(batch, weights)
 
     def field(params, point, chunk):
         return jax.grad(lambda x: loss(merge(x, params), chunk))(point)
 
-    check_params(params, batch, mask, chunk_size)
-    check_loss(loss, params, batch, check)
-    options = {"mask": mask, "chunk_size": chunk_size, "recompute": recompute}
-    return jacobian_operator(field, params, batch, **options)
+    additivity = check_loss(loss, params, batch, mask, chunk_size, check)
+    return jacobian_operator(field, params, batch, mask, chunk_size, recompute, memory, additivity)
 
 
 def ggn(
@@ -82,8 +102,10 @@ def ggn(
     batch: PyTree | Batches,
     *,
     mask: PyTree | None = None,
-    chunk_size: int | None = None,
+    weights: Weights | None = None,
+    chunk_size: int | str | None = None,
     recompute: bool | None = None,
+    memory: Budget | None = None,
     check: bool = True,
 ) -> Operator:
     """Return the product with the generalized Gauss-Newton matrix of output_loss(apply(.)).
@@ -97,15 +119,18 @@ def ggn(
     Cost of a product: four matrix products a layer and example for the gradient's three, and the
     forward pass once more if recomputed.
     """
+    check_params(params, batch, mask, chunk_size)
+    if weights is not None:
+        output_loss, apply = weighted_loss(output_loss), _of_examples(apply)
+        batch = weighted(batch, weights)
 
     def respond(outputs, chunk):
         return derivative(lambda out: jax.grad(output_loss)(out, chunk), outputs)
 
-    check_params(params, batch, mask, chunk_size)
-    check_loss(lambda p, b: output_loss(apply(p, b), b), params, batch, check)
-    field = _gauss_newton(apply, respond, mask)
-    options = {"mask": mask, "chunk_size": chunk_size, "recompute": recompute}
-    return jacobian_operator(field, params, batch, **options)
+    loss = lambda p, b: output_loss(widen(apply(p, b)), b)  # noqa: E731
+    additivity = check_loss(loss, params, batch, mask, chunk_size, check, apply=apply)
+    field = gauss_newton_field(apply, respond, mask)
+    return jacobian_operator(field, params, batch, mask, chunk_size, recompute, memory, additivity)
 
 
 def fisher(
@@ -115,8 +140,10 @@ def fisher(
     batch: PyTree | Batches,
     *,
     mask: PyTree | None = None,
-    chunk_size: int | None = None,
+    weights: Weights | None = None,
+    chunk_size: int | str | None = None,
     recompute: bool | None = None,
+    memory: Budget | None = None,
     check: bool = True,
 ) -> Operator:
     """Return the product with the Fisher matrix, the targets drawn from the model's own output.
@@ -129,16 +156,16 @@ def fisher(
     natural parameters, F equals the Gauss-Newton matrix of the negative log-likelihood.
     Reference: Martens (2020), JMLR 21 (146).
     """
+    check_params(params, batch, mask, chunk_size)
+    apply, share, batch = _shared(apply, batch, weights)
 
     def respond(outputs, chunk):
         information = jax.vmap(likelihood.information)
-        return lambda tangents: information(outputs, tangents) / len(outputs)
+        return lambda tangents: _scaled(information(outputs, tangents), share(chunk)) / len(outputs)
 
-    check_params(params, batch, mask, chunk_size)
-    check_outputs(apply, params, batch, check)
-    field = _gauss_newton(apply, respond, mask)
-    options = {"mask": mask, "chunk_size": chunk_size, "recompute": recompute}
-    return jacobian_operator(field, params, batch, **options)
+    additivity = check_outputs(apply, params, batch, mask, chunk_size, check)
+    field = gauss_newton_field(apply, respond, mask)
+    return jacobian_operator(field, params, batch, mask, chunk_size, recompute, memory, additivity)
 
 
 def monte_carlo_fisher(
@@ -150,8 +177,10 @@ def monte_carlo_fisher(
     key: Key[Array, ""] | UInt32[Array, "2"],
     num_samples: int = 1,
     mask: PyTree | None = None,
-    chunk_size: int | None = None,
+    weights: Weights | None = None,
+    chunk_size: int | str | None = None,
     recompute: bool | None = None,
+    memory: Budget | None = None,
     check: bool = True,
 ) -> Operator:
     """Return the product with the Fisher matrix, the targets sampled from the model's own output.
@@ -160,12 +189,14 @@ def monte_carlo_fisher(
         g_is = gradient of log p(y_is | f_i) in f_i
 
     Unbiased for `fisher` over `key`, and one fixed matrix for one key: example i draws from
-    ``fold_in(key, i)``, i its place in the data, whatever the chunks. S is `num_samples`.
-
-    Raises ValueError also for num_samples below 1.
+    ``fold_in(stream, i)``, i its place in the data, whatever the chunks. S is `num_samples`.
+    Raises ValueError also for num_samples below 1, and for `Batches` in another order at each pass.
     """
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; it must be at least 1")
+    check_params(params, batch, mask, chunk_size)
+    apply, share, batch = _shared(apply, batch, weights)
+    key = stream(key, "monte_carlo_fisher")
 
     def scores(output, index):
         keys = jax.random.split(jax.random.fold_in(key, index), num_samples)
@@ -174,18 +205,26 @@ def monte_carlo_fisher(
 
     def respond(outputs, chunk):
         gradients = jax.lax.stop_gradient(jax.vmap(scores)(outputs, chunk[1]))
+        each = share(chunk[0])
 
         def apply_outer_products(tangents):
             inner = jnp.einsum("ns...,n...->ns", gradients, tangents)
-            return jnp.einsum("ns,ns...->n...", inner, gradients) / inner.size
+            return _scaled(jnp.einsum("ns,ns...->n...", inner, gradients), each) / inner.size
 
         return apply_outer_products
 
-    check_params(params, batch, mask, chunk_size)
-    check_outputs(apply, params, batch, check)
-    field = _gauss_newton(lambda p, numbered: apply(p, numbered[0]), respond, mask)
-    options = {"mask": mask, "chunk_size": chunk_size, "recompute": recompute}
-    return jacobian_operator(field, params, _numbered(batch), **options)
+    additivity = check_outputs(apply, params, batch, mask, chunk_size, check, in_order=True)
+    field = gauss_newton_field(lambda p, data: apply(p, data[0]), respond, mask)
+    return jacobian_operator(
+        field,
+        params,
+        numbered(batch),
+        mask,
+        chunk_size,
+        recompute,
+        memory,
+        additivity and (lambda data, memory: additivity(data[0], memory)),
+    )
 
 
 def empirical_fisher(
@@ -194,73 +233,53 @@ def empirical_fisher(
     batch: PyTree | Batches,
     *,
     mask: PyTree | None = None,
-    chunk_size: int | None = None,
+    weights: Weights | None = None,
+    chunk_size: int | str | None = None,
     recompute: bool | None = None,
+    memory: Budget | None = None,
     check: bool = True,
 ) -> Operator:
     """Return the product with the mean outer product of the gradients of single examples.
 
         E v = (1/n) sum_i g_i <g_i, v>,    g_i = gradient of the loss of example i
 
-    The loss of an example is that of a batch with it alone; no gradient of a single example is
-    formed. At the targets of `batch`, so not the Fisher matrix (Kunstner et al. 2019).
+    The loss of an example is that of a batch with it alone, so that `loss` must be a mean over
+    examples also where data are undivided; no gradient of a single example is formed. At the
+    targets of `batch`, so not the Fisher matrix (Kunstner et al. 2019).
     """
+    check_params(params, batch, mask, chunk_size)
+    share, total = (lambda chunk: 1.0), loss
+    if weights is not None:
+        batch, share, total = weighted(batch, weights), _last, weighted_loss(loss)
 
     def losses(params, chunk):
         one = lambda example: loss(params, jax.tree.map(lambda leaf: leaf[None], example))  # noqa: E731
-        return jax.vmap(one)(chunk)
+        if weights is None:
+            return jax.vmap(one)(chunk)
+        return jax.vmap(lambda example: one(example)[0])(chunk[0])
 
-    check_params(params, batch, mask, chunk_size)
-    check_loss(loss, params, batch, check)
-    field = _gauss_newton(losses, lambda out, _: lambda tangents: tangents / len(out), mask)
-    options = {"mask": mask, "chunk_size": chunk_size, "recompute": recompute}
-    return jacobian_operator(field, params, batch, **options)
-
-
-def preconditioned(matvec: Matvec, diagonal: PyTree) -> Matvec:
-    """Return the product with D^(-1/2) A D^(-1/2), D the diagonal matrix of positive `diagonal`.
-
-    Its eigenvalues are those of D^(-1) A; an eigenvector w gives the vector D^(-1/2) w of the
-    latter. `diagonal` has the structure of the vectors; for an adaptive optimizer with steps
-    lr D^(-1) grad, sharpness against 2/lr (Cohen et al. 2022, arXiv 2207.14484).
-
-    Cost: that of `matvec`. Raises ValueError for entries that are not positive and finite, where
-    they are known (not inside jit).
-    """
-    for leaf in jax.tree.leaves(diagonal):
-        bad = ~((leaf > 0) & (leaf < jnp.inf))
-        if not isinstance(leaf, jax.core.Tracer) and jnp.any(bad):
-            raise ValueError(
-                f"diagonal holds {leaf[bad][0]}; its entries must be positive and finite"
-            )
-
-    def scaled(vector):
-        return jax.tree.map(lambda x, d: (x / jnp.sqrt(d)).astype(x.dtype), vector, diagonal)
-
-    return change_product(matvec, lambda product: lambda vector: scaled(product(scaled(vector))))
+    additivity = check_loss(total, params, batch, mask, chunk_size, check, divided=True)
+    respond = lambda out, chunk: lambda tangents: tangents * share(chunk) / len(out)  # noqa: E731
+    field = gauss_newton_field(losses, respond, mask)
+    return jacobian_operator(
+        field, params, batch, mask, chunk_size, recompute, memory, additivity, divided=True
+    )
 
 
-def _gauss_newton(apply, respond, mask):
-    """Return the field x -> J^T B J x, where B = respond(outputs, chunk) is linear."""
-
-    def field(params, point, chunk):
-        at = lambda x: apply(merge(x, params), chunk)  # noqa: E731
-        outputs, push, pull = linear_maps(at, select(params, mask))
-        return pull(respond(outputs, chunk)(push(point)))
-
-    return field
+def _shared(apply, batch, weights):
+    """Return what maps data to outputs and to the factor of each example, and the data."""
+    if weights is None:
+        return apply, lambda chunk: 1.0, batch
+    return _of_examples(apply), _last, weighted(batch, weights)
 
 
-def _numbered(batch):
-    """Return the data with the place of each example in the whole."""
-    if not isinstance(batch, Batches):
-        return batch, jnp.arange(num_examples(batch))
+def _of_examples(apply):
+    return lambda params, data: apply(params, data[0])
 
-    def start():
-        first = 0
-        for part in batch.start():
-            size = num_examples(part)
-            yield part, jnp.arange(first, first + size)
-            first += size
 
-    return Batches(start)
+def _last(data):
+    return data[1]
+
+
+def _scaled(rows, factors):
+    return rows * jnp.reshape(factors, jnp.shape(factors) + (1,) * (rows.ndim - 1))

@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
+from jaxsharp.core.keys import stream
 from jaxsharp.core.trees import norm, scaled_to_norm, without
-from jaxsharp.curvature.operators import Matvec, loops_around, packed
+from jaxsharp.curvature.operators import Matvec, check_range, loops_around, packed
 from jaxsharp.curvature.traces import Estimate, Limits, average, check_arguments
 
 # Relative to what was orthogonalized: a remainder below 10 eps is rounding.
@@ -73,7 +74,7 @@ def hutchpp(
         least = f"2 sketch_size + 2 = {2 * rank + 2}"
         raise ValueError(f"max_products is {max_products}; it must be at least {least}")
     loops, product, zero = loops_around(matvec), *_flat(matvec, like)
-    sketch_key, probe_key = jax.random.split(key)
+    sketch_key, probe_key = stream(key, "hutchpp: sketch"), stream(key, "hutchpp: probes")
 
     def sketch(index):
         return product(_normal(sketch_key, index, zero))
@@ -83,11 +84,14 @@ def hutchpp(
         return known + jnp.vdot(probe, product(probe))
 
     with jax.default_matmul_precision("highest"):
-        basis = _row_basis(loops.map(sketch, jnp.arange(rank), batch_size=vmapped))
+        images = loops.map(sketch, jnp.arange(rank), batch_size=vmapped)
+        basis = _row_basis(images)
         forms = loops.map(lambda row: jnp.vdot(row, product(row)), basis, batch_size=vmapped)
         known = jnp.sum(forms)
         state = average(observe, jnp.zeros_like(known), _itself, limits, loops, vmapped)
-    return Estimate(state.mean, state.stderr, state.count + 2 * rank, state.converged)
+        within = check_range(jnp.max(jax.vmap(norm)(images)), product, zero)
+    mean, stderr = state.mean * within, state.stderr * within
+    return Estimate(mean, stderr, state.count + 2 * rank, state.converged & (within == 1))
 
 
 class _Sketch(NamedTuple):
@@ -99,6 +103,7 @@ class _Sketch(NamedTuple):
     overlaps: Float[Array, "m m"]  # Q^T W
     projected: Float[Array, "m m"]  # Q^T A Q
     count: Int[Array, ""]
+    scale: Float[Array, ""]  # largest ||A w||
     mean: Float[Array, ""]
     stderr: Float[Array, ""]
     stop: Bool[Array, ""]
@@ -151,7 +156,7 @@ def xtrace(
     rows = min(max_products // 2, size)
     if rows < min(2, size):
         raise ValueError(f"max_products is {max_products}; XTrace needs at least 4")
-    product, zero = _flat(matvec, like)
+    key, (product, zero) = stream(key, "xtrace"), _flat(matvec, like)
 
     def body(sketch):
         test = _sphere(key, sketch.count, zero)
@@ -160,13 +165,15 @@ def xtrace(
 
     with jax.default_matmul_precision("highest"):
         sketch = loops_around(matvec).while_loop(lambda s: ~s.stop, body, _empty(rows, zero))
-    return Estimate(sketch.mean, sketch.stderr, 2 * sketch.count, sketch.converged)
+        within = check_range(sketch.scale, product, zero)
+    mean, stderr = sketch.mean * within, sketch.stderr * within
+    return Estimate(mean, stderr, 2 * sketch.count, sketch.converged & (within == 1))
 
 
 def _empty(rows, zero) -> _Sketch:
     tall, square = jnp.zeros((rows, zero.size), zero.dtype), jnp.zeros((rows, rows), zero.dtype)
     number, no = jnp.zeros((), zero.dtype), jnp.zeros((), bool)
-    return _Sketch(tall, tall, *3 * (square,), jnp.zeros((), jnp.int32), number, number, no, no)
+    return _Sketch(tall, tall, *3 * (square,), jnp.zeros((), jnp.int32), *3 * (number,), no, no)
 
 
 @jax.jit
@@ -178,11 +185,13 @@ def _extended(sketch: _Sketch, test, image) -> _Sketch:
     k = sketch.count
     rest, column = _outside(sketch.basis, image)
     length = norm(rest)
-    lost = length <= ROUNDING * jnp.finfo(length.dtype).eps * norm(image)
+    size = norm(image)
+    lost = length <= ROUNDING * jnp.finfo(length.dtype).eps * size
     row = scaled_to_norm(jnp.where(lost, _outside(sketch.basis, test)[0], rest), 1)
     basis, tests = sketch.basis.at[k].set(row), sketch.tests.at[k].set(test)
     column = column.at[k].set(jnp.where(lost, jnp.zeros_like(length), length))
     return sketch._replace(
+        scale=jnp.maximum(sketch.scale, size),
         basis=basis,
         tests=tests,
         triangle=sketch.triangle.at[:, k].set(column),

@@ -137,11 +137,11 @@ def load(
 ) -> Dataset:
     """The named data set, from the first place that holds it; nothing is ever downloaded.
 
-    The places, in order: the official files in `data_dir`, or in the directory that the environment
-    variable JAXSHARP_DATA names if `data_dir` is None, or in a subfolder named after the data set;
-    the operating system's package; an array_record copy that tensorflow-datasets has prepared, in
-    the user's directory or else in TFDS_DATA_DIR or ~/tensorflow_datasets (the same examples in
-    another order). `digits` is embedded and looks nowhere else.
+    With `data_dir` that directory alone: the official files in it or in a subfolder named after the
+    data set, or an array_record copy that tensorflow-datasets has prepared (the same examples in
+    another order). Without it, in order: the directory that the environment variable JAXSHARP_DATA
+    names; the operating system's package; a prepared copy in TFDS_DATA_DIR or
+    ~/tensorflow_datasets. `digits` is embedded, and read from nowhere else.
 
     With `holdout=n` the test set is the last n training examples, the training set the others, and
     the official test set is not read. `train_size=n` then keeps a stratified part of the training
@@ -224,17 +224,22 @@ def _reader(
 ) -> tuple[Callable[[str], Split], str]:
     """The function that reads the part "train" or "test" from the first place, and that place."""
     if spec.read is read_npz:
+        if data_dir is not None:
+            message = (
+                f"{name} is embedded in jaxsharp; data_dir is {data_dir}, which it never reads"
+            )
+            raise DataError(message)
         path = Path(__file__).with_name(spec.train_files[0])
         return functools.partial(_read_embedded, path, spec), f"{path.name}, embedded in jaxsharp"
     user_dir = user_directory(data_dir)
     directories = [user_dir / folder for folder in (*spec.folders, "")] if user_dir else []
-    if spec.system_dir:
+    if spec.system_dir and data_dir is None:
         directories.append(Path(spec.system_dir))
     for directory in directories:
         if any(find_file(directory, file) for file in spec.train_files):
             return functools.partial(_read_files, directory, name, spec), str(directory)
     default = Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
-    roots = [user_dir, default] if user_dir else [default]
+    roots = [root for root in (user_dir, default if data_dir is None else None) if root]
     for root in roots:
         if found := prepared_directory(root, name):
             read = functools.partial(

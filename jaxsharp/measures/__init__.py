@@ -3,18 +3,22 @@
 minimum         the Hessian's trace, minimized over all rescalings of the network
 spectrum        the top eigenvalue
 neighbourhood   the rise of the loss at random points of a sphere
+scales          the problem over rescalings that it solves
+output_losses   the losses that outputs may have been trained with
 registry        MEASURES, which studies and commands choose from, and their options
 """
 
-from jaxsharp.measures.minimum import ScaleMinimum as ScaleMinimum
-from jaxsharp.measures.minimum import chain_exponents as chain_exponents
-from jaxsharp.measures.minimum import minimize_over_scales as minimize_over_scales
 from jaxsharp.measures.minimum import minimum_sharpness as minimum_sharpness
 from jaxsharp.measures.neighbourhood import RandomSharpness as RandomSharpness
 from jaxsharp.measures.neighbourhood import random_perturbation as random_perturbation
+from jaxsharp.measures.output_losses import OUTPUT_LOSSES as OUTPUT_LOSSES
 from jaxsharp.measures.registry import DEFAULT_MEASURES as DEFAULT_MEASURES
 from jaxsharp.measures.registry import MEASURES as MEASURES
 from jaxsharp.measures.registry import Measure as Measure
 from jaxsharp.measures.registry import Options as Options
+from jaxsharp.measures.registry import Record as Record
+from jaxsharp.measures.scales import ScaleMinimum as ScaleMinimum
+from jaxsharp.measures.scales import chain_exponents as chain_exponents
+from jaxsharp.measures.scales import minimize_over_scales as minimize_over_scales
 from jaxsharp.measures.spectrum import TopEigenvalue as TopEigenvalue
 from jaxsharp.measures.spectrum import top_eigenvalue as top_eigenvalue

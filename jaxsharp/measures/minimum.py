@@ -7,206 +7,56 @@ parameter array) and a_j the exponents of its rescalings,
     MS = min_v  sum_j t_j exp(-2 <a_j, v>),     v in R^K.
 
 The logarithm of the objective is convex in v (a geometric program). Deviation from the paper: it
-descends the traces by a fixed number of small gradient steps; here the problem is solved by
-damped Newton steps in float64 until the gradient vanishes to rounding.
+descends the traces by a fixed number of small gradient steps; here the problem is solved with a
+certificate (`scales`).
 """
 
-from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import numpy as np
-import scipy
-from jaxtyping import Array, ArrayLike, Float, PyTree
+from jaxtyping import Array, ArrayLike, PyTree
 
+from jaxsharp.core.memory import Budget, budget
 from jaxsharp.curvature import exact
 from jaxsharp.curvature.structure import analyze
+from jaxsharp.measures.output_losses import OUTPUT_LOSSES, check_fit
+from jaxsharp.measures.scales import ScaleMinimum, minimize_over_scales
 from jaxsharp.networks.network import Network
-
-GRADIENT_TOL = 1e-12
-MAX_ITERATIONS = 200
-
-
-class ScaleMinimum(NamedTuple):
-    """Solution of the scale problem with its certificate.
-
-    ``value``: minimum, or infimum where not ``attained``; ``log_scales`` (K,): the minimizing v
-    (where not attained, the minimizer over the terms that do not vanish); ``gradient_norm``:
-    norm of the gradient of log(objective) at v, zero at the minimum; ``error``: value minus a
-    lower bound of the minimum by duality (see ``duality_gap``), exact up to rounding;
-    ``iterations``: accepted and rejected Newton steps.
-    """
-
-    value: float
-    log_scales: Float[np.ndarray, " K"]
-    gradient_norm: float
-    error: float
-    iterations: int
-    attained: bool
-
-
-def chain_exponents(num_layers: int, biases: bool = True) -> Float[np.ndarray, "J K"]:
-    """Exponents (J, D - 1) of a chain of D affine layers whose scales alpha_l multiply to one.
-
-    Rows: weight 1, bias 1, weight 2, bias 2, ... (weights alone without ``biases``). With
-    u_k = log alpha_k, k < D: weight l is scaled by alpha_l, a = e_l; bias l by the product of the
-    scales so far, a = e_1 + ... + e_l; the last weight by the inverse of all others; the last bias
-    not at all.
-    """
-    if num_layers < 1:
-        raise ValueError(f"num_layers is {num_layers}; a chain has at least 1 layer")
-    eye = np.eye(num_layers - 1)
-    weights = np.vstack([eye, -np.ones((1, num_layers - 1))])
-    if not biases:
-        return weights
-    return np.stack([weights, np.cumsum(weights, axis=0)], axis=1).reshape(2 * num_layers, -1)
-
-
-def minimize_over_scales(
-    traces: ArrayLike | Sequence, exponents: ArrayLike | Sequence
-) -> ScaleMinimum:
-    """Minimize sum_j t_j exp(-2 <a_j, v>) over v in R^K, in float64.
-
-    ``traces`` t has shape (J,), ``exponents`` a shape (J, K).
-
-    The infimum is attained exactly if 0 lies in the relative interior of the hull of the a_j with
-    t_j > 0. Otherwise a direction exists in which some terms vanish and none grows; what is left
-    are the terms on the face that holds 0 (found by a linear program), and their minimum is the
-    infimum. Raises ValueError for traces that are negative or not finite, and for shapes that do
-    not match.
-    """
-    traces, exponents = np.asarray(traces, np.float64), np.asarray(exponents, np.float64)
-    check(traces, exponents)
-    active = np.flatnonzero(traces > 0)
-    kept = active[on_face(exponents[active])]
-    attained = len(kept) == len(active)
-    if len(kept) == 0:
-        return ScaleMinimum(0.0, np.zeros(exponents.shape[1]), 0.0, 0.0, 0, attained)
-    # Coordinates in which the kept exponents have full rank, so that the minimum is unique.
-    _, singular, rows = np.linalg.svd(exponents[kept], full_matrices=False)
-    basis = rows[singular > 1e-10 * singular.max(initial=0.0)]
-    log_traces, reduced = np.log(traces[kept]), exponents[kept] @ basis.T
-    v, gradient_norm, iterations = newton(log_traces, reduced)
-    value = float(np.exp(np.logaddexp.reduce(log_traces - 2 * reduced @ v)))
-    gap = duality_gap(log_traces, reduced, v)
-    return ScaleMinimum(value, v @ basis, gradient_norm, gap, iterations, attained)
-
-
-def check(traces: np.ndarray, exponents: np.ndarray) -> None:
-    """Raise ValueError for traces and exponents that do not pose a problem."""
-    if traces.ndim != 1 or exponents.ndim != 2 or len(traces) != len(exponents):
-        raise ValueError(
-            f"traces have shape {traces.shape} and exponents {exponents.shape}; "
-            "valid are (J,) and (J, K)"
-        )
-    bad = np.flatnonzero(~np.isfinite(traces) | (traces < 0))
-    if bad.size:
-        raise ValueError(f"traces[{bad[0]}] is {traces[bad[0]]}; traces are finite and >= 0")
-    if not np.all(np.isfinite(exponents)):
-        raise ValueError("exponents hold a value that is not finite")
-
-
-def on_face(exponents: Float[np.ndarray, "J K"]) -> np.ndarray:
-    """Mask of the rows that some combination sum_j lambda_j a_j = 0, lambda >= 0, weighs.
-
-    One linear program: maximize sum_j s_j with 0 <= s_j <= min(1, lambda_j). The combinations
-    form a cone, so that every row of the largest support reaches s_j = 1.
-    """
-    num, dim = exponents.shape
-    if num == 0 or dim == 0:
-        return np.ones(num, bool)
-    scale = np.abs(exponents).max() or 1.0
-    result = scipy.optimize.linprog(
-        np.concatenate([np.zeros(num), -np.ones(num)]),
-        A_ub=np.hstack([-np.eye(num), np.eye(num)]),
-        b_ub=np.zeros(num),
-        A_eq=np.hstack([exponents.T / scale, np.zeros((dim, num))]),
-        b_eq=np.zeros(dim),
-        bounds=[(0, None)] * num + [(0, 1)] * num,
-    )
-    if not result.success:
-        raise ArithmeticError(f"linear program of the scale problem failed: {result.message}")
-    return result.x[num:] > 0.5
-
-
-def newton(
-    log_traces: Float[np.ndarray, " J"], exponents: Float[np.ndarray, "J K"]
-) -> tuple[Float[np.ndarray, " K"], float, int]:
-    """Minimize F(v) = log sum_j exp(log t_j - 2 <a_j, v>) by damped Newton steps from v = 0.
-
-    A step solves (F'' + damping I) d = -F'; the damping falls tenfold with each accepted step and
-    rises tenfold with each rejected one. Stops when ||F'|| <= 1e-12 or no step lowers F any more.
-    Returns v, ||F'|| and the number of steps tried.
-    """
-
-    def derivatives(v):
-        terms = log_traces - 2 * exponents @ v
-        objective = np.logaddexp.reduce(terms)
-        weights = np.exp(terms - objective)
-        mean = weights @ exponents
-        centered = exponents - mean
-        return objective, -2 * mean, 4 * (centered.T * weights) @ centered
-
-    v, damping, iterations = np.zeros(exponents.shape[1]), 0.1, 0
-    objective, gradient, hessian = derivatives(v)
-    while np.linalg.norm(gradient) > GRADIENT_TOL and iterations < MAX_ITERATIONS:
-        iterations += 1
-        direction = np.linalg.solve(hessian + damping * np.eye(len(v)), -gradient)
-        new = derivatives(v + direction)
-        smaller_gradient = np.linalg.norm(new[1]) < np.linalg.norm(gradient)
-        # Near the minimum the objective is flat to rounding, and the gradient tells progress.
-        if new[0] < objective or (new[0] <= objective + 1e-14 and smaller_gradient):
-            v, (objective, gradient, hessian) = v + direction, new
-            damping /= 10
-        elif damping > 1e6:
-            break
-        else:
-            damping = max(10 * damping, 1e-10)
-    return v, float(np.linalg.norm(gradient)), iterations
-
-
-def duality_gap(
-    log_traces: Float[np.ndarray, " J"], exponents: Float[np.ndarray, "J K"], v: np.ndarray
-) -> float:
-    """Objective at v minus a lower bound of the minimum.
-
-    By the weighted inequality of means, for weights w > 0 with sum w = 1 and sum_j w_j a_j = 0,
-
-        min_v sum_j t_j exp(-2 <a_j, v>)  >=  prod_j (t_j / w_j)^(w_j).
-
-    The relative sizes p of the terms at v are such weights at the minimum; elsewhere they are
-    moved to w_j = p_j (1 - <a_j, y>), which meets the constraint. No w > 0: the bound is 0.
-    """
-    terms = log_traces - 2 * exponents @ v
-    objective = np.logaddexp.reduce(terms)
-    p = np.exp(terms - objective)
-    y = np.linalg.lstsq((exponents.T * p) @ exponents, exponents.T @ p, rcond=None)[0]
-    w = p * (1 - exponents @ y)
-    w /= w.sum()
-    if np.any(w < 0) or not np.all(np.isfinite(w)):
-        return float(np.exp(objective))
-    log_bound = w @ log_traces - np.sum(scipy.special.xlogy(w, w))
-    return float(max(0.0, np.exp(objective) * -np.expm1(log_bound - objective)))
 
 
 def minimum_sharpness(
-    network: Network, params: PyTree, stats: PyTree, batch: PyTree, *, chunk_size: int | None = None
+    network: Network,
+    params: PyTree,
+    stats: PyTree,
+    batch: PyTree,
+    *,
+    loss: str = "cross_entropy",
+    chunk_size: int | None = None,
+    memory: Budget | None = None,
 ) -> ScaleMinimum:
-    """Minimum sharpness of a network over ``batch`` = (images, labels).
+    """Minimum sharpness of a network over ``batch`` = (images, targets).
 
     Exact group traces over all examples, BatchNorm at its running statistics and part of the
     chain: scale and shift are groups of their own, the running mean scales like a bias. The
     rescalings are read off the network's program (``curvature.analyze``), so that any
-    piecewise-linear network has its own exponents. The labels do not enter.
+    piecewise-linear network has its own exponents.
+
+    ``loss`` names the loss of an example, which is summed over its outputs f and averaged over
+    examples: "cross_entropy", of softmax(f) and an integer class; "binary_cross_entropy", of
+    sigmoid(f) and targets from 0 to 1; "squared_error", (f - y)^2. It must be the one that the
+    network was trained with (divided by the number of outputs for a mean over these). The targets
+    do not enter the value; they are checked to be such as the loss takes.
 
     Invariant to every rescaling of the parameters that leaves the function unchanged. Raises
-    StructureError for a network that is not piecewise linear in each parameter.
+    StructureError for a network that is not piecewise linear in each parameter, ValueError for
+    outputs or targets that do not fit the loss, before anything compiles.
     """
-    images, _ = batch
-    return from_traces(
-        network, params, stats, images, group_traces(network, chunk_size, params, stats, images)
-    )
+    images, targets = batch
+    check_fit(network, params, stats, images, targets, loss)
+    static = (network, chunk_size, memory or budget(), loss)
+    traces = group_traces(*static, params, stats, images)
+    return from_traces(network, params, stats, images, traces)
 
 
 def from_traces(
@@ -221,9 +71,18 @@ def _example(network: Network):
     return lambda params, stats, image: network.apply(params, stats, image[None], False)[0][0]
 
 
-@partial(jax.jit, static_argnums=range(2))
+@partial(jax.jit, static_argnums=range(4))
 def group_traces(
-    network: Network, chunk_size: int | None, params: PyTree, stats: PyTree, images: Array
+    network: Network,
+    chunk_size: int | None,
+    memory: Budget,
+    loss: str,
+    params: PyTree,
+    stats: PyTree,
+    images: Array,
 ) -> PyTree:
     """Exact trace of every parameter array's block, compiled once for all models of a network."""
-    return exact.exact_traces(_example(network), params, stats, images, chunk_size=chunk_size)
+    factors = OUTPUT_LOSSES[loss].factors
+    arguments = (_example(network), params, stats, images)
+    options = {"factors": factors, "chunk_size": chunk_size, "memory": memory}
+    return exact.exact_traces(*arguments, **options)

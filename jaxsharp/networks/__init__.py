@@ -4,7 +4,8 @@ network   `Network`: pure functions of parameters and BatchNorm statistics
 losses    cross-entropy, accuracy, and the loss of a network with its BatchNorm frozen
 layers    convolution, BatchNorm, pooling; the same numbers in two lowerings
 tiles     convolutions a few examples at a time, for the CPU
-models    the networks by name; any Flax NNX module as a `Network`
+modules   any Flax NNX module as a `Network`
+models    the networks by name
 """
 
 from jaxsharp.networks.layers import BatchNorm as BatchNorm
@@ -15,7 +16,7 @@ from jaxsharp.networks.losses import cross_entropy as cross_entropy
 from jaxsharp.networks.losses import frozen_loss as frozen_loss
 from jaxsharp.networks.models import MODELS as MODELS
 from jaxsharp.networks.models import ModelSpec as ModelSpec
-from jaxsharp.networks.models import from_nnx as from_nnx
 from jaxsharp.networks.models import load as load
+from jaxsharp.networks.modules import from_nnx as from_nnx
 from jaxsharp.networks.network import Network as Network
 from jaxsharp.networks.network import recompute_statistics as recompute_statistics

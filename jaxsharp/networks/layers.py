@@ -13,6 +13,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -94,24 +95,32 @@ class BatchNorm(nnx.BatchNorm):
     """BatchNorm with PyTorch's momentum 0.1 and eps 1e-5 (flax writes the former as 0.9).
 
     The running variance averages the biased batch variance; PyTorch's averages the unbiased one.
-    With ``collect`` set, the layer normalizes by its running statistics and then overwrites
-    them by moments of its input about the running mean m: ``mean`` by E[x - m], ``var`` by
-    E[(x - m)^2]. Both are means over examples, so that chunks of a data set average to the
-    whole.
     """
 
     def __init__(self, features, *, affine=True, rngs):
         super().__init__(
             features, momentum=0.9, epsilon=1e-5, use_scale=affine, use_bias=affine, rngs=rngs
         )
-        self.collect = False
 
-    def __call__(self, x):
-        if not self.collect:
-            return super().__call__(x)
+
+class Moments(nnx.BatchNorm):
+    """A BatchNorm that normalizes by its running statistics, and then overwrites them.
+
+    By moments of its input x about its ``center`` c: ``mean`` by E[x - c], ``var`` by E[(x - c)^2],
+    in at least float32. Both are means over examples, so that chunks of a data set average to the
+    whole. No layer is built as one: `modules.from_nnx` makes a BatchNorm one.
+    """
+
+    def __call__(self, x, use_running_average=None, *, mask=None):
+        if mask is not None or self.collected:
+            what = "has a mask" if mask is not None else "is applied twice"
+            raise ValueError(f"statistics cannot be recomputed: a BatchNorm layer {what}")
+        self.collected = True
         normalized = super().__call__(x, use_running_average=True)
-        centered = x - self.mean[...]
-        axes = tuple(range(x.ndim - 1))
-        self.mean[...] = centered.mean(axes)
-        self.var[...] = jnp.square(centered).mean(axes)
+        own = {axis % x.ndim for axis in np.atleast_1d(self.axis).tolist()}
+        axes = tuple(axis for axis in range(x.ndim) if axis not in own)
+        precise = jnp.promote_types(x.dtype, jnp.float32)
+        centered = x.astype(precise) - jnp.expand_dims(self.center[...], axes)
+        self.mean[...] = centered.mean(axes).astype(self.mean.dtype)
+        self.var[...] = jnp.square(centered).mean(axes).astype(self.var.dtype)
         return normalized

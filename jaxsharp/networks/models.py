@@ -1,4 +1,4 @@
-"""Networks of the two studies as pure functions; with `layers` the only module that knows flax.
+"""Networks of the two studies as pure functions.
 
 Every network maps uint8 images to logits, the normalization of the pixels being its first step.
 
@@ -24,43 +24,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxsharp.networks import layers
+from jaxsharp.networks.modules import from_nnx
 from jaxsharp.networks.network import Network
-
-
-def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> Network:
-    """Return the pure functions of the NNX module that ``build(rngs)`` makes.
-
-    Parameters and statistics are plain nested dicts. Images are cast to the parameters' dtype.
-    """
-    model = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
-    graphs = {}
-    modes = {
-        "train": {"use_running_average": False, "deterministic": False, "collect": False},
-        "eval": {"use_running_average": True, "deterministic": True, "collect": False},
-        "moments": {"use_running_average": True, "deterministic": True, "collect": True},
-    }
-    for mode, attributes in modes.items():
-        model.set_attributes(**attributes, raise_if_not_found=False)
-        graphs[mode] = nnx.split(model, nnx.Param, nnx.BatchStat)[0]
-
-    @jax.jit  # eagerly, every array would be drawn by a program of its own
-    def init(key):
-        _, params, stats = nnx.split(build(nnx.Rngs(key)), nnx.Param, nnx.BatchStat)
-        return nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
-
-    def call(mode, params, stats, images):
-        module = nnx.merge(graphs[mode], params, stats)
-        dtype = jax.tree.leaves(params)[0].dtype
-        logits = module(images.astype(dtype))
-        return logits, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
-
-    def apply(params, stats, images, train):
-        return call("train" if train else "eval", params, stats, images)
-
-    def moments(params, stats, images):
-        return call("moments", params, stats, images)[1]
-
-    return Network(init, apply, moments)
 
 
 class Normalize(nnx.Module):

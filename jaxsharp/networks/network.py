@@ -5,8 +5,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 from jaxsharp.core.chunks import mean_over_chunks
+
+# Examples whose mean is the center about which moments are taken.
+CENTERING = 32
 
 
 class Network(NamedTuple):
@@ -14,32 +18,63 @@ class Network(NamedTuple):
 
     ``init(key) -> (params, stats)``; ``apply(params, stats, images, train) -> (logits, stats)``,
     where evaluation mode (``train=False``) normalizes by ``stats`` and returns them unchanged;
-    ``moments(params, stats, images) -> stats`` returns, in evaluation mode, the moments of the
-    inputs of every BatchNorm layer about its running mean (see ``recompute_statistics``).
+    ``moments(params, stats, centers, images) -> stats`` returns, in evaluation mode, the mean and
+    the mean square of the inputs of every BatchNorm layer about the ``mean`` that ``centers``, a
+    tree like ``stats``, has for it. A network without ``moments`` has no statistics that
+    `recompute_statistics` could make anew.
     """
 
     init: Callable
     apply: Callable
-    moments: Callable
+    moments: Callable | None = None
 
 
-def recompute_statistics(network: Network, params, stats, images, *, chunk_size: int | None):
+def is_layer(node) -> bool:
+    """Whether a part of a tree of statistics is that of one BatchNorm layer."""
+    return isinstance(node, dict) and set(node) == {"mean", "var"}
+
+
+def recompute_statistics(
+    network: Network,
+    params: PyTree,
+    stats: PyTree,
+    images: PyTree,
+    *,
+    chunk_size: int | None = None,
+) -> PyTree:
     """BatchNorm statistics that are the exact mean and biased variance over ``images``.
 
     Layer by layer: with the statistics of the first j layers exact, one pass makes those of layer
     j + 1 exact, so that as many passes over the data as there are BatchNorm layers are made, in
-    evaluation mode and in chunks.
+    evaluation mode and in chunks. Moments are taken about the mean of the first examples, so that
+    nothing cancels where the running mean is far off, or the mean large beside the deviation.
+
+    Raises ValueError for statistics of which the network does not say how they are made.
     """
-
-    def is_layer(node):
-        return isinstance(node, dict) and set(node) == {"mean", "var"}
-
-    def update(old, new):
-        return {"mean": old["mean"] + new["mean"], "var": new["var"] - jnp.square(new["mean"])}
-
-    for _ in range(len(jax.tree.leaves(stats, is_leaf=is_layer))):
-        collected = mean_over_chunks(
-            lambda chunk, stats=stats: network.moments(params, stats, chunk), images, chunk_size
+    layers = jax.tree.leaves(stats, is_leaf=is_layer)
+    if not layers:
+        return stats
+    if network.moments is None:
+        raise ValueError(
+            "statistics cannot be recomputed: the network has some, and no moments of them; valid "
+            "are networks.from_nnx of modules with nnx.BatchNorm, or none recomputed"
         )
-        stats = jax.tree.map(update, stats, collected, is_leaf=is_layer)
+    few = jax.tree.map(lambda x: x[: min(CENTERING, chunk_size or CENTERING)], images)
+    # A layer that is stacked, as by nnx.scan, stands for as many as its leading axes have.
+    depth = sum(layer["mean"][..., 0].size for layer in layers if is_layer(layer))
+    for _ in range(max(1, depth)):
+        shifts = network.moments(params, stats, stats, few)
+        centers = jax.tree.map(shifted, stats, shifts, is_leaf=is_layer)
+        collected = mean_over_chunks(
+            lambda chunk, at=(stats, centers): network.moments(params, *at, chunk),
+            *(images, chunk_size),
+        )
+        stats = jax.tree.map(shifted, centers, collected, is_leaf=is_layer)
     return stats
+
+
+def shifted(center: dict, moments: dict) -> dict:
+    """Mean and variance of a layer's input from its moments about a center."""
+    offset = moments["mean"]
+    variance = jnp.maximum(moments["var"] - jnp.square(offset), 0)  # a zero may round below it
+    return {"mean": center["mean"] + offset, "var": variance}

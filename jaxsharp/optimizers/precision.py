@@ -2,7 +2,7 @@
 
 import optax
 
-from jaxsharp.core.trees import widen
+from jaxsharp.core.trees import check_real, widen
 
 
 def keep_dtypes(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
@@ -11,10 +11,13 @@ def keep_dtypes(tx: optax.GradientTransformation) -> optax.GradientTransformatio
     Updates have the dtypes of the gradients; the state has its own from the first step to the
     last. Without this a traced float32 rate would widen bfloat16 updates, and a decay of 0.999,
     which is 1 in bfloat16, would never decay.
+
+    `init` raises ValueError for parameters that are not real floating point.
     """
     tx = optax.with_extra_args_support(tx)
 
     def init(params):
+        check_real(params)
         return tx.init(widen(params))
 
     def update(grads, state, params=None, **extra_args):

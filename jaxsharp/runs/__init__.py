@@ -4,6 +4,7 @@ config       everything that decides the numbers of one run, and its name
 directory    what a run's directory has: checkpoints, history, sharpness
 checkpoint   arrays on disk with checksums, whole or not at all
 claims       whose a directory is: configurations, checksums, damage
+fingerprint  what a run was made from: digests of data and programs
 files        files that are written whole, folders that are locked
 """
 

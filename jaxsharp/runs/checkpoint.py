@@ -8,9 +8,13 @@ Not orbax: on a full or forbidden disk its threads write tracebacks and wait for
 minutes, and a small state takes it ten times as long.
 """
 
+import math
 import os
+import re
 import shutil
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,9 +22,17 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from jaxsharp.core.choices import shown
 from jaxsharp.runs import files
 
 ARRAYS, SUMS = "arrays.npz", "SHA256SUMS"
+NAME = re.compile(r"[\w.-]{1,255}", re.ASCII)
+
+# What the reading of an archive raises that is none, or is encrypted, packed or cut off.
+UNREADABLE = (
+    *(OSError, KeyError, ValueError, EOFError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
 
 
 class DamagedError(ValueError):
@@ -74,9 +86,11 @@ def verify(path: Path, only: str | None = None) -> str | None:
     if not (path / SUMS).is_file():
         return f"{SUMS} is missing"
     try:
-        sums = read_sums(path)
-        for name in sorted({*sums, *file_names(path)}) if only is None else [only]:
-            if not (path / name).is_file():
+        sums, present = read_sums(path), file_names(path)
+        for name in sorted({*sums, *present}) if only is None else [only]:
+            if not NAME.fullmatch(name):
+                return f"{SUMS} or the folder has {shown(name)}, which is no name of a file there"
+            if name not in present or not (path / name).is_file():
                 return f"{name} is missing"
             if name not in sums:
                 return f"{name} is not listed in {SUMS}"
@@ -84,12 +98,15 @@ def verify(path: Path, only: str | None = None) -> str | None:
                 return f"{name} is not as it was written"
     except OSError as error:
         return f"{Path(error.filename or path).name} cannot be read ({error.strerror})"
+    except files.ForeignError as error:
+        return str(error)
     return None
 
 
 def read_sums(path: Path) -> dict[str, str]:
     """The sums of a checkpoint's files by name."""
-    lines = (path / SUMS).read_text(errors="replace").removesuffix("\n").split("\n")
+    text = files.read_bytes(path / SUMS).decode(errors="replace")
+    lines = text.removesuffix("\n").split("\n")
     return {line[66:] or line: line[:64] for line in lines if line}
 
 
@@ -97,7 +114,10 @@ def read_text(path: Path, name: str) -> str:
     """A text that was saved with the arrays, checked alone; DamagedError if it is not as then."""
     if (reason := verify(path, only=name)) is not None:
         raise DamagedError(f"checkpoint {path} cannot be read: {reason}")
-    return (path / name).read_bytes().decode()
+    try:
+        return files.read_bytes(path / name).decode()
+    except ValueError as error:
+        raise ValueError(f"checkpoint {path} cannot be read: {name}: {error}") from None
 
 
 def load(path: Path, like: PyTree) -> PyTree:
@@ -111,20 +131,34 @@ def load(path: Path, like: PyTree) -> PyTree:
         raise DamagedError(f"checkpoint {path} cannot be read: {reason}")
     leaves = []
     try:
-        with np.load(path / ARRAYS, allow_pickle=False) as found:
-            for name, leaf in enumerate_leaves(like):
-                got = found[name]
-                # NumPy does not know the types of low precision, and gives their bytes.
-                got = got.view(leaf.dtype) if got.dtype.kind == "V" else got
-                if got.shape != leaf.shape or got.dtype != leaf.dtype:
-                    raise ValueError(
-                        f"it holds {name} as {got.dtype}{got.shape}; "
-                        f"expected {leaf.dtype}{leaf.shape}"
-                    )
-                leaves.append(got)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"checkpoint {path} cannot be read: {error}") from error
+        with zipfile.ZipFile(path / ARRAYS) as found:
+            leaves = [read_leaf(found, name, leaf) for name, leaf in enumerate_leaves(like)]
+    except UNREADABLE as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"checkpoint {path} cannot be read: {reason}") from error
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def read_leaf(archive: zipfile.ZipFile, name: str, leaf: PyTree) -> np.ndarray:
+    """An array of an archive that is like ``leaf``; ValueError, and it is not read, if it is not.
+
+    So an array takes the memory that is known, and not what the archive says of it.
+    """
+    with archive.open(f"{name}.npy") as file:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError(f"{name} is of another version of NumPy's format")
+        shape, by_column, dtype = np.lib.format.read_array_header_1_0(file)
+        # NumPy does not know the types of low precision, and writes them as bytes.
+        raw = dtype.names is None and dtype.kind == leaf.dtype.kind == "V"
+        alike = dtype.itemsize == leaf.dtype.itemsize if raw else dtype == leaf.dtype
+        if shape != leaf.shape or not alike:
+            raise ValueError(f"it has {name} as {dtype}{shape}; expected {leaf.dtype}{leaf.shape}")
+        size = math.prod(shape) * dtype.itemsize
+        content = bytearray(file.read(size + 1))
+    if len(content) != size:
+        raise ValueError(f"{name} has {len(content)} bytes or more; expected {size}")
+    array = np.frombuffer(content, leaf.dtype) if size else np.empty(0, leaf.dtype)
+    return array.reshape(shape, order="F" if by_column else "C")
 
 
 def enumerate_leaves(tree: PyTree) -> list[tuple[str, PyTree]]:

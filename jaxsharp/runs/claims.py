@@ -1,5 +1,6 @@
 """Whose a directory is: of a run or of a study, as its config.json says, with a checksum."""
 
+import functools
 import hashlib
 import json
 import shutil
@@ -10,10 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from jaxsharp.core.choices import checked, construct, shown
 from jaxsharp.runs import files
-from jaxsharp.runs.config import RunConfig, Settings
+from jaxsharp.runs.config import RunConfig
 
 Warn = Callable[[str], Any]
+MOST_NAMED = 20
 
 
 class RunError(ValueError):
@@ -25,12 +28,21 @@ def print_warning(text: str) -> None:
     print(f"jaxsharp: warning: {text}", file=sys.stderr)
 
 
+@functools.cache
+def warn_once(text: str) -> None:
+    """``print_warning``, but for what was said before."""
+    print_warning(text)
+
+
 @contextmanager
 def claimed(path: Path, config: dict[str, Any], *, fresh: bool = False) -> Iterator[None]:
     """``claim`` a directory and keep other processes out of it while a block runs.
 
-    A directory that is refused is left without a lock file. Raises files.InUseError too.
+    A directory that is refused is left without a lock file. Raises files.InUseError too, and
+    files.ForeignError for one that holds links (with ``fresh`` they are removed unfollowed).
     """
+    if not fresh:
+        files.check_tree(path)
     is_claimed(path, config, fresh=fresh)
     with files.lock(path):
         claim(path, config, fresh=fresh)
@@ -70,6 +82,7 @@ def keep_run(path: Path, config: RunConfig, warn: Warn = print_warning) -> None:
     So a config.json that is missing or damaged is written anew, and ``warn`` gets a line on it.
     """
     file = path / "config.json"
+    files.check_tree(path)
     try:
         intact = file.exists() and bool(read_config(path))
     except RunError:
@@ -116,15 +129,27 @@ def clear(path: Path) -> None:
 
 def differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
     """The fields in which two configurations differ, in words; empty if there are none."""
-    found, wanted = flat(found), flat(wanted)
-    differing = [k for k in {**found, **wanted} if found.get(k) != wanted.get(k)]
-    return ", ".join(f"{k} {found.get(k)!r} -> {wanted.get(k)!r}" for k in differing)
+    changes = list(changed_fields(found, wanted))
+    left = f", and {len(changes) - MOST_NAMED} more" if len(changes) > MOST_NAMED else ""
+    return ", ".join(changes[:MOST_NAMED]) + left
 
 
-def flat(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration with the fields of nested ones beside its own."""
-    parts = ({k: v} if not isinstance(v, dict) else flat(v) for k, v in config.items())
-    return {k: v for part in parts for k, v in part.items()}
+def changed_fields(found: dict[str, Any], wanted: dict[str, Any]) -> Iterator[str]:
+    """Each field that differs, those of nested configurations too, with both values."""
+    for name in {**found, **wanted}:
+        one, other = found.get(name), wanted.get(name)
+        if isinstance(one, dict) and isinstance(other, dict):
+            yield from changed_fields(one, other)
+        elif not same(one, other):
+            field = name if name in wanted else shown(name)
+            yield f"{field} {shown(one)} -> {shown(other)}"
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two values of JSON are equal, where a truth value is no number."""
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return isinstance(one, bool) == isinstance(other, bool) and one == other
 
 
 def checksum(config: dict[str, Any]) -> str:
@@ -152,7 +177,9 @@ def read_config(path: Path) -> dict[str, Any]:
 def parse_config(file: Path) -> dict[str, Any]:
     """What a config.json holds; RunError if that is no configuration at all."""
     try:
-        found = json.loads(file.read_text())
+        found = files.read_json(file)
+    except files.ForeignError as error:
+        raise RunError(str(error)) from None
     except ValueError as error:
         raise RunError(
             f"{file} is not valid JSON: {error}; if {file.parent} is a run or study, delete it"
@@ -163,13 +190,17 @@ def parse_config(file: Path) -> dict[str, Any]:
 
 
 def read_run_config(path: Path) -> RunConfig:
-    """Configuration of a single run; RunError if the directory holds something else."""
+    """Configuration of a single run; RunError if the directory holds something else.
+
+    Its names and numbers are checked, and the directory holds no links (`files.check_tree`).
+    """
+    files.check_tree(path)
     found = read_config(path)
-    try:
-        return RunConfig(**{**found, "settings": Settings(**found["settings"])})
-    except (KeyError, TypeError):
+    if "seed" not in found:
         raise RunError(
             f"{path} is not the directory of a single run (those of a study are in its runs folder)"
-        ) from None
+        )
+    try:
+        return checked(construct(RunConfig, found))
     except ValueError as error:
         raise RunError(f"{path / 'config.json'}: {error}") from None

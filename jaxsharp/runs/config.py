@@ -4,7 +4,8 @@ import inspect
 import math
 from dataclasses import dataclass, replace
 
-from jaxsharp.optimizers.registry import SHARPNESS_AWARE
+from jaxsharp.core.choices import LARGEST, known, plain, shown
+from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE
 
 SAM = ("none", *SHARPNESS_AWARE)
 
@@ -45,6 +46,8 @@ class Settings:
         momentum, decay, rho = self.momentum, self.weight_decay, self.rho
         rules = {
             "epochs": (self.epochs >= 1, "at least 1"),
+            "holdout": (self.holdout >= 0, "at least 0"),
+            "train_size": (self.train_size is None or self.train_size >= 1, "at least 1"),
             "batch_size": (self.batch_size >= 1, "at least 1"),
             "learning_rate": (is_positive(self.learning_rate), "a finite number above 0"),
             "momentum": (momentum is None or 0 <= momentum < 1, "from 0 up to below 1"),
@@ -57,8 +60,16 @@ class Settings:
             "measure_size": (self.measure_size is None or self.measure_size >= 1, "at least 1"),
         }
         for name, (valid, what) in rules.items():
+            value = getattr(self, name)
             if not valid:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be {what}")
+                raise ValueError(f"{name} is {value}; it must be {what}")
+            if isinstance(value, int) and value > LARGEST:
+                raise ValueError(f"{name} is {shown(value)}; it must be at most {LARGEST}")
+        if self.change_below is not None and self.patience > self.epochs:
+            raise ValueError(
+                f"patience is {self.patience}; of {self.epochs} epochs at most {self.epochs} "
+                "can change the loss by less than change_below"
+            )
 
 
 def is_positive(value: float | None) -> bool:
@@ -91,7 +102,24 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Raise ValueError for a variant that does not exist."""
         if self.sam not in SAM:
-            raise ValueError(f"sam is {self.sam!r}; it must be one of {', '.join(SAM)}")
+            raise ValueError(f"sam is {shown(self.sam)}; it must be one of {', '.join(SAM)}")
+
+    def check(self) -> None:
+        """Raise ValueError for what no run can have; data sets and networks may be the caller's."""
+        plain("dataset", self.dataset)
+        plain("model", self.model)
+        known("optimizer", self.optimizer, OPTIMIZERS)
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(
+                f"seed is {shown(self.seed)}; it must be from 0 to {2**32 - 1}, "
+                "beyond which seeds repeat"
+            )
+        self.settings.check()
+        if self.sam == "none" and self.settings.rho is not None:
+            raise ValueError(
+                f"rho is {self.settings.rho} without a sharpness-aware variant that would take it; "
+                f"sam must be one of {', '.join(SHARPNESS_AWARE)}"
+            )
 
     @property
     def name(self) -> str:

@@ -1,10 +1,10 @@
 """Run directories: what is on disk of a run or a study, and how what is damaged is noticed.
 
 RUN/config.json              the run's configuration, with a checksum
-RUN/checkpoints/epoch_0050   state and history after 50 epochs (``checkpoint``)
+RUN/checkpoints/epoch_0050   state, history and fingerprint after 50 epochs (``checkpoint``)
 RUN/checkpoints/converged    state and history at the end of a run that converged (or: diverged)
 RUN/history.csv              loss and accuracy on both splits after every epoch, a copy
-RUN/sharpness.csv            measure, settings, value, error, checksum of the row
+RUN/sharpness.csv            a row a measure: its settings and `SHARPNESS`, checksum of the row
 
 Training is deterministic, so whatever is damaged is left out, with a warning, and made again.
 """
@@ -12,29 +12,55 @@ Training is deterministic, so whatever is damaged is left out, with a warning, a
 import io
 import itertools
 import math
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
+import numpy as np
 import pandas as pd
+from jax.typing import ArrayLike
 
-from jaxsharp.runs import checkpoint, files
-from jaxsharp.runs.claims import RunError, Warn, print_warning, read_run_config
+from jaxsharp.core.choices import is_a, known, shown
+from jaxsharp.measures.registry import MEASURES
+from jaxsharp.runs import checkpoint, files, fingerprint
+from jaxsharp.runs.claims import MOST_NAMED, RunError, Warn, print_warning, read_run_config
+from jaxsharp.runs.fingerprint import Fingerprint
 from jaxsharp.training.epochs import TrainState
 
 HISTORY = ("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
-SHARPNESS = {"measure": str, "settings": str, "value": float, "error": float}
+SHARPNESS = {
+    "measure": str,
+    "settings": str,
+    "value": float,
+    "error": float,
+    "error_kind": str,
+    "finished": int,  # 1 or 0: bool("False") is true
+    "cost": int,
+    "cost_unit": str,
+}
 VARIED = ("rho", "momentum", "weight_decay", "learning_rate", "batch_size", "label_noise")
 ENDS = ("converged", "diverged")
+EPOCH = re.compile(r"epoch_[0-9]{4,9}")
 
 
-def save(path: Path, state: TrainState, history: pd.DataFrame) -> None:
-    """Save the training state of a run and the history that belongs to it, in one step."""
-    name = f"epoch_{int(state.epoch):04d}"
+class End(NamedTuple):
+    """What of a `TrainState` a checkpoint is named after."""
+
+    epoch: ArrayLike
+    converged: ArrayLike
+    diverged: ArrayLike
+
+
+def save(path: Path, state: TrainState, history: pd.DataFrame, made_from: Fingerprint) -> None:
+    """Save the training state of a run, its history and what it is made from, in one step."""
+    name = epoch_name(int(state.epoch))
     if state.converged or state.diverged:
         name = "converged" if state.converged else "diverged"
     target, text = path / "checkpoints" / name, history.to_csv(index=False)
     if not target.exists():
-        checkpoint.save(target, state, {"history.csv": text})
+        texts = {"history.csv": text, fingerprint.FILE: made_from.text}
+        checkpoint.save(target, state, texts)
     files.write_text(path / "history.csv", text, durable=False)  # `load` makes the copy again
 
 
@@ -42,7 +68,7 @@ def checkpoints(path: Path) -> list[Path]:
     """Checkpoints of a run, the one to continue from first: its end, then the latest epoch."""
     folder = path / "checkpoints"
     ends = [folder / name for name in ENDS if (folder / name).is_dir()]
-    epochs = [p for p in folder.glob("epoch_*") if p.name[6:].isdecimal()]  # no unfinished ones
+    epochs = [p for p in folder.glob("epoch_*") if EPOCH.fullmatch(p.name)]  # no unfinished ones
     return ends + sorted(epochs, key=lambda p: int(p.name[6:]), reverse=True)
 
 
@@ -51,16 +77,33 @@ def latest_checkpoint(path: Path) -> Path | None:
     return next(iter(checkpoints(path)), None)
 
 
+def check_origin(path: Path, made_from: Fingerprint) -> None:
+    """Raise RunError if the newest intact checkpoint of a run was made from something else.
+
+    So it is too for a history or measurements that are intact and none.
+    """
+    read_sharpness(path, lambda text: None)
+    for saved in checkpoints(path):
+        try:
+            fingerprint.compare(saved, fingerprint.read(saved), made_from)
+            parse_history(checkpoint.read_text(saved, "history.csv"), saved)
+        except checkpoint.DamagedError:
+            continue
+        break
+
+
 def load(
-    path: Path, like: TrainState, warn: Warn = print_warning
+    path: Path, like: TrainState, made_from: Fingerprint, warn: Warn = print_warning
 ) -> tuple[TrainState, pd.DataFrame] | None:
     """Training state and history of the newest intact checkpoint of a run, None if it has none.
 
-    A damaged one is renamed, and ``warn`` gets a line that names it. Raises ValueError for an
-    intact one of another network or optimizer.
+    A damaged one is renamed, and ``warn`` gets a line that names it. Without one, nothing says what
+    measurements were taken of: they are renamed too. Raises ValueError for an intact one of other
+    data, another network or optimizer.
     """
     for latest in checkpoints(path):
         try:
+            fingerprint.compare(latest, fingerprint.read(latest), made_from)
             state = checkpoint.load(latest, like)
             text = checkpoint.read_text(latest, "history.csv")
         except checkpoint.DamagedError as error:
@@ -69,15 +112,42 @@ def load(
             start = "the start" if before is None else before.name
             warn(f"{error}; it is now {aside.name}, and training continues from {start}")
             continue
+        history = parse_history(text, latest)
+        check_end(latest, End(state.epoch, state.converged, state.diverged), len(history))
         copy = path / "history.csv"
-        if not copy.is_file() or copy.read_bytes() != text.encode():
+        if not files.holds(copy, text):
             files.write_text(copy, text)
-        return state, parse_history(text)
+        return state, history
+    if (path / "sharpness.csv").is_file():
+        aside = set_aside(path / "sharpness.csv")
+        warn(f"{path} has measurements and no checkpoint; they are now in {aside.name}")
     return None
 
 
+def check_end(saved: Path, end: End, epochs: int) -> None:
+    """Raise RunError unless a checkpoint is the end that its name says, after so many epochs."""
+    names = [name for name in ENDS if getattr(end, name)] or [epoch_name(epochs)]
+    if int(end.epoch) != epochs or names != [saved.name]:
+        raise RunError(
+            f"checkpoint {saved} holds {' and '.join(names)} after {int(end.epoch)} epochs, and a "
+            f"history of {epochs}; both must be what its name says"
+        )
+
+
+def check_whole(saved: Path) -> None:
+    """Raise ValueError unless a checkpoint is as it was written, and the end that its name says."""
+    shapes = End(*(jax.ShapeDtypeStruct((), kind) for kind in (np.int32, np.bool, np.bool)))
+    end = checkpoint.load(saved, shapes)
+    check_end(saved, end, len(parse_history(checkpoint.read_text(saved, "history.csv"), saved)))
+
+
+def epoch_name(epochs: int) -> str:
+    """Name of the checkpoint after so many epochs."""
+    return f"epoch_{epochs:04d}"
+
+
 def set_aside(path: Path) -> Path:
-    """Rename a damaged checkpoint so that nothing takes it for one; the new path."""
+    """Rename a damaged checkpoint or file so that nothing takes it for one; the new path."""
     for number in itertools.count(1):
         aside = path.with_name(f"damaged-{path.name}" + (f"-{number}" if number > 1 else ""))
         if not aside.exists():
@@ -96,15 +166,28 @@ def newest_history(path: Path) -> tuple[Path, pd.DataFrame]:
     """
     for saved in checkpoints(path):
         try:
-            return saved, parse_history(checkpoint.read_text(saved, "history.csv"))
+            return saved, parse_history(checkpoint.read_text(saved, "history.csv"), saved)
         except checkpoint.DamagedError:
             continue
     raise RunError(f"{path} has no intact checkpoint yet; train the run first")
 
 
-def parse_history(text: str) -> pd.DataFrame:
-    """The table that a history was written from."""
-    return pd.read_csv(io.StringIO(text))
+def parse_history(text: str, saved: Path) -> pd.DataFrame:
+    """The table that the history of a checkpoint was written from; RunError if it is none."""
+    try:
+        table = pd.read_csv(io.StringIO(text))
+    except ValueError:
+        table = pd.DataFrame()
+    numbers = all(kind.kind in "if" for kind in table.dtypes)
+    epochs = range(1, len(table) + 1)
+    named = saved.name in (epoch_name(len(table)), *ENDS)
+    valid = tuple(table) == HISTORY and numbers and list(table["epoch"]) == list(epochs)
+    if not (valid and epochs and named):
+        raise RunError(
+            f"{saved / 'history.csv'} is no history: it must have the columns {', '.join(HISTORY)} "
+            "with numbers, and a row for each epoch from 1 to that of its checkpoint"
+        )
+    return table
 
 
 def is_trained(path: Path, epochs: int) -> bool:
@@ -114,27 +197,53 @@ def is_trained(path: Path, epochs: int) -> bool:
 
 
 def write_sharpness(path: Path, table: pd.DataFrame) -> None:
-    """Write the measurements of a run: measure, settings, value, error."""
+    """Write the measurements of a run, with the columns of `SHARPNESS`."""
     rows = zip(*(table[name].map(kind) for name, kind in SHARPNESS.items()), strict=True)
     files.write_rows(path / "sharpness.csv", tuple(SHARPNESS), rows)
 
 
 def read_sharpness(path: Path, warn: Warn = print_warning) -> pd.DataFrame:
-    """Measurements of a run so far: measure, settings, value, error.
+    """Measurements of a run so far, with the columns of `SHARPNESS`.
 
-    Rows that are damaged are left out, and ``warn`` gets a line that names them.
+    Rows that are damaged, or have the columns of an older version, are left out, and ``warn`` gets
+    a line that names them. Raises RunError for one that is intact and no measurement.
     """
     file, rows, damaged = path / "sharpness.csv", [], []
     if file.is_file():
         rows, damaged = files.read_rows(file, tuple(SHARPNESS))
     if damaged:
-        names = ", ".join(map(repr, damaged))
-        warn(f"{file} is damaged at {names}; what is left out is measured again when asked for")
-    return pd.DataFrame(rows, columns=list(SHARPNESS)).astype(SHARPNESS)
+        names = ", ".join(map(shown, damaged[:MOST_NAMED]))
+        what = "is damaged, or of an older version,"
+        warn(f"{file} {what} at {names}; what is left out is measured again when asked for")
+    found = [measurement(file, cells) for cells in rows]
+    names = [cells[0] for cells in found]
+    if len(set(names)) < len(names):
+        raise RunError(f"{file} has a measure twice: {', '.join(names)}")
+    return pd.DataFrame(found, columns=list(SHARPNESS)).astype(SHARPNESS)
+
+
+def measurement(file: Path, cells: list[str]) -> list:
+    """A row of sharpness.csv as values; RunError for one that no measure of `MEASURES` has."""
+    try:
+        found = [kind(cell) for kind, cell in zip(SHARPNESS.values(), cells, strict=True)]
+    except ValueError:
+        raise RunError(
+            f"{file} has the row {shown(cells)}; it must have {', '.join(SHARPNESS)}"
+        ) from None
+    measure, settings, _, error, kind, finished, cost, unit = found
+    try:
+        known("measure", measure, MEASURES)
+    except ValueError as reason:
+        raise RunError(f"{file}: {reason}") from None
+    texts = all(is_a(text, str) for text in (settings, kind, unit))
+    if error < 0 or not texts or finished not in (0, 1) or cost < 0:
+        valid = "its error and cost must be at least 0, and finished 0 or 1"
+        raise RunError(f"{file} has the row {shown(cells)}; {valid}")
+    return found
 
 
 def row(path: Path) -> dict[str, Any]:
-    """One row of runs.csv: configuration, end of training, and each measure with its error."""
+    """One row of runs.csv: configuration, end of training, and the record of each measure."""
     config = read_run_config(path)
     end, history = newest_history(path)
     last = history.iloc[-1]
@@ -151,6 +260,7 @@ def row(path: Path) -> dict[str, Any]:
         "loss_gap": metrics["train_loss"] - metrics["test_loss"],
     }
     for record in read_sharpness(path).itertuples():
+        measured = record._replace(finished=bool(record.finished))._asdict()
         table[record.measure] = record.value
-        table[f"{record.measure}_error"] = record.error
+        table |= {f"{record.measure}_{name}": measured[name] for name in list(SHARPNESS)[3:]}
     return table

@@ -1,4 +1,9 @@
-"""Files that are written completely or not at all; folders that one process uses at a time."""
+"""Files that are written completely or not at all; folders that one process uses at a time.
+
+What a folder holds may come from anybody. `check_tree` refuses links and whatever else would lead
+out of it, before anything of it is read; against somebody who changes the folder meanwhile, only
+the permissions of the file system help.
+"""
 
 import contextlib
 import csv
@@ -7,21 +12,112 @@ import io
 import json
 import os
 import socket
+import stat
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import filelock
 import pandas as pd
+
+from jaxsharp.core.choices import construct, shown
 
 TEMPORARY = ".tmp-"
 """What the names of unfinished files and folders begin with; a killed process leaves some."""
 LOCK, HOLDER = ".lock", ".lock.json"
 PATIENCE_S = 1.0  # a reader that asks who holds a lock takes it for an instant
+LARGEST = 2**26  # bytes of a text: a history of half a million epochs
+DEEPEST = 20  # objects and lists of JSON in each other
 
 
 class InUseError(ValueError):
     """A folder that another process writes to; the message is one line."""
+
+
+class ForeignError(ValueError):
+    """Something in a folder that no run or study has there; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """What a process that locks a folder says of itself."""
+
+    pid: int
+    host: str
+
+
+def check_tree(path: Path) -> None:
+    """Raise ForeignError unless all below a folder is files and folders with printable names.
+
+    Links to elsewhere are not followed, and pipes and devices not opened. ``path`` itself is the
+    user's word, and may be a link.
+    """
+    folders = [path] if path.is_dir() else []
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                mode = entry.stat(follow_symlinks=False).st_mode
+                if not entry.name.isprintable():
+                    what, valid = "a name that cannot be printed", "remove it"
+                elif stat.S_ISLNK(mode):
+                    what, valid = "a link", "put what it leads to in its place"
+                elif not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+                    what, valid = "neither file nor folder", "remove it"
+                else:
+                    folders += [Path(entry.path)] if stat.S_ISDIR(mode) else []
+                    continue
+                raise ForeignError(f"{path} holds {entry.path!a}, {what}; {valid}")
+
+
+def read_bytes(path: Path) -> bytes:
+    """Content of a file that holds a text; ForeignError for what is no file, or far too large."""
+    found = path.lstat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ForeignError(f"{path} is not a file; remove it")
+    if found.st_size > LARGEST:
+        raise ForeignError(f"{path} has {found.st_size} bytes; it must have at most {LARGEST}")
+    return path.read_bytes()
+
+
+def holds(path: Path, text: str) -> bool:
+    """Whether a file is there and holds a text and nothing else."""
+    content = text.encode()
+    return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
+
+
+def read_json(path: Path) -> Any:
+    """What a file of JSON holds; ValueError, with what is wrong, for one that is none.
+
+    Stricter than Python: no NaN or infinity, no field twice, nothing nested deeply.
+    """
+
+    def once(pairs):
+        found = {}
+        for name, value in pairs:
+            if name in found:
+                raise ValueError(f"the field {shown(name)} is there twice")
+            found[name] = value
+        return found
+
+    def refuse(constant):
+        raise ValueError(f"{constant} is no number of JSON")
+
+    def depth(value, left):
+        inner = value.values() if isinstance(value, dict) else value
+        if isinstance(value, dict | list):
+            if left == 0:
+                raise RecursionError
+            for each in inner:
+                depth(each, left - 1)
+
+    try:
+        found = json.loads(read_bytes(path), object_pairs_hook=once, parse_constant=refuse)
+        depth(found, DEEPEST)
+    except RecursionError:
+        raise ValueError(f"it is nested more than {DEEPEST} deep") from None
+    return found
 
 
 def write_text(path: Path, text: str, *, durable: bool = True) -> None:
@@ -31,8 +127,9 @@ def write_text(path: Path, text: str, *, durable: bool = True) -> None:
     the old content and no temporary file, if the disk is full or not writable.
     """
     temporary = path.with_name(TEMPORARY + path.name)
+    temporary.unlink(missing_ok=True)  # never written through: it may be another file's second name
     try:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
+        with open(temporary, "x", encoding="utf-8", newline="") as file:
             file.write(text)
             file.flush()
             if durable:
@@ -63,13 +160,14 @@ def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> N
 
 
 def read_rows(path: Path, header: Sequence[str]) -> tuple[list[list[str]], list[str]]:
-    """Rows that ``write_rows`` wrote, and the first cells of the lines that are not as then."""
-    first, *lines = path.read_text(errors="replace").removesuffix("\n").split("\n")
+    """Rows that ``write_rows`` wrote with this header, and the first cells of all other lines."""
+    first, *lines = read_bytes(path).decode(errors="replace").removesuffix("\n").split("\n")
     rows, damaged = [], [] if first == ",".join((*header, "crc32")) else [first.split(",")[0]]
     for line in lines:
         text, _, found = line.rpartition(",")
-        if found == f"{zlib.crc32(text.encode()):08x}":
-            rows.append(next(csv.reader([text])))
+        cells = next(csv.reader([text]), [])
+        if found == f"{zlib.crc32(text.encode()):08x}" and len(cells) == len(header):
+            rows.append(cells)
         else:
             damaged.append(line.split(",")[0])
     return rows, damaged
@@ -111,6 +209,7 @@ def lock(path: Path) -> Iterator[None]:
     InUseError, naming the process that has it, and OSError for a folder that cannot be written.
     """
     path.mkdir(parents=True, exist_ok=True)
+    check_lock(path)
     try:
         held = filelock.FileLock(path / LOCK).acquire(timeout=PATIENCE_S, poll_interval=0.02)
     except filelock.Timeout:
@@ -119,16 +218,27 @@ def lock(path: Path) -> Iterator[None]:
         ) from None
     with held:
         try:
-            who = {"pid": os.getpid(), "host": socket.gethostname()}
-            write_text(path / HOLDER, json.dumps(who) + "\n", durable=False)
+            who = Holder(os.getpid(), socket.gethostname())
+            write_text(path / HOLDER, json.dumps(asdict(who)) + "\n", durable=False)
             yield
         finally:
             with contextlib.suppress(OSError):  # what ended the block is what the user must see
                 (path / HOLDER).unlink(missing_ok=True)
 
 
+def check_lock(path: Path) -> None:
+    """Raise ForeignError for a lock that is a link or another file's second name: it is emptied."""
+    try:
+        found = (path / LOCK).lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        raise ForeignError(f"{path / LOCK} is not a file of its own; remove it")
+
+
 def holder(path: Path) -> str | None:
     """The process that has the lock of a folder, in words; None if no process has it."""
+    check_lock(path)
     if not (path / LOCK).is_file():
         return None
     try:
@@ -143,7 +253,7 @@ def holder(path: Path) -> str | None:
 def said_holder(path: Path) -> str:
     """What the process that locked a folder wrote about itself, or that it has not yet."""
     try:
-        who = json.loads((path / HOLDER).read_text())
-        return f"process {who['pid']} on {who['host']}"
-    except (OSError, ValueError, KeyError, TypeError):
+        who = construct(Holder, read_json(path / HOLDER))
+        return f"process {who.pid} on {who.host}"
+    except (OSError, ValueError):
         return "another process"

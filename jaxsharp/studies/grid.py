@@ -3,12 +3,17 @@
 import hashlib
 import itertools
 import json
+import math
+import re
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from jaxsharp.measures.registry import DEFAULT_MEASURES, Options
-from jaxsharp.optimizers.registry import OPTIMIZERS
-from jaxsharp.runs.config import SHORT_NAMES, RunConfig, Settings
+from jaxsharp.core.choices import at_least_one, checked, construct, each_once, plain, shown
+from jaxsharp.measures.registry import DEFAULT_MEASURES, MEASURES, Options
+from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE
+from jaxsharp.runs.config import SAM, SHORT_NAMES, RunConfig, Settings
+
+MOST_RUNS = 100_000
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,38 @@ class StudyConfig:
     options: Options = Options()
     vary: dict[str, tuple[int | float, ...]] = field(default_factory=dict)
     shard: str | None = None
+
+    def check(self) -> None:
+        """Raise ValueError for what no study can have; data sets and networks may be the caller's.
+
+        So no run of a study that passed has a name that is no plain file name.
+        """
+        plain("dataset", self.dataset)
+        plain("model", self.model)
+        each_once("optimizer", self.optimizers, OPTIMIZERS)
+        each_once("SAM variant", self.sam, SAM)
+        each_once("measure", self.measures, MEASURES)
+        self.settings.check()
+        self.options.check()
+        lengths = (self.optimizers, self.sam, *self.vary.values())
+        num_runs = at_least_one("seeds", self.seeds) * math.prod(map(len, lengths))
+        if num_runs > MOST_RUNS:
+            raise ValueError(
+                f"the grid has {shown(num_runs)} runs with {shown(self.seeds)} seeds; "
+                f"it must have at most {MOST_RUNS}"
+            )
+        for name, values in self.vary.items():
+            check_axis(name, values, self.settings)
+            given = getattr(self.settings, name)
+            if given != getattr(Settings(), name):
+                raise ValueError(f"{name} is {given}, and varied too; give all its values in vary")
+        if set(self.sam) == {"none"} and ("rho" in self.vary or self.settings.rho is not None):
+            raise ValueError(
+                "rho is given without a sharpness-aware variant that would take it; sam must name "
+                f"one of {', '.join(SHARPNESS_AWARE)}"
+            )
+        if self.shard is not None and parse_shard(self.shard)[1] > num_runs:
+            raise ValueError(f"shard is {self.shard} of {num_runs} runs; take fewer parts")
 
     def members(self) -> list[RunConfig]:
         """All runs of the grid, each once, seeds last."""
@@ -70,14 +107,11 @@ class StudyConfig:
 
     @classmethod
     def from_dict(cls, config: dict[str, Any]) -> "StudyConfig":
-        """The configuration that `as_dict` gave, read from JSON; TypeError for another one."""
-        tuples = {name: tuple(config[name]) for name in ("optimizers", "sam", "measures")}
-        nested = {
-            "settings": Settings(**config["settings"]),
-            "options": Options(**config["options"]),
-        }
-        vary = {name: tuple(values) for name, values in config.get("vary", {}).items()}
-        return cls(**{**config, **tuples, **nested, "vary": vary})
+        """The configuration that `as_dict` gave, read from JSON and checked.
+
+        ValueError for another one, by field and value.
+        """
+        return checked(construct(cls, config))
 
     @property
     def name(self) -> str:
@@ -98,10 +132,27 @@ def group_key(member: RunConfig) -> tuple:
 
 def parse_shard(text: str) -> tuple[int, int]:
     """The numbers of "i/n"; ValueError if they are no part of a whole."""
-    index, _, parts = text.partition("/")
-    if not (index.isdecimal() and parts.isdecimal() and 1 <= int(index) <= int(parts)):
-        raise ValueError(f"shard is {text!r}; it must be i/n with i from 1 to n, as in 1/4")
-    return int(index), int(parts)
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise ValueError(f"shard is {shown(text)}; it must be i/n with i from 1 to n, as in 1/4")
+    return int(found[1]), int(found[2])
+
+
+def check_axis_name(name: str) -> None:
+    """Raise ValueError for what no grid varies."""
+    if name not in SHORT_NAMES:
+        raise ValueError(f"cannot vary {shown(name)}; valid are {', '.join(SHORT_NAMES)}")
+
+
+def check_axis(name: str, values: tuple[int | float, ...], settings: Settings) -> None:
+    """Raise ValueError unless a grid can give a setting these values, each once."""
+    check_axis_name(name)
+    if not values or len(set(values)) < len(values):
+        raise ValueError(f"vary has {name} {shown(values)}; it must have values, each once")
+    for value in values:
+        if name == "batch_size" and not isinstance(value, int):
+            raise ValueError(f"vary has batch_size {value}; it must be a whole number")
+        replace(settings, **{name: value}).check()
 
 
 def parse_vary(texts: tuple[str, ...], settings: Settings) -> dict[str, tuple[int | float, ...]]:
@@ -113,8 +164,7 @@ def parse_vary(texts: tuple[str, ...], settings: Settings) -> dict[str, tuple[in
     for text in texts:
         name, _, values = text.partition("=")
         name = name.strip().replace("-", "_")
-        if name not in SHORT_NAMES:
-            raise ValueError(f"cannot vary {name!r}; valid are {', '.join(SHORT_NAMES)}")
+        check_axis_name(name)
         if name in vary:
             raise ValueError(f"vary names {name} twice; give all its values at once")
         kind = int if name == "batch_size" else float
@@ -124,7 +174,6 @@ def parse_vary(texts: tuple[str, ...], settings: Settings) -> dict[str, tuple[in
             raise ValueError(
                 f"vary is {text!r}; it must be {name}=VALUE,VALUE with numbers ({kind.__name__})"
             ) from None
-        for value in found:
-            replace(settings, **{name: value}).check()
+        check_axis(name, found, settings)
         vary[name] = found
     return vary

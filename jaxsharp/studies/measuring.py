@@ -1,7 +1,6 @@
 """Sharpness of trained runs: every measure of all members of a group in one program."""
 
 import functools
-import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -9,14 +8,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 from jax.sharding import Mesh
+from jaxtyping import PyTree
 
-from jaxsharp.measures.registry import MEASURES, Options
+from jaxsharp.core.keys import stream
+from jaxsharp.core.memory import Budget, budget
+from jaxsharp.measures.registry import MEASURES, Options, Record
 from jaxsharp.networks.network import Network
 from jaxsharp.runs import claims, directory
 from jaxsharp.runs.config import RunConfig
+from jaxsharp.runs.fingerprint import Fingerprint
 from jaxsharp.studies.sweep import ANYHOW, Layout, resume
-from jaxsharp.studies.workbench import Workbench, labels_of, make_recipe
+from jaxsharp.studies.workbench import Workbench, fingerprint, labels_of, make_recipe
 from jaxsharp.training.epochs import TrainState, streams
 from jaxsharp.training.members import (
     auto_width,
@@ -38,46 +42,54 @@ def measure(
     options: Options,
     *,
     layout: Layout = ANYHOW,
+    made_from: Fingerprint | None = None,
     report: Callable[[str, int], Any] = lambda name, done: None,
 ) -> None:
     """Measure the ends of a group's runs on their training sets; what is on disk is not repeated.
 
     The settings' `measure_size`, if given, is the number of examples, the first of the set.
-    A diverged run gets NaN for value and error. Each measure of each run has its own random key.
-    ``report`` gets the name of each measure, and how many runs have it, before it is taken of
-    more. Raises RunError for a run that was not trained.
+    A diverged run gets NaN for value and error, and is not finished. Each measure of each run has
+    its own random key. ``report`` gets the name of each measure, and how many runs have it, before
+    it is taken of more. Raises RunError for a run that was not trained, or from something else
+    than the group's `fingerprint` ``made_from``, of which nothing is then measured.
     """
-    runs_of = list(zip(configs, paths, strict=True))
+    made_from = made_from or fingerprint(configs[0], bench)
+    for path in paths:
+        directory.check_origin(path, made_from)
+    runs_of, memory = list(zip(configs, paths, strict=True)), layout.memory or budget()
     states: dict[Path, TrainState] = {}
     for name in measures:
         settings = MEASURES[name].settings(options)
         missing = [run for run in runs_of if not is_measured(run[1], name, settings)]
         if not missing:
             continue
-        states |= {p: final_state(c, p, bench) for c, p in missing if p not in states}
-        chosen = auto_width(len(runs_of), measuring_bytes(states[missing[0][1]]))
+        states |= {p: final_state(c, p, bench, made_from) for c, p in missing if p not in states}
+        each = measuring_bytes(states[missing[0][1]].params)
+        chosen = auto_width(len(runs_of), each, memory=memory)
         width = chosen if layout.width is None else measuring_width(layout.width)
         for start in range(0, len(missing), width):
             report(name, len(runs_of) - len(missing) + start)
             part = missing[start : start + width]
             trained = [(config, states[path]) for config, path in part]
-            found = results(name, trained, bench, options, width)
-            for (_, path), (value, error) in zip(part, found, strict=True):
-                record(path, name, settings, value, error)
+            found = results(name, trained, bench, options, width, memory)
+            for (_, path), measured in zip(part, found, strict=True):
+                record(path, name, settings, measured)
     barrier()
 
 
 @functools.lru_cache(maxsize=64)
-def measuring_program(name: str, network: Network, options: Options, mesh: Mesh) -> Callable:
+def measuring_program(
+    name: str, network: Network, options: Options, mesh: Mesh, memory: Budget
+) -> Callable:
     """Compiled `f((active, params, stats, labels, keys), images) -> arrays` of a measure.
 
     One for all groups; a place that is not active computes nothing.
     """
     measure = MEASURES[name]
 
-    def member(active, params, stats, labels, key, images):
+    def member(active, params, stats, labels, key, images, memory):
         def arrays():
-            return measure.arrays(network, params, stats, (images, labels), key, options)
+            return measure.arrays(network, params, stats, (images, labels), key, options, memory)
 
         def nothing():
             return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
@@ -85,7 +97,7 @@ def measuring_program(name: str, network: Network, options: Options, mesh: Mesh)
         shapes = jax.eval_shape(arrays)
         return jax.lax.cond(active, arrays, nothing)
 
-    return jax.jit(over_members(member, mesh))
+    return jax.jit(over_members(member, mesh, memory))
 
 
 def results(
@@ -94,8 +106,12 @@ def results(
     bench: Workbench,
     options: Options,
     width: int,
-) -> list[tuple[float, float]]:
-    """Value and error of a measure of at most ``width`` members; NaN for one that diverged."""
+    memory: Budget,
+) -> list[Record]:
+    """Records of a measure of at most ``width`` members.
+
+    NaN for one that diverged, or whose value is not finite, for which a warning says the reason.
+    """
     measure, mesh = MEASURES[name], member_mesh(width)
     size = members[0][0].settings.measure_size
     images = bench.dataset.train.images[:size]
@@ -106,23 +122,26 @@ def results(
         labels, key = labels_of(config, bench)[:size], measuring_key(config, name)
         rows.append((active, state.params, state.stats, labels, key))
     *arguments, keys = (place(stack(column), mesh) for column in zip(*rows, strict=True))
-    program = measuring_program(name, bench.network, options, mesh)
+    program = measuring_program(name, bench.network, options, mesh, memory)
     keys = jax.jit(jax.random.wrap_key_data)(keys)
     found = fetch(program((*arguments, keys), place(images, mesh, shared=True)))
-    pairs = []
-    for i, (_, state) in enumerate(members):
-        value = error = float("nan")
+    records = []
+    for i, (config, state) in enumerate(members):
+        measured = Record(float("nan"), float("nan"), False, 0)
         if not state.diverged:
             arrays = jax.tree.map(lambda leaf, i=i: leaf[i], found)
-            result = measure.result(bench.network, state.params, state.stats, images, arrays)
-            value, error = result.value, result.error
-        pairs.append((value, error))
-    return pairs
+            trained = (bench.network, state.params, state.stats)
+            try:
+                measured = measure.record(*trained, images, options, arrays)
+            except ValueError as reason:
+                claims.print_warning(f"{config.name} has no {name}: {reason}")
+        records.append(measured)
+    return records
 
 
 def measuring_key(config: RunConfig, name: str) -> np.ndarray:
     """Data of the random key with which a measure of a run is taken."""
-    key = jax.random.fold_in(streams(config.seed).measure, zlib.crc32(name.encode()))
+    key = stream(streams(config.seed).measure, name)
     return np.asarray(jax.random.key_data(key))
 
 
@@ -132,14 +151,20 @@ def measuring_width(width: int) -> int:
     return -(-width // due) * due
 
 
-def measuring_bytes(state: TrainState) -> int:
-    """Memory that a measure of a member takes: Lanczos' basis of some twenty vectors, and more."""
-    return 40 * sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(state.params))
+def measuring_bytes(params: PyTree) -> int:
+    """Memory for vectors like the parameters that a measure of a member takes.
+
+    Lanczos' basis of twenty vectors, again while it restarts, and what XLA copies of them: 73 were
+    counted in a program of 64 members.
+    """
+    return 80 * sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(params))
 
 
-def final_state(config: RunConfig, path: Path, bench: Workbench) -> TrainState:
+def final_state(
+    config: RunConfig, path: Path, bench: Workbench, made_from: Fingerprint
+) -> TrainState:
     """State at the end of a run; RunError if it has none, or none that is intact."""
-    state, _ = resume(make_recipe(config, bench), config, path, bench)
+    state, _ = resume(make_recipe(config, bench), config, path, bench, made_from)
     if not directory.is_trained(path, config.settings.epochs):
         raise claims.RunError(f"{path} is not trained to its end; train the run first")
     return state
@@ -151,12 +176,14 @@ def is_measured(path: Path, name: str, settings: str) -> bool:
     return bool(((table["measure"] == name) & (table["settings"] == settings)).any())
 
 
-def record(path: Path, name: str, settings: str, value: float, error: float) -> None:
+def record(path: Path, name: str, settings: str, measured: Record) -> None:
     """Write a measurement into a run's directory; of several processes one does."""
     if not is_mine(path.name):
         return
     table = directory.read_sharpness(path)
     table = table[table["measure"] != name].reset_index(drop=True)
-    table.loc[len(table)] = [name, settings, value, error]
+    kinds = {"error_kind": MEASURES[name].error, "cost_unit": MEASURES[name].cost}
+    row = {"measure": name, "settings": settings, **measured._asdict(), **kinds}
+    table = pd.DataFrame([*table.to_dict("records"), row], columns=list(directory.SHARPNESS))
     table = table.sort_values("measure", key=lambda names: names.map(list(MEASURES).index))
     directory.write_sharpness(path, table)

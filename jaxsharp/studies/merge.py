@@ -9,8 +9,11 @@ from pathlib import Path
 from jaxsharp.runs import checkpoint, claims, directory, files
 from jaxsharp.runs.claims import RunError
 from jaxsharp.runs.config import RunConfig
-from jaxsharp.studies.grid import StudyConfig, parse_shard
+from jaxsharp.runs.fingerprint import DATA, PROGRAMS, compare, read
+from jaxsharp.studies.grid import StudyConfig, group_key, parse_shard
 from jaxsharp.studies.status import read_study, unmeasured
+
+SHARED = (*DATA, "network")
 
 
 def merge(parts: list[Path], out: Path) -> StudyConfig:
@@ -21,7 +24,8 @@ def merge(parts: list[Path], out: Path) -> StudyConfig:
     may be repeated. The tables are for the caller to write.
 
     Raises RunError before anything is copied, naming the part: for parts of different studies, a
-    shard that is missing or there twice, and a run that is missing, unfinished or damaged.
+    shard that is missing or there twice, and a run that is missing, unfinished or damaged; and for
+    what ``out`` holds in the place of a run and is none of this study. ForeignError for links.
     """
     if not parts:
         raise RunError("no part is named; merge needs the folders of all shards")
@@ -29,6 +33,9 @@ def merge(parts: list[Path], out: Path) -> StudyConfig:
     for one, other in itertools.combinations(folders, 2):
         if one == other:
             raise RunError(f"{one} is named twice; all parts and the output must differ")
+    for part in folders[:-1]:
+        if part in folders[-1].parents or folders[-1] in part.parents:
+            raise RunError(f"{part} and {folders[-1]} are one in the other; lay them side by side")
     configs = {part: read_study(part) for part in parts}
     check_shards(configs)
     sources = {}
@@ -37,13 +44,23 @@ def merge(parts: list[Path], out: Path) -> StudyConfig:
             sources[member] = part / "runs" / member.name
             if (reason := shortcoming(sources[member], member, config)) is not None:
                 raise RunError(f"{part} cannot be merged: run {member.name} {reason}")
+    check_origins(sources)
     whole = replace(configs[parts[0]], shard=None)
     with claims.claimed(out, whole.as_dict()):
-        for member, source in sources.items():
-            target = out / "runs" / member.name
-            if shortcoming(target, member, whole) is not None:
-                copy(source, target)
+        targets = {member: out / "runs" / member.name for member in sources}
+        due = [member for member, target in targets.items() if is_due(target, member, whole)]
+        for member in due:
+            copy(sources[member], targets[member])
     return whole
+
+
+def is_due(target: Path, member: RunConfig, study: StudyConfig) -> bool:
+    """Whether a run is to be copied to its place; RunError if something else is there."""
+    if not target.exists():
+        return True
+    if changes := claims.differences(claims.read_config(target), asdict(member)):
+        raise RunError(f"{target} is of another configuration ({changes}); remove it")
+    return shortcoming(target, member, study) is not None
 
 
 def check_shards(configs: dict[Path, StudyConfig]) -> None:
@@ -65,9 +82,22 @@ def check_shards(configs: dict[Path, StudyConfig]) -> None:
         if index in seen:
             raise RunError(f"{part} is shard {config.shard}, and so is {seen[index]}")
         seen[index] = part
-    missing = [f"{i}/{total}" for i in range(1, total + 1) if i not in seen]
+    absent = (f"{i}/{total}" for i in range(1, total + 1) if i not in seen)
+    missing = list(itertools.islice(absent, claims.MOST_NAMED))
     if missing:
         raise RunError(f"{', '.join(map(str, configs))}: shard {', '.join(missing)} is missing")
+
+
+def check_origins(sources: dict[RunConfig, Path]) -> None:
+    """Raise RunError unless all runs were made from one data set and network, and each group's
+    from one optimizer."""
+    saved = {member: directory.latest_checkpoint(path) for member, path in sources.items()}
+    first: dict[tuple, Path] = {}
+    for member, each in saved.items():
+        for group, names in (((), SHARED), (group_key(member), PROGRAMS)):
+            like = first.setdefault(group, each)
+            advice = f"it cannot be merged with {like}"
+            compare(each, read(each), read(like), names, advice=advice)
 
 
 def shortcoming(path: Path, member: RunConfig, study: StudyConfig) -> str | None:
@@ -83,6 +113,7 @@ def shortcoming(path: Path, member: RunConfig, study: StudyConfig) -> str | None
         return f"is not trained to its end ({latest.name})"
     if (reason := checkpoint.verify(latest)) is not None:
         return f"is damaged ({latest.name}: {reason})"
+    directory.check_whole(latest)
     missing = unmeasured(path, study)
     return f"is not measured ({', '.join(missing)})" if missing else None
 

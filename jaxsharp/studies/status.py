@@ -7,6 +7,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from jaxsharp.core.choices import checked, construct
 from jaxsharp.measures.registry import MEASURES
 from jaxsharp.runs import checkpoint, claims, directory, files
 from jaxsharp.studies.grid import StudyConfig
@@ -35,6 +36,11 @@ class Status:
     epochs_per_second: float
     remaining_s: float | None
     text: str
+
+    def check(self) -> None:
+        """Raise ValueError for a number below zero."""
+        if min(self.remaining_s or 0, *list(asdict(self).values())[:-2]) < 0:
+            raise ValueError("a status counts from zero")
 
 
 class Board:
@@ -83,13 +89,9 @@ def write(out: Path, status: Status) -> None:
 def read(out: Path) -> Status:
     """What OUT/status.json says, or without a valid one, the runs themselves."""
     try:
-        found = Status(**json.loads((out / "status.json").read_text()))
-        numbers = {**asdict(found), "text": 0, "remaining_s": found.remaining_s or 0}
-        if all(isinstance(number, int | float) for number in numbers.values()):
-            return found
-    except (OSError, ValueError, TypeError):
-        pass  # absent, cut off, or of another version
-    return derive(out)
+        return checked(construct(Status, files.read_json(out / "status.json")))
+    except (OSError, ValueError):  # absent, cut off, or of another version
+        return derive(out)
 
 
 def derive(out: Path) -> Status:
@@ -117,14 +119,20 @@ def derive(out: Path) -> Status:
 
 
 def read_study(out: Path) -> StudyConfig:
-    """Configuration of a study; RunError if the folder holds something else."""
+    """Configuration of a study; RunError if the folder holds something else.
+
+    Its names and numbers are checked, and the folder holds no links (`files.check_tree`).
+    """
+    files.check_tree(out)
     if not (out / "config.json").is_file():
         raise claims.RunError(f"{out} is not the folder of a study: it has no config.json")
     config = claims.read_config(out)
+    if "seeds" not in config:
+        raise claims.RunError(f"{out} is not the folder of a study")
     try:
         return StudyConfig.from_dict(config)
-    except (KeyError, TypeError, ValueError):
-        raise claims.RunError(f"{out} is not the folder of a study") from None
+    except ValueError as error:
+        raise claims.RunError(f"{out / 'config.json'}: {error}") from None
 
 
 def unmeasured(path: Path, config: StudyConfig) -> list[str]:
@@ -141,11 +149,14 @@ def damages(path: Path) -> list[str]:
     for saved in directory.checkpoints(path):
         if (reason := checkpoint.verify(saved)) is not None:
             found.append(f"{saved}: {reason}")
-    directory.read_sharpness(path, found.append)
-    try:
-        claims.read_run_config(path)
-    except claims.RunError as error:
-        found.append(str(error))
+    for read in (
+        lambda: directory.read_sharpness(path, found.append),
+        lambda: claims.read_run_config(path),
+    ):
+        try:
+            read()
+        except claims.RunError as error:
+            found.append(str(error))
     return found
 
 

@@ -1,16 +1,18 @@
 """The main job: train a grid of runs, measure the sharpness of each, write tables and figures.
 
 OUT/config.json   the study's configuration
-OUT/runs.csv      one row a run
+OUT/runs.csv      one row a run, with the record of each measure
 OUT/history.csv   one row a run and epoch
 OUT/summary.csv   mean and 95 % interval over seeds of each combination of hyper-parameters
-OUT/correlations.csv   Kendall's tau of each measure with the gap, raw and within groups
+OUT/correlations.csv   Kendall's tau of each measure with the gap, raw and within groups, with
+                  intervals or why there is none
 OUT/training.png, OUT/sharpness.png
 OUT/times.csv     seconds of each group, in every session that worked on it
 OUT/status.json   how far the study is (``status``)
 OUT/runs/NAME     directory of one run (``runs``)
 """
 
+import io
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,9 +25,10 @@ import pandas as pd
 from jaxsharp.analysis import statistics
 from jaxsharp.runs import claims, directory, files
 from jaxsharp.runs.config import RunConfig
+from jaxsharp.runs.fingerprint import Fingerprint
 from jaxsharp.studies import measuring, sweep
 from jaxsharp.studies.grid import StudyConfig
-from jaxsharp.studies.workbench import Workbench
+from jaxsharp.studies.workbench import Workbench, contents, fingerprint
 from jaxsharp.training.members import barrier
 
 
@@ -57,6 +60,7 @@ class Progress(NamedTuple):
     rows: dict[str, tuple]
 
 
+TIMES = ["group", "member_epochs", "training_s", "measuring_s"]
 Report = Callable[[Progress], Any]
 
 
@@ -72,16 +76,24 @@ def run(
     """Train and measure every run of the study in ``out``, a directory claimed for it.
 
     What the directory already holds is not repeated. The tables are written anew after every
-    group, so that an interrupted study leaves those of the groups it finished.
+    group, so that an interrupted study leaves those of the groups it finished. Raises RunError,
+    before anything else, if a run there was made from other data, another network or optimizer.
     """
-    groups = config.groups()
+    config.check()
+    files.check_tree(out)
+    read_times(out)
+    groups, digests = config.groups(), contents(bench)
     work = Work(config, out, bench, save_every, layout, report)
-    for group in groups:
+    made_from = [fingerprint(group[0], bench, digests) for group in groups]
+    for group, each in zip(groups, made_from, strict=True):
+        for member in group:
+            directory.check_origin(work.path(member), each)
+    for group, each in zip(groups, made_from, strict=True):
         for member in group:
             if is_writer():
                 claims.keep_run(work.path(member), member)
         barrier()
-        work.do(group)
+        work.do(group, each)
     return summarize(config, out)
 
 
@@ -99,7 +111,7 @@ class Work:
         """Directory of a run."""
         return self.out / "runs" / member.name
 
-    def do(self, group: list[RunConfig]) -> None:
+    def do(self, group: list[RunConfig], made_from: Fingerprint) -> None:
         """Train and measure a group, and write the tables of all that is done."""
         paths = [self.path(member) for member in group]
         start = time.monotonic()
@@ -130,6 +142,7 @@ class Work:
             *(group, paths, self.bench),
             save_every=self.save_every,
             layout=self.layout,
+            made_from=made_from,
             report=after_epoch,
         )
         trained_at = time.monotonic()
@@ -143,6 +156,7 @@ class Work:
         measuring.measure(
             *(group, paths, self.bench, names, self.config.options),
             layout=self.layout,
+            made_from=made_from,
             report=before_measure,
         )
         self.done += group
@@ -188,11 +202,23 @@ def describe(progress: sweep.GroupProgress) -> str:
 
 def note_times(out: Path, group: str, epochs: int, training: float, measuring: float) -> None:
     """Add a line to times.csv: these numbers differ from session to session."""
-    file = out / "times.csv"
-    columns = ["group", "member_epochs", "training_s", "measuring_s"]
-    table = pd.read_csv(file) if file.exists() else pd.DataFrame(columns=columns)
+    table = read_times(out)
     table.loc[len(table)] = [group, epochs, round(training, 3), round(measuring, 3)]
-    files.write_table(file, table)
+    files.write_table(out / "times.csv", table)
+
+
+def read_times(out: Path) -> pd.DataFrame:
+    """What times.csv has so far; RunError for a file of something else."""
+    file = out / "times.csv"
+    if not file.exists():
+        return pd.DataFrame(columns=TIMES)
+    try:
+        table = pd.read_csv(io.BytesIO(files.read_bytes(file)))
+    except ValueError:
+        table = pd.DataFrame()
+    if list(table) != TIMES or any(kind.kind not in "if" for kind in table.dtypes[1:]):
+        raise claims.RunError(f"{file} is not a table of {', '.join(TIMES)}; remove it")
+    return table
 
 
 def write_tables(out: Path, config: StudyConfig, done: set[RunConfig]) -> None:
@@ -230,12 +256,13 @@ def summarize(config: StudyConfig, out: Path) -> StudyResult:
 
 
 def correlation_table(correlations: dict[str, statistics.Correlation]) -> pd.DataFrame:
-    """One row a measure: every coefficient with its interval, and how many runs it rests on."""
+    """One row a measure: coefficients, their intervals or why there is none, and counts of runs."""
     rows = []
     for name, found in correlations.items():
         row: dict[str, Any] = {"measure": name, "target": "gap", "runs": found.num_runs}
         for kind in ("raw", "within", "pearson", "spearman"):
-            value, low, high = getattr(found, kind)
+            value, low, high, remark = getattr(found, kind)
             row |= {kind: value, f"{kind}_low": low, f"{kind}_high": high}
+            row[f"{kind}_remark"] = remark
         rows.append(row | {f"excluded {reason}": n for reason, n in found.excluded.items()})
     return pd.DataFrame(rows)

@@ -18,13 +18,15 @@ import numpy as np
 import pandas as pd
 from jax.sharding import Mesh
 
-from jaxsharp.core.memory import intermediate_bytes
+from jaxsharp.core.memory import Budget, budget, intermediate_bytes
 from jaxsharp.runs import directory
 from jaxsharp.runs.config import RunConfig
+from jaxsharp.runs.fingerprint import Fingerprint
 from jaxsharp.studies import interrupts
 from jaxsharp.studies.workbench import (
     Workbench,
-    hyper_parameters,
+    fingerprint,
+    hyper_arrays,
     labels_of,
     make_recipe,
     shared_data,
@@ -52,10 +54,11 @@ from jaxsharp.training.members import (
 
 
 class Layout(NamedTuple):
-    """How members are laid out: the width of a program (None: chosen), and devices a member."""
+    """Width of a program (None: chosen), devices a member, memory of each (None: `core.budget`)."""
 
     width: int | None = None
     devices_per_member: int = 1
+    memory: Budget | None = None
 
 
 ANYHOW = Layout()
@@ -63,7 +66,8 @@ ANYHOW = Layout()
 
 def check_layout(layout: Layout) -> None:
     """Raise ValueError for a layout that the devices do not allow."""
-    member_mesh(layout.width or auto_width(1, 1, layout.devices_per_member), *layout[1:])
+    chosen = layout.width or auto_width(1, 1, layout.devices_per_member, layout.memory)
+    member_mesh(chosen, layout.devices_per_member)
 
 
 class GroupProgress(NamedTuple):
@@ -89,12 +93,12 @@ class Member:
     While it is on the devices, ``state`` is that of when it got there.
     """
 
-    def __init__(self, config: RunConfig, path: Path, recipe: Recipe, bench: Workbench):
-        self.config, self.path = config, path
+    def __init__(self, config: RunConfig, path: Path, recipe: Recipe, bench: Workbench, made_from):
+        self.config, self.path, self.made_from = config, path, made_from
         self.hyper = hyper_arrays(config)
         self.order = np.asarray(jax.random.key_data(streams(config.seed).order))
         self.labels = labels_of(config, bench)
-        self.state, self.history = resume(recipe, config, path, bench)
+        self.state, self.history = resume(recipe, config, path, bench, made_from)
         self.start = self.epoch
         self.max_epochs = recipe.stopping.max_epochs
         self.converged, self.diverged = bool(self.state.converged), bool(self.state.diverged)
@@ -114,11 +118,12 @@ class Member:
         self.converged, self.diverged = converged, diverged
         self.history = [*self.history, (self.epoch + 1, *row)]
 
-    def snapshot(self) -> tuple[Path, TrainState, pd.DataFrame]:
+    def snapshot(self) -> tuple[Path, TrainState, pd.DataFrame, Fingerprint]:
         """What `directory.save` writes of the present state."""
         rows = self.history[: int(self.state.epoch)]
-        table = pd.DataFrame(rows, columns=list(directory.HISTORY))
-        return self.path, self.state, table.astype(dict.fromkeys(directory.HISTORY[1:], "float32"))
+        kinds = dict.fromkeys(directory.HISTORY[1:], "float32")
+        table = pd.DataFrame(rows, columns=list(directory.HISTORY)).astype(kinds)
+        return self.path, self.state, table, self.made_from
 
 
 class Pack(NamedTuple):
@@ -138,24 +143,28 @@ def train(
     *,
     save_every: int,
     layout: Layout = ANYHOW,
+    made_from: Fingerprint | None = None,
     report: Callable[[GroupProgress], Any] = lambda progress: None,
 ) -> None:
     """Train the members of a group to their ends, from wherever their directories stand.
 
     A member is saved every ``save_every`` epochs, at its end, and when the user interrupts, which
-    raises KeyboardInterrupt at the end of the epoch. Checkpoints are written beside the training.
+    raises KeyboardInterrupt at the end of the epoch; checkpoints are written beside the training.
+    ``made_from``, if known, is the group's `fingerprint`; what was made from another is refused.
     """
+    made_from = made_from or fingerprint(configs[0], bench)
     recipe = make_recipe(configs[0], bench, split_batches=layout.devices_per_member > 1)
-    crew = [Member(c, p, recipe, bench) for c, p in zip(configs, paths, strict=True)]
+    crew = [Member(c, p, recipe, bench, made_from) for c, p in zip(configs, paths, strict=True)]
     waiting = deque(member for member in crew if member.active)
     if not waiting:
         return
+    memory, (width, per_member, _) = layout.memory or budget(), layout
     # Of all members, not of those that are left: a continued group keeps its width and its bits.
-    width = layout.width or auto_width(
-        len(crew), member_bytes(recipe, crew[0], bench), layout.devices_per_member
-    )
-    mesh = member_mesh(width, layout.devices_per_member)
-    program, data = epoch_program(recipe, mesh), place(shared_data(bench), mesh, shared=True)
+    each = member_bytes(recipe, crew[0], bench)
+    width = width or auto_width(len(crew), each, per_member, memory)
+    mesh = member_mesh(width, per_member)
+    program = epoch_program(recipe, mesh, memory)
+    data = place(shared_data(bench), mesh, shared=True)
     pack = make_pack([None] * width, waiting, crew[0], mesh)
     with Saver() as saver, interrupts.deferred() as requested:
         try:
@@ -169,7 +178,7 @@ def train(
                 report(progress_of(crew, pack.places))
                 if agreed(requested()):
                     raise KeyboardInterrupt
-                pack = repack(pack, waiting, mesh)
+                pack = repack(pack, waiting, mesh, memory)
         except KeyboardInterrupt:
             bring_back(pack)
             saver.save([member for member in pack.places if member is not None])
@@ -193,11 +202,11 @@ def make_pack(
     return Pack(places, states, hyper, jax.jit(jax.random.wrap_key_data)(orders), labels)
 
 
-def repack(pack: Pack, waiting: deque[Member], mesh: Mesh) -> Pack:
+def repack(pack: Pack, waiting: deque[Member], mesh: Mesh, memory: Budget) -> Pack:
     """Let those that have stopped leave; others take their places, or fewer places go on."""
     places = [member if member is not None and member.active else None for member in pack.places]
     running = [member for member in places if member is not None]
-    width = narrower(len(places), len(running) + len(waiting), mesh)
+    width = narrower(len(places), len(running) + len(waiting), mesh, memory)
     if not running and not waiting:
         return pack._replace(places=places)
     if width == len(places) and (len(running) == width or not waiting):
@@ -272,25 +281,20 @@ def progress_of(crew: list[Member], places: list[Member | None]) -> GroupProgres
 
 def member_bytes(recipe: Recipe, member: Member, bench: Workbench) -> int:
     """Memory that a member takes in training: its states, and everything that a step writes."""
-    state, split = member.state, bench.dataset.train
-    batch = (split.images[: recipe.batch_size], split.labels[: recipe.batch_size])
+    state, batch = member.state, tuple(x[: recipe.batch_size] for x in bench.dataset.train)
     step = jax.make_jaxpr(training_gradient(recipe.network))(state.params, state.stats, batch)
     held = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(state))
     return 3 * held + intermediate_bytes(step.jaxpr)
 
 
-def hyper_arrays(config: RunConfig) -> dict[str, np.ndarray]:
-    """Hyper-parameters of a member as arrays: to an optimizer even a zero is then a variable."""
-    return {name: np.asarray(v, np.float32) for name, v in hyper_parameters(config).items()}
-
-
 def resume(
-    recipe: Recipe, config: RunConfig, path: Path, bench: Workbench
+    recipe: Recipe, config: RunConfig, path: Path, bench: Workbench, made_from: Fingerprint
 ) -> tuple[TrainState, list[tuple]]:
     """State of a member and the rows of its history, where its directory left them."""
-    fresh = init_state(recipe, hyper_arrays(config), *bench.trained.init(streams(config.seed).init))
-    saved = directory.load(path, fresh)
+    key = streams(config.seed).init
+    fresh = lambda: init_state(recipe, hyper_arrays(config), *bench.trained.init(key))  # noqa: E731
+    saved = directory.load(path, jax.eval_shape(fresh), made_from)
     if saved is None:
-        return jax.device_get(fresh), []
+        return jax.device_get(fresh()), []
     state, history = saved
     return state, list(history.itertuples(index=False, name=None))

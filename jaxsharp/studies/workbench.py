@@ -1,7 +1,8 @@
 """What a configuration means in arrays and functions: data, network, recipe, hyper-parameters."""
 
+import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,16 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxsharp.core import fingerprints
+from jaxsharp.core.choices import known
 from jaxsharp.data import datasets
 from jaxsharp.data.datasets import Dataset, redraw_labels
 from jaxsharp.networks import models
 from jaxsharp.networks.network import Network
 from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE
 from jaxsharp.runs.config import RunConfig, Settings
-from jaxsharp.training.epochs import Data, Recipe, Stopping, streams
+from jaxsharp.runs.fingerprint import Fingerprint
+from jaxsharp.training.epochs import Data, Recipe, Stopping, streams, training_gradient
 
 # Settings that are arguments of a compiled program, so that its members may differ in them.
 TRACED = ("learning_rate", "momentum", "weight_decay", "rho")
+EXAMPLES = 16  # with which programs are traced for their digests, whatever the batch size
 
 
 class Workbench(NamedTuple):
@@ -48,7 +53,8 @@ def workbench(dataset: Dataset, model: str) -> Workbench:
 def load_workbench(
     dataset: str, model: str, settings: Settings, data_dir: Path | None
 ) -> Workbench:
-    """Data set and network of a configuration; DataError for files that are not there."""
+    """Data set and network of a configuration by name; DataError for files that are not there."""
+    known("model", model, models.MODELS)
     loaded = datasets.load(
         dataset, data_dir=data_dir, train_size=settings.train_size, holdout=settings.holdout
     )
@@ -63,6 +69,13 @@ def shared_data(bench: Workbench) -> Data:
 
 def make_recipe(config: RunConfig, bench: Workbench, *, split_batches: bool = False) -> Recipe:
     """What the members of a group share; ValueError for what the data or the variant refuses."""
+    recipe = unchecked_recipe(config, bench, split_batches)
+    check_step(recipe)
+    return recipe
+
+
+def unchecked_recipe(config: RunConfig, bench: Workbench, split_batches: bool = False) -> Recipe:
+    """The same, without a trace of the step, in which an optimizer may refuse the rest."""
     settings, num_examples = config.settings, len(bench.dataset.train.labels)
     for name in ("batch_size", "measure_size"):
         size = getattr(settings, name)
@@ -76,9 +89,58 @@ def make_recipe(config: RunConfig, bench: Workbench, *, split_batches: bool = Fa
     )
     check_arguments(config)
     optimizer = optimizer_factory(config.optimizer, config.sam)
-    recipe = Recipe(bench.trained, optimizer, settings.batch_size, stopping, split_batches)
-    check_step(recipe)
-    return recipe
+    return Recipe(bench.trained, optimizer, settings.batch_size, stopping, split_batches)
+
+
+def contents(bench: Workbench) -> dict[str, str]:
+    """Digests of a workbench's data and network by field of `Fingerprint`; nothing is computed.
+
+    Of the network: initialization, both modes, the moments, and the gradient in training, which
+    has the rules of custom derivatives, on `EXAMPLES` images. The number of classes is in that of
+    the labels.
+    """
+    train, test = bench.dataset.train, bench.dataset.test
+    labels = [fingerprints.of_array(split.labels) for split in (train, test)]
+    return {
+        "train_images": fingerprints.of_array(train.images),
+        "train_labels": fingerprints.of_text(f"{bench.dataset.num_classes} {labels[0]}"),
+        "test_images": fingerprints.of_array(test.images),
+        "test_labels": labels[1],
+        "network": fingerprints.of_text(" ".join(network_digests(bench))),
+    }
+
+
+def network_digests(bench: Workbench) -> Iterator[str]:
+    """Digests of the programs of the networks that are measured and trained."""
+    network, (images, labels) = bench.network, bench.dataset.train
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    params, stats = jax.eval_shape(network.init, key)
+    batch = tuple(
+        jax.ShapeDtypeStruct((EXAMPLES, *each.shape[1:]), each.dtype) for each in (images, labels)
+    )
+    yield fingerprints.of_program(network.init, key)
+    yield fingerprints.of_program(training_gradient(network), params, stats, batch)
+    try:
+        yield fingerprints.of_program(network.moments, params, stats, stats, batch[0])
+    except (TypeError, ValueError):  # a network may have none
+        yield "no moments"
+    for each in dict.fromkeys((network.apply, bench.trained.apply)):
+        for train in (False, True):
+            apply = functools.partial(each, train=train)
+            yield fingerprints.of_program(apply, params, stats, batch[0])
+
+
+def fingerprint(
+    config: RunConfig, bench: Workbench, digests: dict[str, str] | None = None
+) -> Fingerprint:
+    """What a run, and all of its group, is made from; ``digests`` are `contents`, if known."""
+    recipe = unchecked_recipe(config, bench)
+    return Fingerprint(
+        **(digests or contents(bench)),
+        optimizer=fingerprints.of_program(*step_of(recipe, hyper_arrays(config))),
+        jax=jax.__version__,
+        platform=jax.default_backend(),
+    )
 
 
 def optimizer_factory(optimizer: str, sam: str) -> Callable[..., optax.GradientTransformation]:
@@ -105,16 +167,21 @@ def check_arguments(config: RunConfig) -> None:
         )
 
 
-def check_step(recipe: Recipe) -> None:
-    """Let an optimizer refuse the network or the batch size before anything is compiled."""
+def step_of(recipe: Recipe, hyper: dict[str, np.ndarray]) -> tuple:
+    """A step of an optimizer from its beginning, to be traced, and its arguments."""
 
-    def step(key, batch):
-        params, _ = recipe.network.init(key)
-        optimizer = optax.with_extra_args_support(recipe.optimizer())
+    def step(params, hyper, batch):
+        optimizer = optax.with_extra_args_support(recipe.optimizer(**hyper))
         extra = {"grad_fn": lambda params, batch=batch: params, "batch": batch}
         return optimizer.update(params, optimizer.init(params), params, **extra)
 
-    jax.eval_shape(step, jax.random.key(0), jnp.zeros(recipe.batch_size))
+    params, _ = jax.eval_shape(recipe.network.init, jax.eval_shape(lambda: jax.random.key(0)))
+    return step, params, hyper, jax.ShapeDtypeStruct((recipe.batch_size,), jnp.float32)
+
+
+def check_step(recipe: Recipe) -> None:
+    """Let an optimizer refuse the network or the batch size before anything is compiled."""
+    jax.eval_shape(*step_of(recipe, {}))
 
 
 def hyper_parameters(config: RunConfig) -> dict[str, float]:
@@ -123,6 +190,11 @@ def hyper_parameters(config: RunConfig) -> dict[str, float]:
     if config.sam == "none":
         del given["rho"]
     return {name: value for name, value in given.items() if value is not None}
+
+
+def hyper_arrays(config: RunConfig) -> dict[str, np.ndarray]:
+    """Hyper-parameters of a member as arrays: to an optimizer even a zero is then a variable."""
+    return {name: np.asarray(v, np.float32) for name, v in hyper_parameters(config).items()}
 
 
 def labels_of(config: RunConfig, bench: Workbench) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 epochs    state, step, epoch, evaluation, and when a run has ended
 members   runs stacked in one program, over the devices of one host or of several
+hosts     several processes that work on one study
 """
 
 from jaxsharp.training.epochs import Data as Data
@@ -10,4 +11,4 @@ from jaxsharp.training.epochs import Recipe as Recipe
 from jaxsharp.training.epochs import Stopping as Stopping
 from jaxsharp.training.epochs import Streams as Streams
 from jaxsharp.training.epochs import TrainState as TrainState
-from jaxsharp.training.members import Hosts as Hosts
+from jaxsharp.training.hosts import Hosts as Hosts

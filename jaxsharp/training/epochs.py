@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt8
 
 from jaxsharp.core.chunks import mean_over_chunks
-from jaxsharp.core.memory import affordable_chunk
+from jaxsharp.core.memory import Budget, affordable_chunk, budget
 from jaxsharp.networks.losses import accuracy, cross_entropy
 from jaxsharp.networks.network import Network
 from jaxsharp.training.members import over_members, split_examples
@@ -124,22 +124,22 @@ def training_gradient(network: Network) -> Callable:
 
 @lru_cache(maxsize=8)
 def evaluation(network: Network) -> Callable:
-    """Return ``f(params, stats, (images, labels)) -> (loss, accuracy)`` in evaluation mode."""
+    """Return ``f(params, stats, batch, memory) -> (loss, accuracy)`` in evaluation mode."""
 
     @jax.jit
     def means(params, stats, chunk):
         logits, _ = network.apply(params, stats, chunk[0], False)
         return cross_entropy(logits, chunk[1]), accuracy(logits, chunk[1])
 
-    def evaluate(params, stats, batch):
+    def evaluate(params, stats, batch, memory):
         chunk_means = partial(means, params, stats)
-        return mean_over_chunks(chunk_means, batch, affordable_chunk(chunk_means, batch))
+        return mean_over_chunks(chunk_means, batch, affordable_chunk(chunk_means, batch, memory))
 
     return evaluate
 
 
 def train_epoch(
-    recipe: Recipe, state: TrainState, hyper: dict, key: Array, data: Data
+    recipe: Recipe, state: TrainState, hyper: dict, key: Array, data: Data, memory: Budget
 ) -> tuple[TrainState, Metrics]:
     """One epoch of one member: n // batch_size steps over a fresh permutation, then evaluation.
 
@@ -172,8 +172,8 @@ def train_epoch(
     (params, stats, opt_state), _ = jax.lax.scan(step, carry, batches)
     evaluate = evaluation(recipe.network)
     metrics = Metrics(
-        *evaluate(params, stats, (data.images, data.labels)),
-        *evaluate(params, stats, (data.test_images, data.test_labels)),
+        *evaluate(params, stats, (data.images, data.labels), memory),
+        *evaluate(params, stats, (data.test_images, data.test_labels), memory),
     )
     return judge(recipe.stopping, state, params, stats, opt_state, metrics.train_loss), metrics
 
@@ -191,22 +191,24 @@ def judge(stopping: Stopping, old: TrainState, params, stats, opt_state, loss) -
     return TrainState(params, stats, opt_state, old.epoch + 1, loss, calm, converged, diverged)
 
 
-def epoch_program(recipe: Recipe, mesh: Mesh | None = None) -> Callable:
+def epoch_program(
+    recipe: Recipe, mesh: Mesh | None = None, memory: Budget | None = None
+) -> Callable:
     """Compiled ``(states, hyper, order_keys, data) -> (states, metrics)`` of a stack of members.
 
     A member that has stopped keeps its state, and its metrics are NaN. What a member computes
-    does not depend on its neighbours.
+    does not depend on its neighbours. They evaluate in chunks that fit `memory` together.
     """
     nothing = Metrics(*[jnp.float32(math.nan)] * 4)
 
-    def member(state, hyper, key, labels, data):
+    def member(state, hyper, key, labels, data, memory):
         return jax.lax.cond(
             is_active(state, recipe.stopping),
-            lambda: train_epoch(recipe, state, hyper, key, data._replace(labels=labels)),
+            lambda: train_epoch(recipe, state, hyper, key, data._replace(labels=labels), memory),
             lambda: (state, nothing),
         )
 
-    epoch = over_members(member, mesh)
+    epoch = over_members(member, mesh, memory or budget())
 
     @jax.jit
     def run(states, hyper, keys, data):

@@ -1,16 +1,15 @@
 """Members of one program: runs that are stacked along a leading axis and spread over devices.
 
-On an accelerator the members of a device are vmapped. On the CPU they follow each other, and each
-core may be a device (`cores_as_devices`): members side by side use two cores better than the
-operations of one member do. What a member computes does not depend on which others are there; at
-another width or number of devices it is the same to rounding.
+On an accelerator the members of a device are vmapped, and divide its memory (`core.Budget`). On the
+CPU they follow each other, and each core may be a device (`cores_as_devices`): members side by side
+use two cores better than the operations of one member do. What a member computes does not depend on
+which others are there; at another width or number of devices it is the same to rounding.
 """
 
 import os
 import sys
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import NoReturn
 
@@ -19,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from jaxsharp.core.memory import KEPT_SHARE, device_bytes, shared_by
+from jaxsharp.core.memory import Budget, budget
 
 MEMBERS, EXAMPLES = "members", "examples"
 # Wider than this a program was never faster, and its compilation and its losses only grow.
@@ -48,42 +47,6 @@ def leave(code: int) -> NoReturn:
     sys.exit(code)
 
 
-@dataclass(frozen=True)
-class Hosts:
-    """Processes that work on one study together, with a folder that all of them see."""
-
-    coordinator: str | None = None
-    """Address of the first process, as in node1:1234; auto: what Slurm, Open MPI or a TPU says."""
-    num_processes: int | None = None
-    """Number of processes, with a coordinator's address."""
-    process_id: int | None = None
-    """Number of this process, from 0."""
-
-    def check(self) -> None:
-        """Raise ValueError for numbers without an address, and an address without numbers."""
-        numbers = (self.num_processes, self.process_id)
-        if self.coordinator in (None, "auto"):
-            if numbers != (None, None):
-                raise ValueError(
-                    "num_processes and process_id are given without the address of a coordinator"
-                )
-        elif None in numbers or not 0 <= self.process_id < self.num_processes:
-            raise ValueError(
-                f"num_processes is {self.num_processes} and process_id {self.process_id}; with a "
-                "coordinator both are due, the latter from 0 to the former less one"
-            )
-
-
-def join(hosts: Hosts) -> None:
-    """Join the other processes through `jax.distributed`; to be called before JAX is used."""
-    if hosts.coordinator is None:
-        return
-    if hosts.coordinator == "auto":
-        jax.distributed.initialize()
-    else:
-        jax.distributed.initialize(hosts.coordinator, hosts.num_processes, hosts.process_id)
-
-
 def member_mesh(width: int, devices_per_member: int = 1) -> Mesh:
     """Mesh of (members, examples): `devices_per_member` devices share the batch of a member.
 
@@ -104,17 +67,23 @@ def member_mesh(width: int, devices_per_member: int = 1) -> Mesh:
     return Mesh(used, (MEMBERS, EXAMPLES))
 
 
-def auto_width(num_members: int, bytes_per_member: int, devices_per_member: int = 1) -> int:
+def auto_width(
+    num_members: int,
+    bytes_per_member: int,
+    devices_per_member: int = 1,
+    memory: Budget | None = None,
+) -> int:
     """Members to keep in one program: on the CPU one for each group of devices.
 
     That does not depend on how many members there are, so that parts of a grid and runs by
-    themselves have the bits that they have together. On accelerators as many as a quarter of the
-    memory holds, a power of two for each group, and no more than there are.
+    themselves have the bits that they have together. On accelerators as many as the memory has
+    `state_bytes` for, a power of two for each group, and no more than there are.
     """
+    memory = memory or budget()
     groups = max(1, len(jax.devices()) // max(1, devices_per_member))
-    if jax.default_backend() == "cpu":
+    if not memory.vmapped:
         return groups
-    most = min(KEPT_SHARE * device_bytes() // max(1, bytes_per_member), MAX_WIDTH)
+    most = min(memory.state_bytes // max(1, bytes_per_member), MAX_WIDTH)
     needed = -(-num_members // groups)
     each = 1
     while 2 * each <= most and each < needed:
@@ -122,31 +91,31 @@ def auto_width(num_members: int, bytes_per_member: int, devices_per_member: int 
     return min(each, needed) * groups
 
 
-def narrower(width: int, needed: int, mesh: Mesh) -> int:
+def narrower(width: int, needed: int, mesh: Mesh, memory: Budget) -> int:
     """The width to go on with when `needed` members are left: halves, so that few are compiled.
 
     On the CPU an idle place costs nothing, and the width stays.
     """
-    if jax.default_backend() == "cpu":
+    if not memory.vmapped:
         return width
     while width % 2 == 0 and width // 2 >= needed and width // 2 % mesh.shape[MEMBERS] == 0:
         width //= 2
     return width
 
 
-def over_members(fn: Callable, mesh: Mesh | None = None) -> Callable:
-    """Return `f(members, shared)`: `fn(*member, shared)` for every row of the tuple `members`.
+def over_members(fn: Callable, mesh: Mesh | None, memory: Budget) -> Callable:
+    """Return `f(members, shared)`: `fn(*member, shared, part)` for every row of `members`.
 
-    `members` are pytrees with a leading axis, `shared` a pytree that all of them see. With a mesh
-    each of its groups of devices takes an equal part of the rows.
+    `members` is a tuple of pytrees with a leading axis, `shared` a pytree that all rows see, `part`
+    what a row may take of the memory of its device. With a mesh each of its groups of devices takes
+    an equal part of the rows.
     """
 
     def rows(members, shared):
-        one = lambda member: fn(*member, shared)  # noqa: E731
-        if jax.default_backend() == "cpu":
-            return jax.lax.map(one, members)
-        with shared_by(len(jax.tree.leaves(members)[0])):
-            return jax.vmap(one)(members)
+        if not memory.vmapped:
+            return jax.lax.map(lambda member: fn(*member, shared, memory), members)
+        part = memory.divided(len(jax.tree.leaves(members)[0]))
+        return jax.vmap(lambda *member: fn(*member, shared, part))(*members)
 
     if mesh is None or mesh.size == 1:
         return rows
@@ -201,7 +170,7 @@ def barrier() -> None:
 
 def is_mine(name: str) -> bool:
     """Whether this process, and no other, writes what has this name."""
-    return zlib.crc32(name.encode()) % jax.process_count() == jax.process_index()
+    return zlib.crc32(os.fsencode(name)) % jax.process_count() == jax.process_index()
 
 
 def agreed(requested: bool) -> bool:

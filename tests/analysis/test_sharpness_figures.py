@@ -77,8 +77,8 @@ def test_no_variant_has_one_look_in_every_figure_and_the_others_differ():
 def test_the_title_has_both_coefficients_and_the_runs_behind_them():
     runs = study_runs()
     correlation = analysis.Correlation(
-        raw=analysis.Coefficient(0.714, 0.6, 0.806),
-        within=analysis.Coefficient(-0.25, -0.5, 0.001),
+        raw=analysis.Coefficient(-0.714, -0.806, 0.6),
+        within=analysis.Coefficient(-0.25, NAN, NAN, "3 seeds, 5 needed"),
         pearson=analysis.Coefficient(NAN, NAN, NAN),
         spearman=analysis.Coefficient(NAN, NAN, NAN),
         num_runs=34,
@@ -89,8 +89,8 @@ def test_the_title_has_both_coefficients_and_the_runs_behind_them():
     )
     figure = analysis.sharpness_against_gap(runs, MEASURES[:1], {MEASURES[0]: correlation})
     assert figure.axes[0].get_title().split("\n") == [
-        "Kendall's τ, raw: +0.71 (90%: +0.60 to +0.81)",
-        "within groups: -0.25 (90%: -0.50 to +0.00)".replace("-", "\N{MINUS SIGN}"),
+        "Kendall's τ, raw: -0.71 (90%: -0.81 to +0.60)".replace("-", "\N{MINUS SIGN}"),
+        "within groups: -0.25 (no interval: 3 seeds, 5 needed)".replace("-", "\N{MINUS SIGN}"),
         "34 of 37 runs (out: 2 diverged, 1 not finite)",
     ]
 

@@ -1,27 +1,25 @@
 """Commands as a user gives them: what they write, what they print, how they refuse."""
 
-import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
-from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event
 
 from jaxsharp import cli
 from jaxsharp.cli import commands
-from jaxsharp.cli.progress import Tracker
-from jaxsharp.cli.run import first_line
 from jaxsharp.measures import MEASURES
 from jaxsharp.optimizers import OPTIMIZERS, SHARPNESS_AWARE
 from jaxsharp.studies import measuring
 from jaxsharp.training import members
 
+use_compilation_cache = commands.use_compilation_cache
 SMALL = ["--train-size", "200", "--epochs", "3", "--num-perturbations", "4"]
 SAM = ("none", "sam", "asam")
 STUDY = ["study", "--optimizers", "sgd,adam", "--sam", ",".join(SAM), "--seeds", "2", *SMALL]
@@ -35,14 +33,11 @@ FILES = [
 ]
 
 
-set_signal = signal.signal
-
-
 @pytest.fixture(autouse=True)
 def jax_config_unchanged(monkeypatch):
     monkeypatch.setattr(commands, "use_compilation_cache", lambda: None)
     monkeypatch.setattr(members, "cores_as_devices", lambda: None)
-    monkeypatch.setattr(commands.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(commands.signals, "handle", lambda: None)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +46,7 @@ def study(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(commands, "use_compilation_cache", lambda: None)
         patch.setattr(members, "cores_as_devices", lambda: None)
-        patch.setattr(commands.signal, "signal", lambda *_: None)
+        patch.setattr(commands.signals, "handle", lambda: None)
         cli.main([*STUDY, "--out", str(out), "--quiet"])
     return out
 
@@ -77,7 +72,12 @@ def test_a_study_writes_its_tables(study):
     named += ["epochs", "converged", "diverged", "train_loss", "train_accuracy"]
     named += ["test_loss", "test_accuracy", "gap", "loss_gap"]
     measures = ["minimum_sharpness", "top_eigenvalue", "random_perturbation"]
-    assert list(runs.columns) == named + [c for m in measures for c in (m, f"{m}_error")]
+    parts = ("", "_error", "_error_kind", "_finished", "_cost", "_cost_unit")
+    assert list(runs.columns) == named + [f"{m}{part}" for m in measures for part in parts]
+    assert runs[[f"{m}_finished" for m in measures]].all(axis=None)
+    assert (runs["minimum_sharpness_cost"] == 1 + 10).all()
+    assert (runs["random_perturbation_cost"] == 4 + 1).all()
+    assert set(runs["top_eigenvalue_error_kind"]) == {"residual"}
     assert np.isfinite(runs[measures]).all(axis=None)
     np.testing.assert_allclose(
         runs["gap"], 100 * (runs["train_accuracy"] - runs["test_accuracy"]), atol=1e-5
@@ -146,6 +146,15 @@ def test_train_sharpness_and_plot_work_on_run_directories(tmp_path, capsys, stud
         out = tmp_path / name
         cli.main(["train", *shared, *sam, "--out", str(out)])
         cli.main(["sharpness", str(out), "--num-perturbations", "4", "--quiet"])
+    capsys.readouterr()
+    odd = ["--measures", "random_perturbation", "--radius", "1e30", "--quiet"]
+    cli.main(["sharpness", str(tmp_path / "plain"), *odd])
+    assert "has no random_perturbation: the loss is not finite at" in capsys.readouterr().err
+    table = pd.read_csv(tmp_path / "plain" / "sharpness.csv").set_index("measure")
+    assert np.isnan(table.loc["random_perturbation", "value"])
+    assert table["finished"].to_dict() == {
+        **{"minimum_sharpness": 1, "top_eigenvalue": 1, "random_perturbation": 0}
+    }
     in_study = study / "runs" / "adam-asam-seed1"
     for name in ("sharpness.csv", "history.csv", "config.json"):
         assert (tmp_path / "asam" / name).read_bytes() == (in_study / name).read_bytes()
@@ -224,12 +233,10 @@ def test_a_signal_between_epochs_stops_the_study_before_the_next_measure(
         os.kill(os.getpid(), signal.SIGINT)
         return results(name, *args)
 
-    results, before = measuring.results, signal.getsignal(signal.SIGTERM)
+    results = measuring.results
     monkeypatch.setattr(measuring, "results", interrupted)
-    monkeypatch.setattr(signal, "signal", set_signal)
     with pytest.raises(SystemExit) as stopped:
         cli.main([*STUDY, "--out", str(tmp_path / "out"), "--quiet"])
-    set_signal(signal.SIGTERM, before)
     assert stopped.value.code == 130 and len(taken) == 1
     first, last = capsys.readouterr().err.splitlines()
     assert "again to stop at once" in first and "the same command continues" in last
@@ -245,41 +252,36 @@ def test_the_installed_command_runs():
 
 
 @pytest.mark.slow
-def test_a_late_signal_leaves_the_end_of_the_process_in_peace():
-    late = "atexit.register(os.kill, os.getpid(), signal.SIGTERM)"  # runs after what comes later
-    program = f"import atexit, os, signal; {late}; from jaxsharp.cli import main; main(['list'])"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+@pytest.mark.parametrize("platform", ["cuda", "nowhere"])
+def test_a_platform_that_is_not_there_is_one_line(platform, tmp_path):
+    command = [sys.executable, "-m", "jaxsharp", "train", "--epochs", "1"]
+    environment = {**os.environ, "JAX_PLATFORMS": platform, "XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    line = f"jaxsharp: error: JAX finds no device for JAX_PLATFORMS={platform}"
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (2, line)
+    assert len(done.stderr.splitlines()) <= 2
 
 
-def test_progress_is_lines_with_rate_and_remaining_time(capsys):
-    console = Console(force_terminal=False, width=100)
-    for quiet in (False, True):
-        with Tracker(console, "study", 10, quiet=quiet) as tracker:
-            tracker.update(0, "adam", "compiling")
-            tracker.update(1, "adam", "epoch 1")  # the same text within ten seconds
-            tracker.update(5, "sgd", "epoch 0")
-        lines = capsys.readouterr().out.splitlines()
-        if quiet:
-            assert lines == []
-        else:
-            assert lines[0].startswith("study 0/10: adam compiling")
-            assert lines[1].startswith("study 5/10: sgd epoch 0")
-            assert "/s, about " in lines[1] and len(lines) == 2
+def test_without_a_home_nothing_is_kept(monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    use_compilation_cache()
+    found = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", before)
+    assert found is None
 
 
-def test_progress_is_a_bar_on_a_terminal(capsys):
-    console = Console(force_terminal=True, width=100)
-    with Tracker(console, "study", 10) as tracker:
-        tracker.update(5, "adam", "epoch 3")
-        tracker.bar.refresh()
-    out = capsys.readouterr().out
-    assert "adam epoch 3" in out and "5/10" in out
-
-
-@pytest.mark.parametrize("name", commands.COMMANDS)
-def test_help_says_of_a_command_what_its_function_says(name):
-    """The line stands twice, as help imports no command."""
-    command = commands.COMMANDS[name]
-    module = importlib.import_module(f"jaxsharp.cli.{command.module}")
-    assert command.summary == first_line(getattr(module, command.function))
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("a\nb"), "a b"),
+        (MemoryError("12 GiB"), "a number is too large for this machine: 12 GiB"),
+        (OverflowError("int"), "a number is too large for this machine: int"),
+        (AssertionError("ours"), None),
+        (KeyError("ours"), None),
+    ],
+)
+def test_errors_of_the_input_are_one_line_and_those_of_the_program_are_not_hidden(error, line):
+    assert commands.in_one_line(error) == line

@@ -173,7 +173,7 @@ def test_gauss_newton_diagonal_of_every_kind_of_product():
     assert_both(functions, want, every_kind_of_product, params, {}, images)
 
 
-@pytest.mark.parametrize("logits", [(0.3, -0.2, 1.0, 0.1), (-3.0, 40.0, 0.0), (2.0,)])
+@pytest.mark.parametrize("logits", [(0.3, -0.2, 1.0, 0.1), (-3.0, 40.0, 0.0), (2.0, -1.0)])
 def test_softmax_factors_keep_their_digits_however_sure_the_network(logits):
     logits = np.array(logits)
     p = np.exp(logits - logits.max())

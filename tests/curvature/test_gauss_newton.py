@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
+from jaxsharp.core.keys import stream
 from jaxsharp.curvature import (
     bernoulli,
     categorical,
@@ -70,9 +71,9 @@ def test_gauss_newton_and_fisher_equal_their_dense_matrices(name):
 
     of_loss, of_label, p = scores(*args)
     drawn = [
-        jax.random.categorical(key, logits)
+        categorical.sample(key, logits)
         for i, logits in enumerate(case.apply(*args))
-        for key in jax.random.split(jax.random.fold_in(KEY, i), 2)
+        for key in jax.random.split(jax.random.fold_in(stream(KEY, "monte_carlo_fisher"), i), 2)
     ]
     expected = (
         dense_ggn(case.apply, case.plain_output_loss, *args),

@@ -102,6 +102,14 @@ def test_preconditioned_product():
     for entry in (0.0, -1.0, np.inf, np.nan):
         with pytest.raises(ValueError, match=f"diagonal holds {entry}"):
             preconditioned(matvec, jnp.array([1.0, entry]))
+    for leaf in (2.0, 3, True, jnp.array([1j])):
+        with pytest.raises(ValueError, match=r"diagonal holds .*must be arrays of reals") as error:
+            preconditioned(matvec, jax.tree.map(lambda d, leaf=leaf: leaf, diagonal))
+        assert "\n" not in str(error.value)
+    for wrong in (jax.tree.map(lambda d: d[:1], diagonal), list(jax.tree.leaves(diagonal))):
+        with pytest.raises(ValueError, match=r"diagonal has the shapes .*the vector's") as error:
+            preconditioned(matvec, wrong)(case.params)
+        assert "\n" not in str(error.value)
 
 
 def test_is_linear():

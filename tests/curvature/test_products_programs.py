@@ -1,5 +1,6 @@
 """Curvature products in programs: in jit, vmap and loops, and what is compiled or refused."""
 
+import dataclasses
 import re
 
 import jax
@@ -7,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsharp.core import Batches, memory
+from jaxsharp.core import Batches, Budget, budget
 from jaxsharp.core.programs import primitives
-from jaxsharp.curvature import hessian, linearization
+from jaxsharp.curvature import hessian
 from tests.matrices import assert_close, case_of, dense_of, flat, product, random_like
 from tests.references import dense_matrix, dot_precisions
 
@@ -23,27 +24,32 @@ def test_batches_cannot_be_traced():
         jax.jit(matvec)(case.params)
 
 
-def test_strategy_is_visible(monkeypatch):
+def test_strategy_is_visible():
     case = case_of("tied")
     args = case.loss, case.params, case.batch
     assert hessian(*args).strategy == "linearized once, 11 examples, 11 at a time"
     recomputed = hessian(*args, chunk_size=4, recompute=True)
     assert recomputed.strategy == "recomputed in every product, 11 examples, 4 at a time"
-    monkeypatch.setattr(memory, "KEPT_SHARE", 1e-12)
-    monkeypatch.setitem(memory.CHUNK_BYTES, "cpu", 2000)
-    tight = hessian(*args)
+    tight = hessian(*args, memory=Budget(2000, 0, 0, vmapped=False))
     assert re.fullmatch(r"recomputed in .*, 11 examples, [1-6] at a time", tight.strategy)
     vector = random_like(case.params)
     assert_close(tight(vector), hessian(*args)(vector))
 
 
-def test_what_would_be_kept_grows_with_the_examples(monkeypatch):
-    asked, case = [], case_of("tied")
-    monkeypatch.setattr(linearization, "can_keep", lambda size: asked.append(size) or True)
-    for copies in (1, 2):
-        batch = jax.tree.map(lambda leaf, k=copies: jnp.concatenate([leaf] * k), case.batch)
-        hessian(case.loss, case.params, batch)
-    assert asked[1] == 2 * asked[0] > 0
+def test_what_would_be_kept_grows_with_the_examples():
+    case = case_of("tied")
+
+    def keeps(copies, kept_bytes):
+        batch = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * copies), case.batch)
+        memory = dataclasses.replace(budget(), kept_bytes=kept_bytes)
+        strategy = hessian(case.loss, case.params, batch, memory=memory, check=False).strategy
+        return not strategy.startswith("recomputed")
+
+    low, high = 0, 2**20
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if keeps(1, middle) else (middle, high)
+    assert keeps(2, 2 * high) and not keeps(2, 2 * high - 2)
 
 
 @pytest.mark.parametrize(("name", "chunk_size"), [("tied", None), ("custom_vjp", 4)])

@@ -49,9 +49,13 @@ def test_digits_follow_fourteen_forms_and_the_test_part_begins_in_the_twelfth():
     assert 1437 - forms[11] == 22
 
 
-def test_digits_look_at_no_directory(tmp_path):
-    digits = load("digits", data_dir=tmp_path / "absent")
-    assert digits.source == "digits.npz, embedded in jaxsharp"
+def test_digits_look_at_no_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXSHARP_DATA", str(tmp_path / "absent"))
+    assert load("digits").source == "digits.npz, embedded in jaxsharp"
+    message = error_of(load, "digits", data_dir=tmp_path)
+    assert (
+        message == f"digits is embedded in jaxsharp; data_dir is {tmp_path}, which it never reads"
+    )
 
 
 # Which place is read
@@ -92,8 +96,13 @@ def test_places_in_order(tmp_path, monkeypatch):
     monkeypatch.setenv("JAXSHARP_DATA", str(variable))
     assert read() == (1, str(variable))
     assert read(data_dir=argument) == (0, str(argument))
-    (tmp_path / "empty").mkdir()
-    assert read(data_dir=tmp_path / "empty") == (2, str(package))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.setenv("JAXSHARP_DATA", str(empty))
+    assert read() == (2, str(package))
+    # Who names a directory wants no other data than what is there.
+    message = error_of(load, "fashion_mnist", data_dir=empty)
+    assert str(empty) in message and str(package) not in message
     monkeypatch.chdir(argument)  # an empty variable does not mean the current directory
     monkeypatch.setenv("JAXSHARP_DATA", "")
     assert read() == (2, str(package))
@@ -124,12 +133,16 @@ def test_files_of_the_other_mnist_are_refused(tmp_path):
     assert message == f"{tmp_path}: expected the files of fashion_mnist, found those of mnist"
 
 
-def test_a_data_set_found_nowhere_says_what_to_do(tmp_path):
-    message = error_of(load, "fashion_mnist", data_dir=tmp_path)
+def test_a_data_set_found_nowhere_says_what_to_do(tmp_path, monkeypatch):
+    nowhere = str(tmp_path / "no package")
+    spec = DATASETS["fashion_mnist"]._replace(system_dir=nowhere)
+    monkeypatch.setitem(DATASETS, "fashion_mnist", spec)
+    monkeypatch.setenv("JAXSHARP_DATA", str(tmp_path))
+    message = error_of(load, "fashion_mnist")
     assert message.startswith("fashion_mnist is in none of ")
     for part in (
         str(tmp_path / "FashionMNIST/raw"),
-        DATASETS["fashion_mnist"].system_dir,
+        nowhere,
         "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, "
         "t10k-labels-idx1-ubyte (or .gz)",
         "--data-dir",

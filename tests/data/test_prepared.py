@@ -83,9 +83,10 @@ def test_prepared_copy_is_read_without_tensorflow(prepared, monkeypatch, where):
 
 def test_prepared_copy_comes_after_the_official_files(prepared, tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(prepared))
-    assert load("mnist", data_dir=tmp_path).source.endswith("(tensorflow-datasets)")
+    monkeypatch.setenv("JAXSHARP_DATA", str(tmp_path))
+    assert load("mnist").source.endswith("(tensorflow-datasets)")
     write_idx(tmp_path)
-    assert load("mnist", data_dir=tmp_path).source == str(tmp_path)
+    assert load("mnist").source == str(tmp_path)
 
 
 def copy_of(prepared, tmp_path, version="3.0.1"):

@@ -8,7 +8,7 @@ import scipy.optimize
 from jax.flatten_util import ravel_pytree
 
 from jaxsharp.measures import chain_exponents, minimize_over_scales, minimum_sharpness
-from jaxsharp.measures.minimum import duality_gap
+from jaxsharp.measures.scales import duality_gap
 from jaxsharp.networks import frozen_loss
 from tests.tinynets import cnn, generic_point, mlp, tiny_dataset
 
@@ -164,3 +164,40 @@ def test_minimum_sharpness_does_not_depend_on_labels_or_chunks(x64):
         np.testing.assert_allclose(chunked.value, want, rtol=1e-12)
     relabeled = batch._replace(labels=(batch.labels + 1) % 3)
     assert minimum_sharpness(network, params, stats, relabeled).value == want
+
+
+NEAR = {  # exponents as a function of how far they are from degenerate, and the infimum at 0
+    "line": (lambda eps: [[1.0], [-eps]], 1.0),
+    "plane": (lambda eps: [[1.0, 0.0], [-1.0, eps], [0.0, -1.0]], 2.0),
+    "scaled": (lambda eps: [[300.0, 0.0], [-300.0, 300.0 * eps], [0.0, -300.0]], 2.0),
+    "rank": (lambda eps: [[1.0, 0.0], [-1.0, 0.0], [1.0, eps], [-1.0, -eps]], 4.0),
+}
+
+
+@pytest.mark.parametrize("name", NEAR)
+@pytest.mark.parametrize("eps", [0.1, 1e-3, 1e-5])
+def test_exponents_clear_of_degeneracy_are_attained(name, eps):
+    exponents, limit = NEAR[name]
+    found = minimize_over_scales(np.ones(len(exponents(eps))), exponents(eps))
+    assert found.attained and found.gradient_norm < 1e-12
+    assert limit * (1 - 1e-12) <= found.value < limit * (1 + 20 * eps)
+    assert found.error < 1e-12 * found.value
+
+
+@pytest.mark.parametrize("name", NEAR)
+@pytest.mark.parametrize("eps", [1e-7, 1e-8, 1e-9, -1e-8])
+def test_nearly_degenerate_exponents_are_refused(name, eps):
+    exponents, _ = NEAR[name]
+    if name == "line" and eps < 0:
+        exponents = NEAR["plane"][0]
+    with pytest.raises(ValueError, match="exponents are nearly degenerate"):
+        minimize_over_scales(np.ones(len(exponents(eps))), exponents(eps))
+
+
+@pytest.mark.parametrize("name", NEAR)
+@pytest.mark.parametrize("eps", [0.0, 1e-13, -1e-13])
+def test_exponents_degenerate_to_rounding_are_so(name, eps):
+    exponents, limit = NEAR[name]
+    found = minimize_over_scales(np.ones(len(exponents(eps))), exponents(eps))
+    assert found.attained == (name == "rank")
+    np.testing.assert_allclose(found.value, limit, rtol=1e-9)

@@ -5,11 +5,14 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
+import scipy.stats
 from jax.flatten_util import ravel_pytree
 
+from jaxsharp.core import budget
+from jaxsharp.core.keys import stream
 from jaxsharp.core.trees import random_direction
 from jaxsharp.measures import random_perturbation
-from jaxsharp.measures.neighbourhood import loss_increases
+from jaxsharp.measures.neighbourhood import from_increases, loss_increases
 from jaxsharp.networks import frozen_loss
 from tests.references import dot_precisions
 from tests.tinynets import cnn, generic_point, mlp, tiny_dataset
@@ -27,7 +30,8 @@ def test_small_radii_give_the_trace(x64):
     radius, num = 1e-4, 400
     gradient = jax.grad(lambda f: loss(unflatten(f), batch))(flat)
     found = random_perturbation(
-        *(network, params, stats, batch, jax.random.key(0)), radius=radius, num_perturbations=num
+        *(network, params, stats, batch, jax.random.key(0)),
+        **{"radius": radius, "num_perturbations": num, "antithetic": False},
     )
     # The linear term has mean zero and the spread r |g| / sqrt(P).
     np.testing.assert_allclose(
@@ -35,24 +39,29 @@ def test_small_radii_give_the_trace(x64):
     )
     want = radius**2 * np.trace(hessian) / (2 * flat.size)
     assert abs(found.value - want) < 5 * found.error
-    # Antithetic pairs cancel the linear term, and what is left is r^2 u'Hu / 2.
-    keys = jax.random.split(jax.random.key(1), num)
-    draw = jax.jit(jax.vmap(lambda key: ravel_pytree(random_direction(key, params))[0]))
-    directions = draw(keys)
-    quadratic = np.einsum("ip,pq,iq->i", directions, hessian, directions) / 2
-    error = np.std(quadratic, ddof=1) / np.sqrt(num)
-    assert abs(np.mean(quadratic) - np.trace(hessian) / (2 * flat.size)) < 5 * error
+    # Pairs cancel the linear term, and what is left is r^2 u'Hu / 2.
+    pairs = random_perturbation(
+        *(network, params, stats, batch, jax.random.key(1)), radius=1e-3, num_perturbations=2 * num
+    )
+    want *= 100
+    spread = np.linalg.norm(hessian) * 1e-6 / (np.sqrt(2 * num) * flat.size)
+    assert abs(pairs.value - want) < 5 * pairs.error
+    assert pairs.error < 2 * spread < found.error
 
 
 def test_increases_are_losses_at_distance_radius(x64):
     network, params, stats, batch = setting(cnn())
     loss = frozen_loss(network.apply, stats)
     found = random_perturbation(
-        *(network, params, stats, batch, jax.random.key(3)), radius=2.0, num_perturbations=5
+        *(network, params, stats, batch, jax.random.key(3)),
+        radius=2.0,
+        num_perturbations=5,
+        antithetic=False,
     )
     want = []
+    drawn = stream(jax.random.key(3), "random_perturbation")
     for i in range(5):
-        direction = random_direction(jax.random.fold_in(jax.random.key(3), i), params)
+        direction = random_direction(jax.random.fold_in(drawn, i), params)
         moved = jax.tree.map(lambda p, d: p + 2.0 * d, params, direction)
         step = ravel_pytree(moved)[0] - ravel_pytree(params)[0]
         np.testing.assert_allclose(np.linalg.norm(step), 2.0, rtol=1e-12)
@@ -62,6 +71,80 @@ def test_increases_are_losses_at_distance_radius(x64):
     np.testing.assert_allclose(found.error, np.std(want, ddof=1) / np.sqrt(5), rtol=1e-9)
 
 
+def test_pairs_are_opposite_and_the_error_is_over_pairs(x64):
+    network, params, stats, batch = setting(cnn())
+    loss = frozen_loss(network.apply, stats)
+    found = random_perturbation(
+        *(network, params, stats, batch, jax.random.key(3)), radius=0.7, num_perturbations=6
+    )
+    base, want = loss(params, batch), []
+    for i in range(3):
+        direction = random_direction(
+            jax.random.fold_in(stream(jax.random.key(3), "random_perturbation"), i), params
+        )
+        for sign in (1, -1):
+            moved = jax.tree.map(lambda p, d, s=sign: p + s * 0.7 * d, params, direction)
+            want.append(float(loss(moved, batch) - base))
+    np.testing.assert_allclose(found.increases, want, rtol=1e-8)
+    pairs = np.reshape(want, (3, 2)).mean(1)
+    np.testing.assert_allclose(found.value, pairs.mean(), rtol=1e-8)
+    np.testing.assert_allclose(found.error, pairs.std(ddof=1) / np.sqrt(3), rtol=1e-8)
+
+
+@pytest.mark.parametrize("antithetic", [True, False])
+def test_stated_errors_are_those_over_keys(x64, antithetic):
+    """Over 200 keys: the spread is the stated error, and two of it cover the truth."""
+    network, params, stats, batch = setting(mlp(features=12), shape=(2, 3, 2))
+    num = 60
+    increases = jax.jit(
+        jax.vmap(
+            lambda key: loss_increases(
+                *(
+                    network,
+                    num,
+                    antithetic,
+                    False,
+                    None,
+                    1,
+                    budget(),
+                    params,
+                    stats,
+                    batch,
+                    key,
+                    0.5,
+                )
+            )
+        )
+    )(jax.random.split(jax.random.key(5), 220))
+    found = [from_increases(one, antithetic) for one in np.asarray(increases)]
+    values, errors = np.array([(f.value, f.error) for f in found]).T
+    truth = values.mean()  # of 220 times as many perturbations
+    assert 0.85 < np.sqrt(np.mean(errors**2)) / values.std(ddof=1) < 1.15
+    units = num // 2 if antithetic else num
+    width = scipy.stats.t.ppf(0.975, units - 1)
+    assert 0.90 <= np.mean(np.abs(values - truth) < width * errors) <= 0.98
+
+
+def test_a_small_radius_is_not_all_gradient(x64):
+    """Away from a minimum, at radius 0.1: pairs see the curvature, single directions only noise."""
+    network, params, stats, batch = setting(mlp(features=12), shape=(2, 3, 2))
+    arguments = (network, params, stats, batch, jax.random.key(2))
+    pairs = random_perturbation(*arguments, radius=1e-3)
+    single = random_perturbation(*arguments, radius=1e-3, antithetic=False, num_perturbations=49)
+    assert pairs.error < 0.3 * abs(pairs.value) and single.error > 5 * abs(pairs.value)
+    assert abs(single.value - pairs.value) < 5 * single.error
+
+
+def test_a_loss_that_is_not_finite_is_named(x64):
+    network, params, stats, batch = setting(mlp(features=12), shape=(2, 3, 2))
+    bad = jax.tree.map(lambda leaf: leaf * np.nan, params)
+    arguments = (stats, batch, jax.random.key(0))
+    with pytest.raises(ValueError, match="not finite at the parameters, or at all 4 perturbed"):
+        random_perturbation(network, bad, *arguments, num_perturbations=4)
+    with pytest.raises(ValueError, match=r"not finite at [1-9]\d* of 50 perturbed points"):
+        from_increases(np.where(np.arange(50) % 7 == 0, np.inf, 1.0), True)
+
+
 @pytest.mark.parametrize(("chunk_size", "vmapped"), [(13, 1), (4, 3), (5, 7), (1, 2)])
 @pytest.mark.parametrize("recompute", [False, True])
 def test_chunks_do_not_change_the_increases(x64, chunk_size, vmapped, recompute):
@@ -69,7 +152,7 @@ def test_chunks_do_not_change_the_increases(x64, chunk_size, vmapped, recompute)
     found = [
         random_perturbation(
             *(network, params, stats, batch, jax.random.key(0)),
-            num_perturbations=7,
+            num_perturbations=8,
             recompute=recompute,
             chunk_size=c,
             vmapped=v,
@@ -87,18 +170,27 @@ def test_recomputed_statistics_are_those_of_each_point(x64):
         logits, _ = network.apply(params, stats, batch.images, True)
         return -np.mean(np.asarray(jax.nn.log_softmax(logits))[np.arange(13), batch.labels])
 
-    direction = random_direction(jax.random.fold_in(jax.random.key(0), 0), params)
+    drawn = stream(jax.random.key(0), "random_perturbation")
+    direction = random_direction(jax.random.fold_in(drawn, 0), params)
     moved = jax.tree.map(lambda p, d: p + 5.0 * d, params, direction)
     arguments = (network, params, stats, batch, jax.random.key(0))
-    found = random_perturbation(*arguments, num_perturbations=2, recompute=True, chunk_size=4)
+    found = random_perturbation(*arguments, num_perturbations=4, recompute=True, chunk_size=4)
     np.testing.assert_allclose(found.increases[0], loss(moved) - loss(params), rtol=1e-8)
-    frozen = random_perturbation(*arguments, num_perturbations=2)
+    frozen = random_perturbation(*arguments, num_perturbations=4)
     assert abs(frozen.increases[0] - found.increases[0]) > 1e-2
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"radius": 0.0}, "radius is 0.0"), ({"num_perturbations": 1}, "num_perturbations is 1")],
+    [
+        ({"radius": 0.0}, "radius is 0.0"),
+        ({"num_perturbations": 1, "antithetic": False}, "num_perturbations is 1; a standard error"),
+        (
+            {"num_perturbations": 2},
+            "num_perturbations is 2; in pairs it must be even and at least 4",
+        ),
+        ({"num_perturbations": 49}, "num_perturbations is 49; in pairs it must be even"),
+    ],
 )
 def test_bad_settings_are_named(x64, arguments, message):
     network, params, stats, batch = setting(mlp())
@@ -108,7 +200,7 @@ def test_bad_settings_are_named(x64, arguments, message):
 
 def test_every_matrix_product_runs_at_highest_precision(x64):
     network, params, stats, batch = setting(cnn())
-    increases = partial(loss_increases, network, 3, True, 4, 1)
+    increases = partial(loss_increases, network, 4, True, True, 4, 1, budget())
     with jax.default_matmul_precision("default"):
         jaxpr = jax.make_jaxpr(increases)(params, stats, batch, jax.random.key(0), 1.0).jaxpr
     precisions = dot_precisions(jaxpr)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from jaxsharp.measures import top_eigenvalue
+from jaxsharp.measures import spectrum, top_eigenvalue
 from jaxsharp.networks import frozen_loss
 from tests.tinynets import cnn, generic_point, mlp, tiny_dataset
 
@@ -57,3 +57,84 @@ def test_too_few_products_are_reported_with_an_honest_residual(x64):
     assert found.num_products <= 4
     distance = np.abs(dense_eigenvalues(network, params, stats, batch) - found.value).min()
     assert distance <= found.error
+
+
+BULK = np.r_[np.linspace(0.995, 1.005, 1999), 1.1].astype(np.float32)
+
+
+def found_in_bulk(starts, tol=1e-2, num=300):
+    """What starts from some random keys find of 1,999 eigenvalues near 1 and one of 1.1."""
+    like = jnp.zeros(len(BULK))
+
+    @jax.jit
+    def from_key(key):
+        options = {"tol": tol, "max_products": 100, "starts": starts}
+        return spectrum.largest(lambda v: BULK * v, like, key, **options)
+
+    keys = jax.random.split(jax.random.key(0), num)
+    found = jax.device_get(jax.lax.map(from_key, keys))
+    return [spectrum.from_starts(jax.tree.map(lambda x, i=i: x[i], found)) for i in range(num)]
+
+
+def test_a_residual_vouches_for_an_eigenvalue_nearby_and_not_for_the_largest():
+    single = found_in_bulk(1)
+    second = [f for f in single if f.value < 1.05]
+    assert 0.02 * len(single) < len(second) < 0.12 * len(single)
+    for f in second:
+        assert f.converged and f.finished and f.confirmed is None
+        assert np.abs(BULK - f.value).min() <= f.error <= 1e-2 * f.value
+
+
+def test_a_second_start_finds_what_the_first_missed_or_says_so():
+    """Both miss it in one key of 220; where one does, the larger is taken and not confirmed."""
+    single, double = found_in_bulk(1), found_in_bulk(2)
+    disagree = 0
+    for one, two in zip(single, double, strict=True):
+        assert two.converged and two.num_products > one.num_products
+        if one.value < 1.05 < two.value:
+            disagree += 1
+            assert two.confirmed is False and not two.finished
+        if two.confirmed:
+            assert two.finished
+    assert disagree >= 5
+    missed = [two for two in double if two.value < 1.05]
+    assert len(missed) <= 5 and all(two.confirmed for two in missed)
+    assert np.mean([two.confirmed for two in double]) > 0.8
+
+
+def test_of_three_starts_two_must_agree():
+    three = found_in_bulk(3)
+    confirmed = np.mean([f.confirmed for f in three])
+    assert confirmed > np.mean([f.confirmed for f in found_in_bulk(2)])
+    assert sum(f.value < 1.05 for f in three if f.confirmed) <= 2
+
+
+def starts_that_found(values, residuals, converged):
+    arrays = (np.array(x) for x in (values, residuals, converged, [10] * len(values)))
+    return spectrum.from_starts(spectrum.Found(*arrays))
+
+
+def test_what_confirms_a_value():
+    near, far = [1.0, 1.015], [1.0, 1.03]
+    assert starts_that_found(near, [0.01, 0.01], [True, True]).confirmed
+    assert not starts_that_found(far, [0.01, 0.01], [True, True]).confirmed
+    assert not starts_that_found(near, [0.01, 0.01], [False, True]).confirmed
+    assert not starts_that_found(near, [0.01, 0.01], [True, False]).confirmed
+    assert starts_that_found([1.0, 2.0, 2.0], [0.01] * 3, [True] * 3).confirmed
+    found = starts_that_found(far, [0.01, 0.02], [True, True])
+    assert (found.value, found.error, found.converged, found.num_products) == (1.03, 0.02, True, 20)
+    alone = starts_that_found([1.0], [0.01], [False])
+    assert alone.confirmed is None and not alone.finished
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_starts_of_a_network_agree_on_the_largest(x64, name):
+    network, shape = NETWORKS[name]
+    batch = tiny_dataset(num=14, shape=shape).train
+    params, stats = generic_point(network)
+    arguments = (network, params, stats, batch, jax.random.key(0))
+    one, two = (top_eigenvalue(*arguments, tol=1e-6, starts=starts) for starts in (1, 2))
+    assert two.confirmed and two.finished and two.num_products > one.num_products
+    np.testing.assert_allclose(two.value, one.value, rtol=1e-9)
+    with pytest.raises(ValueError, match="starts is 0; it must be at least 1"):
+        top_eigenvalue(*arguments, starts=0)

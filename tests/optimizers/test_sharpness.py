@@ -20,14 +20,14 @@ from jaxsharp.optimizers.sharpness_aware.sam import asam_rule, multi_step_rule, 
 
 RULES = {
     "sam": sam_rule,
-    "asam": functools.partial(asam_rule, mask=None),
+    "asam": functools.partial(asam_rule, adaptive=None),
     "multi_step_sam": multi_step_rule,
     "gsam": gsam_rule,
     "look_sam": look_sam_rule,
     "friendly_sam": friendly_sam_rule,
     "momentum_sam": momentum_sam_rule,
 }
-OPTIONS = {"asam": {"mask": None}, "m_sam": {"m": 2}}
+OPTIONS = {"asam": {"adaptive": None}, "m_sam": {"m": 2}}
 every_rule = pytest.mark.parametrize("name", RULES)
 
 
@@ -80,7 +80,7 @@ def test_rho_changes_the_path_and_may_be_a_schedule_over_real_steps(name, x64):
 
 @every_rule
 def test_the_pure_gradient_takes_the_steps_of_the_wrapper(name, x64):
-    options = {k: v for k, v in OPTIONS.get(name, {}).items() if k != "mask"}
+    options = {k: v for k, v in OPTIONS.get(name, {}).items() if k != "adaptive"}
     init, gradient = sharp_gradient(value_and_grad, RULES[name](0.3, **options))
     params, batch = network()
     expected = trajectory(SHARPNESS_AWARE[name](optax.sgd(0.1), 0.3, **OPTIONS.get(name, {})), 7)

@@ -22,9 +22,9 @@ def make(sharp, base, name):
     if sharp is None:
         return tx
     wrapper, options = SHARP[sharp]
-    if wrapper == "asam" and "mask" not in options:
+    if wrapper == "asam" and "adaptive" not in options:
         mask = {n: problems.is_weight(n) for n in problems.PROBLEMS[name].params}
-        options = options | {"mask": mask}
+        options = options | {"adaptive": mask}
     return SHARPNESS_AWARE[wrapper](tx, RHO[name], **options)
 
 

@@ -36,7 +36,7 @@ BASES = {
 SHARP = {
     "sam": ("sam", {}),
     "asam": ("asam", {"eta": 0.01}),
-    "asam_everywhere": ("asam", {"eta": 1e-30, "mask": None}),
+    "asam_everywhere": ("asam", {"eta": 1e-30, "adaptive": None}),
     "multi_step_sam": ("multi_step_sam", {"num_steps": 3}),
     "m_sam": ("m_sam", {"m": 3}),
     "gsam": ("gsam", {"alpha": 0.4}),

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -47,6 +49,25 @@ def test_a_tree_and_its_texts_read_back(state):
     assert loaded["b"][0] == 3 and loaded["b"][1].tolist() == [True, False]
     for name, text in TEXTS.items():
         assert checkpoint.read_text(state, name) == text
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros(()),
+        np.empty((0, 3)),
+        np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        np.arange(6, dtype=np.int8)[::-2],
+        np.asarray(jnp.linspace(0, 1, 5).astype(jnp.bfloat16)),
+    ],
+)
+def test_every_kind_of_array_reads_back(tmp_path, array):
+    checkpoint.save(tmp_path / "state", {"x": array})
+    like = {"x": jax.ShapeDtypeStruct(array.shape, array.dtype)}
+    found = checkpoint.load(tmp_path / "state", like)["x"]
+    assert found.dtype == array.dtype and found.shape == array.shape
+    np.testing.assert_array_equal(found, array)
+    found[...] = 0  # it can be written to, as before
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Whose a directory is: configurations that clash, are damaged, or belong to something else."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -154,3 +155,37 @@ def test_a_study_writes_a_damaged_configuration_of_its_run_anew(tmp_path, damage
     assert lines == [f"{file} is missing or damaged; it is written anew"]
     with pytest.raises(RunError, match="seed 3 -> 4"):
         claims.keep_run(path, replace(CONFIG, seed=4), lines.append)
+
+
+def test_starting_over_removes_links_and_not_what_they_lead_to(run, tmp_path):
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "thesis.tex").write_text("years of work")
+    shutil.rmtree(run / "checkpoints")
+    (run / "checkpoints").symlink_to(victim)
+    (run / "history.csv").unlink()
+    (run / "history.csv").symlink_to(victim / "thesis.tex")
+    (run / ".tmp-config.json").symlink_to(victim / "thesis.tex")
+    for fresh in (False, True):
+        with contextlib.ExitStack() as stack:
+            if not fresh:
+                stack.enter_context(pytest.raises(files.ForeignError, match="a link; put"))
+            stack.enter_context(claims.claimed(run, asdict(CONFIG), fresh=fresh))
+    assert sorted(os.listdir(run)) == [".lock", "config.json"]
+    assert (victim / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_truth_value_is_no_number_of_a_configuration(run):
+    """Nor does a field outside of the settings stand for one inside."""
+    found = claims.read_config(run)
+    for changed, said in (
+        ({**found, "seed": True}, "seed True -> 3"),
+        ({**found, "epochs": 7, "settings": {**found["settings"], "epochs": 9}}, "epochs 9 -> 7"),
+        ({**found, "epochs": 7}, "'epochs' 7 -> None"),
+    ):
+        claims.write_config(run, changed)
+        with pytest.raises(RunError, match=said):
+            claims.claim_run(run, CONFIG)
+    claims.write_config(run, {**found, "seed": True})
+    with pytest.raises(RunError, match="seed True -> 1"):
+        claims.claim_run(run, replace(CONFIG, seed=1))

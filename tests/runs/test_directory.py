@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from jaxsharp import runs
-from jaxsharp.runs import RunError, Settings, checkpoint, claims, directory
+from jaxsharp.runs import RunError, Settings, checkpoint, claims, directory, files
 from tests import savedruns
-from tests.folders import damage, history_to, state_at
+from tests.folders import MADE_FROM, damage, history_to, state_at
 from tests.savedruns import CONFIG, saved_run
 
 run = savedruns.run  # the fixture
@@ -23,7 +23,7 @@ def unexpected(text):
 
 
 def test_a_state_reads_back_with_its_history(run):
-    state, history = directory.load(run, state_at(1), unexpected)
+    state, history = directory.load(run, state_at(1), MADE_FROM, unexpected)
     np.testing.assert_array_equal(state.params["w"], state_at(4).params["w"])
     assert int(state.epoch) == 4 and float(state.loss) == 0.25
     exact = history.astype(dict.fromkeys(directory.HISTORY[1:], "float32"))
@@ -34,7 +34,7 @@ def test_a_state_reads_back_with_its_history(run):
 
 def test_a_run_without_checkpoints_has_no_state(tmp_path):
     claims.claim_run(tmp_path, CONFIG)
-    assert directory.load(tmp_path, state_at(1), unexpected) is None
+    assert directory.load(tmp_path, state_at(1), MADE_FROM, unexpected) is None
     assert directory.latest_checkpoint(tmp_path) is None and not directory.is_trained(tmp_path, 7)
     with pytest.raises(RunError, match="has no intact checkpoint yet; train the run first"):
         runs.read_history(tmp_path)
@@ -45,7 +45,7 @@ def test_the_end_of_a_run_comes_before_every_epoch(run, end):
     assert directory.latest_checkpoint(run).name == "epoch_0004" and not directory.is_trained(
         run, 7
     )
-    directory.save(run, state_at(5, **{end: True}), history_to(5))
+    directory.save(run, state_at(5, **{end: True}), history_to(5), MADE_FROM)
     assert directory.latest_checkpoint(run).name == end and directory.is_trained(run, 7)
     assert len(runs.read_history(run)) == 5
     row = directory.row(run)
@@ -72,7 +72,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_is_taken(run):
     damage(run / "checkpoints" / "epoch_0004")
     (run / "history.csv").write_text("wrong")
     warnings = []
-    state, history = directory.load(run, state_at(1), warnings.append)
+    state, history = directory.load(run, state_at(1), MADE_FROM, warnings.append)
     assert int(state.epoch) == len(history) == 2
     assert sorted(os.listdir(run / "checkpoints")) == ["damaged-epoch_0004", "epoch_0002"]
     assert (run / "history.csv").read_text() == history_to(2).to_csv(index=False)
@@ -86,23 +86,23 @@ def test_with_no_intact_checkpoint_a_run_starts_over(run):
     for name in ("epoch_0002", "epoch_0004"):
         damage(run / "checkpoints" / name)
     warnings = []
-    assert directory.load(run, state_at(1), warnings.append) is None
+    assert directory.load(run, state_at(1), MADE_FROM, warnings.append) is None
     assert [w.rpartition(" from ")[2] for w in warnings] == ["epoch_0002", "the start"]
 
 
 def test_a_checkpoint_that_is_damaged_again_has_a_number(run):
     for _ in range(3):
         damage(run / "checkpoints" / "epoch_0004")
-        directory.load(run, state_at(1), lambda text: None)
-        directory.save(run, state_at(4), history_to(4))
+        directory.load(run, state_at(1), MADE_FROM, lambda text: None)
+        directory.save(run, state_at(4), history_to(4), MADE_FROM)
     aside = [f"damaged-epoch_0004{n}" for n in ("", "-2", "-3")]
     assert sorted(os.listdir(run / "checkpoints")) == [*aside, "epoch_0002", "epoch_0004"]
-    assert int(directory.load(run, state_at(1), unexpected)[0].epoch) == 4
+    assert int(directory.load(run, state_at(1), MADE_FROM, unexpected)[0].epoch) == 4
 
 
 def test_a_warning_goes_to_stderr(run, capsys):
     damage(run / "checkpoints" / "epoch_0004")
-    directory.load(run, state_at(1))
+    directory.load(run, state_at(1), MADE_FROM)
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("jaxsharp: warning: checkpoint ") and err.count("\n") == 1
 
@@ -110,7 +110,7 @@ def test_a_warning_goes_to_stderr(run, capsys):
 def test_a_state_of_another_network_is_refused_and_stays(run):
     like = state_at(1)._replace(params={"w": jnp.zeros(4)})
     with pytest.raises(ValueError, match=r"checkpoint .*epoch_0004"):
-        directory.load(run, like, unexpected)
+        directory.load(run, like, MADE_FROM, unexpected)
     assert directory.latest_checkpoint(run).name == "epoch_0004"
 
 
@@ -119,13 +119,13 @@ def test_the_history_beside_a_checkpoint_is_mended(run, content):
     file = run / "history.csv"
     file.unlink() if content is None else file.write_bytes(content)
     assert len(runs.read_history(run)) == 4
-    directory.load(run, state_at(1), unexpected)
+    directory.load(run, state_at(1), MADE_FROM, unexpected)
     assert file.read_text() == history_to(4).to_csv(index=False)
 
 
 def test_a_history_that_is_as_it_should_be_is_not_written_again(run):
     before = (run / "history.csv").stat()
-    directory.load(run, state_at(1), unexpected)
+    directory.load(run, state_at(1), MADE_FROM, unexpected)
     assert (run / "history.csv").stat().st_ino == before.st_ino
 
 
@@ -133,7 +133,7 @@ def test_a_damaged_history_gives_way_to_the_one_before(run):
     (run / "checkpoints" / "epoch_0004" / "history.csv").write_text("epoch\n9\n")
     assert len(runs.read_history(run)) == 2
     warnings = []
-    assert int(directory.load(run, state_at(1), warnings.append)[0].epoch) == 2
+    assert int(directory.load(run, state_at(1), MADE_FROM, warnings.append)[0].epoch) == 2
     assert "history.csv is not as it was written" in warnings[0]
 
 
@@ -144,7 +144,7 @@ def test_an_unfinished_save_leaves_the_run_as_it_was(run, monkeypatch):
     before = (run / "history.csv").read_bytes()
     monkeypatch.setattr(checkpoint.os, "rename", fail)
     with pytest.raises(OSError, match="No space"):
-        directory.save(run, state_at(6), history_to(6))
+        directory.save(run, state_at(6), history_to(6), MADE_FROM)
     assert directory.latest_checkpoint(run).name == "epoch_0004"
     assert (run / "history.csv").read_bytes() == before
 
@@ -155,6 +155,10 @@ TABLE = pd.DataFrame(
         "settings": ["", "eigenvalue_tol=0.01", "radius=5.0 num_perturbations=20"],
         "value": [np.float32(0.1), 1 / 3, float("nan")],
         "error": [0.0, 1e-300, float("nan")],
+        "error_kind": ["duality gap", "residual", "standard error"],
+        "finished": [1, 0, 0],
+        "cost": [11, 201, 0],
+        "cost_unit": ["passes, over the data", "Hessian products", "losses"],
     }
 )
 
@@ -165,7 +169,7 @@ def test_measurements_read_back_exactly(tmp_path):
     directory.write_sharpness(tmp_path, TABLE)
     pd.testing.assert_frame_equal(runs.read_sharpness(tmp_path, unexpected), TABLE)
     lines = (tmp_path / "sharpness.csv").read_text().splitlines()
-    assert lines[0] == "measure,settings,value,error,crc32"
+    assert lines[0] == "measure,settings,value,error,error_kind,finished,cost,cost_unit,crc32"
     directory.write_sharpness(tmp_path, empty)
     pd.testing.assert_frame_equal(runs.read_sharpness(tmp_path, unexpected), empty)
 
@@ -179,6 +183,18 @@ def test_a_damaged_measurement_is_left_out_and_named(tmp_path):
     assert list(left["measure"]) == ["minimum_sharpness", "random_perturbation"]
     (warning,) = warnings
     assert str(file) in warning and "'top_eigenvalue'" in warning and "measured again" in warning
+
+
+def test_measurements_of_an_older_version_are_left_out_and_named(tmp_path):
+    """Rows of four columns with right checksums."""
+    old = [["top_eigenvalue", "eigenvalue_tol=0.01", 1.5, 0.5]]
+    files.write_rows(tmp_path / "sharpness.csv", ("measure", "settings", "value", "error"), old)
+    warnings = []
+    assert len(runs.read_sharpness(tmp_path, warnings.append)) == 0
+    (warning,) = warnings
+    assert "of an older version" in warning and "'top_eigenvalue'" in warning
+    directory.write_sharpness(tmp_path, TABLE)
+    pd.testing.assert_frame_equal(runs.read_sharpness(tmp_path, unexpected), TABLE)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +211,7 @@ def test_a_row_has_the_settings_that_a_grid_varies(tmp_path):
     settings = Settings(learning_rate=0.3, weight_decay=0.0, batch_size=64, label_noise=0.5)
     config = replace(CONFIG, settings=settings).resolved()
     claims.claim_run(tmp_path, config)
-    directory.save(tmp_path, state_at(2), history_to(2))
+    directory.save(tmp_path, state_at(2), history_to(2), MADE_FROM)
     directory.write_sharpness(tmp_path, TABLE)
     row = directory.row(tmp_path)
     named = ["dataset", "model", "optimizer", "sam", "rho", "momentum", "weight_decay"]
@@ -204,4 +220,9 @@ def test_a_row_has_the_settings_that_a_grid_varies(tmp_path):
     assert [row[name] for name in named[4:]][2:] == [0.0, 0.3, 64, 0.5, 3, 2]
     assert row["rho"] == 0.05 and np.isnan(row["momentum"])
     assert row["test_accuracy"] == history_to(2)["test_accuracy"][1]
-    assert row["top_eigenvalue"] == 1 / 3 and row["top_eigenvalue_error"] == 1e-300
+    expected = {
+        **{"": 1 / 3, "_error": 1e-300, "_error_kind": "residual", "_finished": False},
+        **{"_cost": 201, "_cost_unit": "Hessian products"},
+    }
+    assert {part: row[f"top_eigenvalue{part}"] for part in expected} == expected
+    assert row["minimum_sharpness_finished"] is True

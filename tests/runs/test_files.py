@@ -171,3 +171,42 @@ def test_asking_who_holds_a_lock_keeps_nobody_out(tmp_path):
     with files.lock(tmp_path):
         assert 0.1 < time.monotonic() - begin < 0.9
     timer.join()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"a": NaN}', "NaN is no number of JSON"),
+        ('{"a": -Infinity}', "-Infinity is no number of JSON"),
+        ('{"a": 1, "a": 1}', "the field 'a' is there twice"),
+        ("[" * 30 + "]" * 30, "nested more than 20 deep"),
+        ("[" * 100_000 + "]" * 100_000, "nested more than 20 deep"),
+        ("9" * 5000, "limit"),
+    ],
+)
+def test_json_that_means_two_things_or_none_is_refused(tmp_path, text, said):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ValueError, match=said):
+        files.read_json(tmp_path / "a.json")
+    (tmp_path / "a.json").write_text('{"a": [1, {"b": null}]}')
+    assert files.read_json(tmp_path / "a.json") == {"a": [1, {"b": None}]}
+
+
+def test_a_file_too_large_for_a_text_is_not_read(tmp_path, monkeypatch):
+    (tmp_path / "a").write_text("12345")
+    monkeypatch.setattr(files, "LARGEST", 5)
+    assert files.read_bytes(tmp_path / "a") == b"12345"
+    monkeypatch.setattr(files, "LARGEST", 4)
+    with pytest.raises(files.ForeignError, match="has 5 bytes; it must have at most 4"):
+        files.read_bytes(tmp_path / "a")
+
+
+def test_a_folder_may_be_a_link_and_hold_none(tmp_path):
+    (tmp_path / "study" / "runs" / "a b").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "study")
+    for path in ("study", "link", "absent"):
+        files.check_tree(tmp_path / path)
+    (tmp_path / "study" / "runs" / "a b" / "up").symlink_to("..")
+    for path in ("study", "link"):
+        with pytest.raises(files.ForeignError, match=f"{path} holds .*a b/up', a link"):
+            files.check_tree(tmp_path / path)

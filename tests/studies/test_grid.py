@@ -29,7 +29,9 @@ vary_axes = st.fixed_dictionaries(
 )
 optimizers = st.lists(st.sampled_from(("sgd", "adam", "adagrad")), min_size=1, unique=True)
 variants = st.lists(st.sampled_from(SAM), min_size=1, max_size=3, unique=True)
-grids = st.tuples(optimizers.map(tuple), variants.map(tuple), st.integers(1, 3), vary_axes)
+grids = st.tuples(optimizers.map(tuple), variants.map(tuple), st.integers(1, 3), vary_axes).filter(
+    lambda grid: "rho" not in grid[3] or set(grid[1]) != {"none"}
+)
 
 
 def study(grid):
@@ -116,7 +118,7 @@ def test_a_hyper_parameter_that_is_absent_is_other_code(name):
     assert absent != one == two
 
 
-@given(grids, st.sampled_from([None, "2/3"]))
+@given(grids, st.sampled_from([None, "1/1"]))
 @settings(max_examples=20, deadline=None)
 def test_a_configuration_returns_from_json(grid, shard):
     config = replace(
@@ -134,7 +136,7 @@ def test_a_configuration_returns_from_json(grid, shard):
 
 
 def test_another_configuration_is_no_study():
-    with pytest.raises(TypeError):
+    with pytest.raises(ValueError, match="'colour' is no field; valid are dataset, model"):
         StudyConfig.from_dict({**GRID.as_dict(), "colour": "red"})
 
 
@@ -186,7 +188,7 @@ def test_parts_are_numbered_from_one():
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "", "wide", "²"])
 def test_a_width_that_is_none_is_refused(text):
-    assert f"width is {text!r}; it must be auto or a number from 1" in one_line(width_of, text)
+    assert f"width is {text!a}; it must be auto or a number from 1" in one_line(width_of, text)
     assert (width_of("auto"), width_of("12")) == (None, 12)
 
 

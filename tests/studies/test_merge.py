@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from jaxsharp.runs import RunError, Settings, checkpoint, claims, directory, files
+from jaxsharp.runs.fingerprint import DATA, PROGRAMS
 from jaxsharp.studies.merge import merge
-from tests.folders import STUDY, damage, make_run, make_study, state_at
+from tests.folders import MADE_FROM, STUDY, damage, make_run, make_study, state_at
 
 
 def shards(root, total=3):
@@ -56,7 +57,7 @@ def test_the_shards_make_the_whole_study(parts, tmp_path):
     copied = content(tmp_path / "out" / "runs")
     assert copied == {name: c for part in parts for name, c in content(part / "runs").items()}
     for name in names:
-        state, history = directory.load(tmp_path / "out" / "runs" / name, state_at(1))
+        state, history = directory.load(tmp_path / "out" / "runs" / name, state_at(1), MADE_FROM)
         assert int(state.epoch) == len(history) == 3
 
 
@@ -183,3 +184,61 @@ def test_numbers_survive_the_copy(parts, tmp_path):
         row = directory.row(tmp_path / "out" / "runs" / member.name)
         assert row["top_eigenvalue"] == 1.5 and row["epochs"] == 3
         np.testing.assert_allclose(row["train_loss"], 1 / 5)
+
+
+@pytest.mark.parametrize("name", [*DATA, *PROGRAMS])
+def test_parts_of_other_content_are_refused_by_what_differs(parts, tmp_path, name):
+    """Nothing of it is in the names; another optimizer has another program."""
+    part, config = parts[1], replace(STUDY, shard="2/3")
+    shutil.rmtree(part)
+    make_study(part, config, made_from=replace(MADE_FROM, **{name: "f" * 32}))
+    said = refusal(parts, tmp_path / "out")
+    assert f"({name.replace('_', ' ')} ffffffff -> 01234567)" in said
+    assert f"checkpoint {part}" in said and f"it cannot be merged with {parts[0]}" in said
+
+
+def test_each_optimizer_has_a_program_of_its_own(tmp_path):
+    """The shards of two optimizers differ in it, and are parts of one study."""
+    halves = [replace(STUDY, shard=f"{i}/2") for i in (1, 2)]
+    made = [replace(MADE_FROM, optimizer=digit * 32) for digit in "12"]
+    parts = [
+        make_study(tmp_path / str(i), half, made_from=each)
+        for i, (half, each) in enumerate(zip(halves, made, strict=True))
+    ]
+    assert [{m.optimizer for m in half.shard_members()} for half in halves] == [{"sgd"}, {"adam"}]
+    assert merge(parts, tmp_path / "out") == STUDY
+
+
+def test_another_run_in_the_place_of_one_is_refused_before_anything_is_copied(parts, tmp_path):
+    """The last of the output's places holds what the study did not make."""
+    out, member = tmp_path / "out", STUDY.members()[-1]
+    claims.claim(out, STUDY.as_dict())
+    make_run(out / "runs" / member.name, replace(member, seed=7))
+    before = content(out)
+    with pytest.raises(RunError, match=r"is of another configuration \(seed 7 -> 1\); remove it"):
+        merge(parts, out)
+    shutil.rmtree(out / "runs" / member.name)
+    (out / "runs" / member.name).mkdir()
+    (out / "runs" / member.name / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunError, match=r"has no config\.json"):
+        merge(parts, out)
+    left = {name for name in content(out) if name.name != files.LOCK}
+    kept = {name for name in before if "runs" not in name.parts and name.name != files.LOCK}
+    assert left == {*kept, (out / "runs" / member.name / "thesis.tex").relative_to(out)}
+
+
+def test_an_output_inside_of_a_part_is_refused(parts, tmp_path):
+    assert "one in the other" in refusal(parts, parts[0] / "runs" / "out")
+    with pytest.raises(RunError, match="one in the other"):
+        merge(parts, parts[0].parent)
+    assert sorted(os.listdir(parts[0].parent)) == [part.name for part in parts]
+
+
+def test_an_end_that_is_only_a_name_is_refused(parts, tmp_path):
+    """A run that is called converged, whose state says that it is not."""
+    member = replace(STUDY, shard="1/3").shard_members()[0]
+    saved = parts[0] / "runs" / member.name / "checkpoints" / "epoch_0003"
+    saved.rename(saved.with_name("converged"))
+    assert "converged holds epoch_0003 after 3 epochs, and a history of 3; both must be" in refusal(
+        parts, tmp_path / "out"
+    )

@@ -9,10 +9,12 @@ import pandas as pd
 import pytest
 
 from jaxsharp import runs, studies
+from jaxsharp.core import budget
 from jaxsharp.measures import Options
 from jaxsharp.runs import SAM, RunConfig, Settings, checkpoint, claims, directory
 from jaxsharp.studies import measuring, sweep
 from jaxsharp.studies.workbench import (
+    fingerprint,
     hyper_parameters,
     labels_of,
     make_recipe,
@@ -181,6 +183,7 @@ def test_a_diverged_run_has_rows_without_numbers(tmp_path, bench):
     assert row["diverged"] and not row["converged"]
     assert row["epochs"] == 1
     assert all(pd.isna(row[name]) and pd.isna(row[f"{name}_error"]) for name in MEASURES)
+    assert all((row[f"{name}_finished"], row[f"{name}_cost"]) == (False, 0) for name in MEASURES)
 
 
 @pytest.mark.parametrize("name", ["batch_size", "measure_size"])
@@ -237,11 +240,14 @@ def test_measures_see_the_first_examples_alone(tmp_path, bench):
     few = bench.dataset._replace(train=train_split._replace(labels=train_split.labels[:10]))
     few = few._replace(train=few.train._replace(images=train_split.images[:10]))
     small = bench._replace(dataset=few)
-    (_,), (other,) = train(tmp_path / "all", bench, seeds=(0,))
-    measuring.measure([replace(config, settings=SETTINGS)], [other], small, MEASURES[:2], OPTIONS)
-    one, two = (runs.read_sharpness(p)["value"] for p in (path, other))
-    np.testing.assert_array_equal(one, two)
-    measuring.measure([config], [other], bench, ("random_perturbation",), OPTIONS)
+    state = measuring.final_state(config, path, bench, fingerprint(config, bench))
+    trained = [(replace(config, settings=SETTINGS), state)]
+    width = measuring.auto_width(1, 1)
+    want = [
+        measuring.results(m, trained, small, OPTIONS, width, budget())[0][0] for m in MEASURES[:2]
+    ]
+    np.testing.assert_array_equal(runs.read_sharpness(path)["value"], want)
+    measuring.measure([config], [path], bench, ("random_perturbation",), OPTIONS)
 
 
 def test_measuring_needs_a_checkpoint(tmp_path, bench):

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from jaxsharp.core import budget
 from jaxsharp.networks import cross_entropy
 from jaxsharp.optimizers import OPTIMIZERS, SHARPNESS_AWARE, ascent_step
 from jaxsharp.studies.workbench import optimizer_factory
@@ -154,7 +155,7 @@ def test_evaluation_weighs_examples_and_not_chunks():
     want = cross_entropy(logits, dataset.train.labels)
     images, labels = map(jnp.asarray, dataset.train)
     np.testing.assert_allclose(
-        evaluation(network)(params, stats, (images, labels))[0], want, rtol=1e-6
+        evaluation(network)(params, stats, (images, labels), budget())[0], want, rtol=1e-6
     )
 
 

@@ -23,7 +23,7 @@ def machine(monkeypatch):
         monkeypatch.setattr(jax, "default_backend", lambda: platform)
         monkeypatch.setattr(jax, "devices", lambda: found)
         monkeypatch.setattr(jax, "process_count", lambda: processes)
-        monkeypatch.setattr(members, "device_bytes", lambda: memory_bytes)
+        monkeypatch.setattr(memory, "device_bytes", lambda: memory_bytes)
 
     return pretend
 
@@ -98,7 +98,7 @@ def test_meshes_that_cannot_be_are_refused(machine):
 def test_a_program_narrows_by_halves(machine, width, needed, groups, after):
     for platform, want in (("gpu", after), ("cpu", width)):
         machine(platform, groups)
-        assert narrower(width, needed, member_mesh(width)) == want
+        assert narrower(width, needed, member_mesh(width), memory.budget()) == want
 
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
@@ -108,10 +108,10 @@ def test_a_program_over_members_is_a_loop(monkeypatch, platform):
     rows = {"a": rng.normal(size=(5, 3)).astype(np.float32)}, np.arange(5.0, dtype=np.float32)
     shared = rng.normal(size=3).astype(np.float32)
 
-    def member(tree, scale, shared):
+    def member(tree, scale, shared, part=None):
         return {"out": scale * tree["a"] - shared}, jnp.cumsum(tree["a"] * shared)
 
-    found = jax.jit(over_members(member, member_mesh(5)))(rows, shared)
+    found = jax.jit(over_members(member, member_mesh(5), memory.budget()))(rows, shared)
     for i in range(5):
         want = member({"a": jnp.asarray(rows[0]["a"][i])}, rows[1][i], shared)
         jax.tree.map(
@@ -119,24 +119,21 @@ def test_a_program_over_members_is_a_loop(monkeypatch, platform):
         )
 
 
-def test_members_that_are_vmapped_share_the_memory_for_chunks(monkeypatch):
+def test_members_that_are_vmapped_share_the_memory_for_chunks():
     """On the CPU they follow each other, and each has all of it."""
     seen = []
 
-    def member(row, shared):
+    def member(row, shared, part):
         # 1 KiB an example and 4 MiB in all; twice that is written by the two operations.
         image = jnp.zeros((4096, 256))
-        seen.append(memory.affordable_chunk(lambda x: jnp.sin(x) * 2, image))
+        seen.append(memory.affordable_chunk(lambda x: jnp.sin(x) * 2, image, part))
         return row
 
     rows = (jnp.zeros(16),)
-    monkeypatch.setitem(memory.CHUNK_BYTES, "other", 2**23)
-    monkeypatch.setitem(memory.CHUNK_BYTES, "cpu", 2**23)
-    for platform in ("cpu", "gpu"):
-        monkeypatch.setattr(jax, "default_backend", lambda platform=platform: platform)
-        jax.eval_shape(over_members(member), rows, ())
+    for vmapped in (False, True):
+        whole = memory.Budget(2**23, 2**24, 2**24, vmapped)
+        jax.eval_shape(over_members(member, None, whole), rows, ())
     assert seen == [None, 256]
-    assert memory.affordable_chunk(lambda x: jnp.sin(x) * 2, jnp.zeros((4096, 256))) is None
 
 
 def test_a_name_belongs_to_exactly_one_process(monkeypatch):

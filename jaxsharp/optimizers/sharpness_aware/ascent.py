@@ -3,6 +3,7 @@
 Measures look for the worst loss in a neighbourhood with them, optimizers avoid it.
 """
 
+import re
 from collections.abc import Callable
 
 import jax
@@ -10,12 +11,16 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree, ScalarLike
 
-from jaxsharp.core.trees import Vector, scaled_to_norm, widen
+from jaxsharp.core.trees import Vector, check_real, scaled_to_norm, select, widen
 
-# Last parts of the paths of weights in Flax, Equinox and Haiku; "scale" is BatchNorm's weight.
-WEIGHTS = ("kernel", "weight", "w", "embedding", "scale")
+# Names of weights and of what is added to them in Flax, Equinox, Haiku and PyTorch. Those of the
+# first lines also count as a word of a longer name, as in hidden_kernel, W_q or bias_hh.
+WEIGHTS = {"kernel", "weight", "weights", "embedding", "embeddings", "w"}
+WEIGHTS_ALONE = {"scale", "gamma"}  # of a normalization
+BIASES = {"bias", "biases"}
+BIASES_ALONE = {"b", "offset", "shift", "beta"}  # of one axis; as matrices they would be weights
 
-Mask = PyTree[bool] | Callable[[PyTree], PyTree[bool]] | None
+Mask = PyTree | Callable[[PyTree], PyTree] | None
 
 
 def ascent_step(grads: Vector, rho: ScalarLike) -> Vector:
@@ -23,52 +28,86 @@ def ascent_step(grads: Vector, rho: ScalarLike) -> Vector:
 
     step = rho * grads / ||grads||_2, with the norm over the whole pytree and leaf dtypes kept. A
     zero gradient gives a zero step, never NaN; so does a gradient with an infinite or NaN entry,
-    which a second pass then meets unchanged.
+    which a second pass then meets unchanged. Raises ValueError for gradients that are not real.
 
     Foret et al. 2021 (arXiv 2010.01412), equation 2 with p = 2.
     """
+    check_real(grads, "grads")
     return scaled_to_norm(grads, rho)
 
 
 def weights_only(params: PyTree) -> PyTree[bool]:
-    """Return True for every leaf whose path ends in one of WEIGHTS, False for biases and others.
+    """Return True for every leaf that is a weight, False for every bias.
 
-    Raises ValueError if no path does: without names a mask has to be given.
+    The last name in a leaf's path decides, by its words without digits, whatever the case: kernel,
+    weight, w and embedding are weights, and scale or gamma alone, a normalization's; bias is one,
+    and b, offset, shift or beta alone of at most one axis. Under any other name what has two axes
+    or more is a weight.
+
+    Raises ValueError that names the parameters of which neither is known, and if none is a weight:
+    then a mask has to be given.
     """
-    mask = jax.tree.map_with_path(lambda path, _: _last_name(path) in WEIGHTS, params)
-    if jax.tree.leaves(params) and not any(jax.tree.leaves(mask)):
+    leaves, structure = jax.tree_util.tree_flatten_with_path(params)
+    roles = [_is_weight(_last_name(path), len(jnp.shape(leaf))) for path, leaf in leaves]
+    unknown = [
+        f"{jax.tree_util.keystr(path)} of shape {jnp.shape(leaf)}"
+        for (path, leaf), role in zip(leaves, roles, strict=True)
+        if role is None
+    ]
+    if unknown:
         raise ValueError(
-            f"no parameter's path ends in {', '.join(WEIGHTS)}; give a mask, or None for all"
+            f"neither a weight nor a bias by name and shape: {', '.join(unknown)}; give a mask of "
+            "True and False, or None for all"
         )
-    return mask
+    if roles and not any(roles):
+        raise ValueError("no parameter is a weight by name and shape; give a mask, or None for all")
+    return structure.unflatten(roles)
+
+
+def _is_weight(name, num_axes):
+    """True, False, or None where name and shape do not tell."""
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)
+    words = {word.lower() for word in words}
+    weight = bool(words & WEIGHTS) or (len(words) == 1 and words <= WEIGHTS_ALONE)
+    if words & BIASES:
+        return None if weight else False
+    if weight:
+        return None if "b" in words else True
+    if "b" in words or (len(words) == 1 and words <= BIASES_ALONE):
+        return False if num_axes < 2 else None
+    return True if num_axes >= 2 else None
 
 
 def _last_name(path):
-    """The last name in a path; what follows it are indices, as in a list of arrays."""
+    """The last name in a path; what follows it are indices, as in a list, or a box of Flax's."""
     names = [jax.tree_util.keystr((key,), simple=True) for key in path]
-    return next((name for name in reversed(names) if not name.isdigit()), "")
+    boxes = ("value", "raw_value") if len(names) > 1 else ()
+    return next((n for n in reversed(names) if not n.isdigit() and n not in boxes), "")
 
 
 def adaptive_ascent_step(
-    grads: Vector, params: Vector, rho: ScalarLike, *, eta: ScalarLike = 0.01, mask: Mask = None
+    grads: Vector, params: Vector, rho: ScalarLike, *, eta: ScalarLike = 0.01, adaptive: Mask = None
 ) -> Vector:
     """Return the maximizer of <grads, step> over the ellipsoid ||step / T||_2 <= rho.
 
-    step = rho * T^2 grads / ||T grads||_2,    T = |params| + eta where `mask` is True, else 1
+    step = rho * T^2 grads / ||T grads||_2,    T = |params| + eta where `adaptive` is True, else 1
 
-    `mask` is a pytree of bools of the structure of `params` or its upper part, or a function of
-    the parameters that returns one (`weights_only`); None: all of them. Zero, infinite and NaN
-    gradients as in `ascent_step`.
+    `adaptive` is a pytree of bools of the structure of `params` or its upper part, or a function
+    of the parameters that returns one (`weights_only`); None: all of them. `grads` may have None
+    in places where no step is wanted. Zero, infinite and NaN gradients as in `ascent_step`.
 
     Kwon et al. 2021 (arXiv 2102.11600), with the bias terms of T as in the authors' code: they
-    leave T = 1 for everything but weights, which is `mask=weights_only`.
+    leave T = 1 for everything but weights, which is `adaptive=weights_only`.
     """
-    mask = mask(params) if callable(mask) else mask
-    params = widen(params)
-    sizes = jax.tree.map(lambda p: jnp.abs(p) + eta, params)
-    if mask is not None:
-        sizes = jax.tree.map(
-            lambda adapt, part: part if adapt else jax.tree.map(jnp.ones_like, part), mask, sizes
-        )
+    check_real(grads, "grads")
+    adapted = select(params, adaptive(params) if callable(adaptive) else adaptive)
+
+    def size(g, p, a):
+        if g is None:
+            return None
+        return jnp.ones_like(p) if a is None else jnp.abs(p) + eta
+
+    is_none = lambda x: x is None  # noqa: E731
+    sizes = jax.tree.map(size, grads, widen(params), adapted, is_leaf=is_none)
     unit = scaled_to_norm(optax.tree.mul(sizes, widen(grads)), rho)
     return optax.tree.cast_like(optax.tree.mul(sizes, unit), grads)

@@ -9,11 +9,12 @@ from jaxtyping import PyTree
 
 from jaxsharp.core.chunks import num_examples
 from jaxsharp.optimizers.arguments import check_count, check_rate
-from jaxsharp.optimizers.sharpness_aware.ascent import ascent_step
+from jaxsharp.optimizers.sharpness_aware.ascent import Mask, ascent_step
 from jaxsharp.optimizers.sharpness_aware.rule import (
     Rho,
     Rule,
     at_step,
+    chosen,
     no_memory,
     sharpness_aware,
     shifted,
@@ -26,6 +27,7 @@ def m_sam(
     *,
     m: int = 16,
     vmapped: bool = False,
+    mask: Mask = None,
     axis_name: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """m-SAM: the mean of the SAM gradients of groups of m examples, each with its own ascent.
@@ -34,20 +36,21 @@ def m_sam(
     grads; `batch`, arrays with examples along the leading axis, is cut in order. `grads` is not
     looked at, so inside jit the pass that makes it is dropped, unless its loss is used.
 
-    Two gradients a step. Groups one after the other, or `vmapped`: all at once, with weights of
-    their own. Foret et al. 2021 (arXiv 2010.01412), section 4.1.
+    `mask` as in `sam`. Two gradients a step. Groups one after the other, or `vmapped`: all at
+    once, with weights of their own. Foret et al. 2021 (arXiv 2010.01412), section 4.1.
     """
     check_rate(rho=rho)
     check_count(m=m)
 
     def gradient(grad_fn, grads, params, memory, step, *, batch):
         def sharp(params, group):
-            ascent = ascent_step(grad_fn(params, group), at_step(rho, step))
+            clean = chosen(grad_fn(params, group), params, mask)
+            ascent = ascent_step(clean, at_step(rho, step))
             return (), grad_fn(shifted(params, ascent), group)
 
         return per_group(sharp, m, vmapped=vmapped)(params, batch)[1], memory
 
-    return sharpness_aware(base, Rule(no_memory, gradient, takes_batch=True), axis_name)
+    return sharpness_aware(base, Rule(no_memory(mask), gradient, takes_batch=True), axis_name)
 
 
 def per_group(value_and_grad: Callable, m: int, *, vmapped: bool = False) -> Callable:

@@ -13,8 +13,13 @@ device ascends on its own, which is m-SAM with m examples a device, and the call
 Gradient accumulation. `per_group(value_and_grad, m)` is the gradient of a batch in parts of
 m: give it to `sharp_gradient`, and the ascent is that of the whole batch. The other way round,
 `per_group` of a sharp gradient, or `optax.MultiSteps(base, k).gradient_transformation()` as the
-base, is m-SAM. `MultiSteps` around a wrapper would take the sharp gradient of the last part alone,
-and `optax.masked` around one hides parameters that grad_fn needs: masks belong to the base.
+base, is m-SAM. `MultiSteps` around a wrapper would take the sharp gradient of the last part alone.
+
+Masks. With `mask`, a pytree of bools of the structure of the parameters or its upper part, or a
+function of the parameters that returns one, the ascent and what a variant projects or remembers
+are those of the chosen parameters alone; the others get their gradient at the perturbed point (in
+LookSAM's steps in between, the clean one). What moves is the base's to say. `optax.masked` around
+a wrapper would hide parameters that grad_fn needs, and is refused.
 """
 
 import inspect
@@ -27,7 +32,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PyTree, ScalarLike
 
-from jaxsharp.core.trees import Vector, widen
+from jaxsharp.core.trees import Vector, added, check_real, select, widen
+from jaxsharp.optimizers.sharpness_aware.ascent import Mask
 
 Rho = ScalarLike | optax.Schedule
 GradFn = Callable[[PyTree], PyTree]
@@ -55,15 +61,29 @@ class SharpnessAwareState(NamedTuple):
     base: PyTree
 
 
-def no_memory(params: PyTree) -> tuple[()]:
-    """Return the memory of a rule that needs none."""
-    del params
-    return ()
+def chosen(tree: PyTree, params: PyTree, mask: Mask) -> PyTree:
+    """Return the part of a vector like `params` along which the ascent goes, None elsewhere.
+
+    Raises ValueError for a mask that does not fit, and for a chosen part that is not real.
+    """
+    part = select(tree, mask(params) if callable(mask) else mask)
+    check_real(part)
+    return part
 
 
-def zero_memory(params: PyTree) -> Vector:
-    """Return the memory of a rule that remembers a vector, at first zero."""
-    return optax.tree.zeros_like(widen(params))
+def no_memory(mask: Mask = None) -> Callable[[PyTree], tuple[()]]:
+    """Return `Rule.init` of a rule that remembers nothing; it checks the mask."""
+
+    def init(params):
+        chosen(params, params, mask)
+        return ()
+
+    return init
+
+
+def zero_memory(mask: Mask = None) -> Callable[[PyTree], Vector]:
+    """Return `Rule.init` of a rule that remembers a vector of the chosen part, at first zero."""
+    return lambda params: optax.tree.zeros_like(widen(chosen(params, params, mask)))
 
 
 def at_step(rho: Rho, step: Int[Array, ""] | int) -> ScalarLike:
@@ -72,8 +92,8 @@ def at_step(rho: Rho, step: Int[Array, ""] | int) -> ScalarLike:
 
 
 def shifted(params: PyTree, shift: Vector) -> PyTree:
-    """Return params + shift in the dtypes of `params`, rounded once."""
-    return optax.tree.cast_like(optax.tree.add(widen(params), shift), params)
+    """Return params + shift in the dtypes of `params`, rounded once; None in `shift` is zero."""
+    return optax.tree.cast_like(added(shift, widen(params)), params)
 
 
 def sharp_gradient(
@@ -115,6 +135,13 @@ def sharpness_aware(
     base = optax.with_extra_args_support(base)
 
     def init(params):
+        hidden = jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, optax.MaskedNode))
+        if any(isinstance(leaf, optax.MaskedNode) for leaf in hidden):
+            raise ValueError(
+                "params hold optax.MaskedNode: optax.masked or multi_transform around a "
+                "sharpness-aware optimizer hides parameters that grad_fn needs; put it inside, "
+                "around the base, and give the sharpness-aware optimizer its own mask"
+            )
         return SharpnessAwareState(jnp.zeros((), jnp.int32), rule.init(params), base.init(params))
 
     def update(grads, state, params=None, *, grad_fn=None, **extra_args):

@@ -1,0 +1,275 @@
+"""How often do the intervals of the analysis cover the truth?
+
+    python experiments/intervals.py
+
+Tables of runs whose population coefficients are known, many of each kind, through
+`jaxsharp.analysis`: how often is the coefficient inside its interval, which says 95 %? A column is
+the sum of effects of the configuration, of the seed, and of the run, all normal, and in two columns
+each effect has a correlation of its own; rank coefficients of any monotone functions of such
+columns are the same. With u, s, e the effects' shares of the variance of x, u', s', e' of y, and
+the correlations a, b, c, runs of different configuration and seed have correlation
+r = a sqrt(u u') + b sqrt(s s') + c sqrt(e e'), those of one configuration
+(b sqrt(s s') + c sqrt(e e')) / sqrt((s + e)(s' + e')); tau is 2/pi arcsin r, Spearman's coefficient
+6/pi arcsin(r / 2). Where no interval would be printed the rule is lifted, and the row says so.
+
+Means: as many values as seeds, of several distributions. Four minutes on two cores; `--smoke` takes
+seconds.
+"""
+
+import importlib.metadata
+import itertools
+import json
+import platform
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import tyro
+
+from jaxsharp.analysis import coefficients, mean_interval
+
+
+class Relation(NamedTuple):
+    """Shares of configuration, seed and run in the variances of x and y; correlations of each."""
+
+    x: tuple[float, float, float]
+    y: tuple[float, float, float]
+    correlations: tuple[float, float, float]
+
+    def truth(self, name: str) -> float:
+        """Population value of a coefficient."""
+        common = np.sqrt(np.multiply(self.x, self.y)) * self.correlations
+        if name == "within":
+            shares = sum(self.x[1:]) * sum(self.y[1:])
+            return 2 / np.pi * np.arcsin(sum(common[1:]) / np.sqrt(shares))
+        r = sum(common)
+        return {"raw": 2 * np.arcsin(r), "spearman": 6 * np.arcsin(r / 2)}[name] / np.pi
+
+
+OWN = {
+    "none": Relation((0.8, 0, 0.2), (0.8, 0, 0.2), (0, 0, 0)),
+    "none, configurations rule": Relation((0.98, 0, 0.02), (0.98, 0, 0.02), (0, 0, 0)),
+    "of configurations": Relation((0.8, 0, 0.2), (0.8, 0, 0.2), (0.6, 0, 0)),
+    "of runs": Relation((0.5, 0, 0.5), (0.5, 0, 0.5), (0.5, 0, 0.5)),
+    "of runs, strong": Relation((0.5, 0, 0.5), (0.5, 0, 0.5), (0.8, 0, 0.8)),
+    "opposite": Relation((0.7, 0, 0.3), (0.7, 0, 0.3), (0.8, 0, -0.5)),
+}
+SHARED = {
+    "none": Relation((0.8, 0, 0.2), (0.8, 0, 0.2), (0, 0, 0)),
+    "none, seeds in y": Relation((0.9, 0.02, 0.08), (0.1, 0.7, 0.2), (0, 0, 0)),
+    "none, seeds in both": Relation((0.5, 0.25, 0.25), (0.5, 0.25, 0.25), (0, 0, 0)),
+    "none, seeds rule": Relation((0.5, 0.45, 0.05), (0.5, 0.45, 0.05), (0, 0, 0)),
+    "of all": Relation((0.5, 0.25, 0.25), (0.5, 0.25, 0.25), (0.5, 0.5, 0.5)),
+    "of all, strong": Relation((0.5, 0.25, 0.25), (0.5, 0.25, 0.25), (0.8, 0.8, 0.8)),
+    "opposite": Relation((0.6, 0.1, 0.3), (0.6, 0.1, 0.3), (0.8, 0, -0.5)),
+}
+RELATIONS = {"own": OWN, "shared": SHARED}
+SHAPES = {
+    "own": [
+        *((8, 1), (12, 1), (16, 1), (8, 2), (12, 2), (24, 2)),
+        *((4, 3), (6, 3), (8, 3), (12, 3), (24, 3), (4, 5), (8, 5)),
+    ],
+    "shared": [
+        *((12, 2), (4, 3), (6, 3), (8, 3), (12, 3), (24, 3)),
+        *((8, 4), (12, 4), (4, 5), (8, 5), (12, 5), (8, 10)),
+    ],
+}
+SMOKE = {"own": [(8, 3)], "shared": [(8, 5)]}
+COEFFICIENTS = {
+    "raw": coefficients.kendall,
+    "within": coefficients.kendall_within,
+    "spearman": coefficients.spearman,
+}
+LEAST = ("MIN_GROUPS", "MIN_RUNS", "MIN_PAIRS", "MIN_SEEDS", "MIN_SEEDS_WITHIN")
+DISTRIBUTIONS = {
+    "normal": (lambda rng, n: rng.normal(size=n), 0.0),
+    "uniform": (lambda rng, n: rng.random(n), 0.5),
+    "accuracy, 324 of 360": (lambda rng, n: rng.binomial(360, 0.9, n), 324.0),
+    **{
+        f"log-normal, {sigma:g}": (
+            lambda rng, n, sigma=sigma: rng.lognormal(0, sigma, n),
+            float(np.exp(sigma**2 / 2)),
+        )
+        for sigma in (0.3, 0.5, 0.7, 1.0)
+    },
+}
+
+
+def intervals(
+    *, out: Path = Path("runs/intervals"), tables: int = 2000, seed: int = 0, smoke: bool = False
+) -> None:
+    """Simulate, and write coverage.csv, config.json and README.md.
+
+    Args:
+        out: Folder of the tables.
+        tables: Tables of each kind.
+        seed: Seed of all draws.
+        smoke: Two shapes and 200 tables of each kind.
+    """
+    begin = time.monotonic()
+    shapes, tables = (SMOKE, 200) if smoke else (SHAPES, tables)
+    kinds = [
+        (seeds, shape, relation)
+        for seeds in shapes
+        for shape, relation in itertools.product(shapes[seeds], RELATIONS[seeds])
+    ]
+    with ProcessPoolExecutor(2) as pool:
+        jobs = [
+            pool.submit(correlation_rows, *kind, tables, [seed, i]) for i, kind in enumerate(kinds)
+        ]
+        rows = [row for job in jobs for row in job.result()]
+    for i, (name, num) in enumerate(itertools.product(DISTRIBUTIONS, (2, 3, 5, 10))):
+        rows.append(mean_row(name, num, tables, [seed, len(kinds) + i]))
+    table = pd.DataFrame(rows)
+    command = f"python experiments/intervals.py --tables {tables} --seed {seed}{' --smoke' * smoke}"
+    config = configuration(command, time.monotonic() - begin)
+    out.mkdir(parents=True, exist_ok=True)
+    table.to_csv(out / "coverage.csv", index=False)
+    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (out / "README.md").write_text(page(table, config))
+    print((out / "README.md").read_text())
+
+
+def correlation_rows(
+    seeds: str, shape: tuple[int, int], relation: str, tables: int, key: list[int]
+) -> list[dict]:
+    """Coverage of every coefficient in tables of one shape and relation, a row each."""
+    rng, kind = np.random.default_rng(key), RELATIONS[seeds][relation]
+    group = np.repeat(np.arange(shape[0]), shape[1])
+    seed = np.tile(np.arange(shape[1]), shape[0]) if seeds == "shared" else None
+    xs, ys = draw(rng, kind, tables, *shape)
+    rows = []
+    for name, coefficient in COEFFICIENTS.items():
+        if name == "within" and shape[1] == 1:
+            continue
+        needed = coefficient(coefficients.Runs(xs[0], ys[0], group, seed), 0.95).remark
+        with lifted():
+            found = [
+                coefficient(coefficients.Runs(x, y, group, seed), 0.95)
+                for x, y in zip(xs, ys, strict=True)
+            ]
+        found = [c for c in found if not c.remark]
+        truth = kind.truth(name)
+        rows.append(
+            {
+                "statistic": name,
+                "groups": shape[0],
+                "runs_per_group": shape[1],
+                "seeds": seeds,
+                "relation": relation,
+                "truth": truth,
+                "tables": tables,
+                "with_interval": len(found),
+                "coverage": np.mean([c.low <= truth <= c.high for c in found]) if found else None,
+                "printed": "no" if needed.endswith("needed") or not found else "yes",
+            }
+        )
+    return rows
+
+
+def draw(
+    rng: np.random.Generator, relation: Relation, tables: int, groups: int, runs: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Columns x and y of tables: shape (tables, groups x runs), the runs of a group together."""
+    x = y = np.zeros((tables, groups, runs))
+    shapes = ((tables, groups, 1), (tables, 1, runs), (tables, groups, runs))
+    for u, v, r, shape in zip(*relation, shapes, strict=True):
+        first, second = rng.normal(size=(2, *shape))
+        x = x + np.sqrt(u) * first
+        y = y + np.sqrt(v) * (r * first + np.sqrt(1 - r**2) * second)
+    return x.reshape(tables, -1), y.reshape(tables, -1)
+
+
+class lifted:
+    """A block in which intervals are given however few runs there are."""
+
+    def __enter__(self):
+        self.least = {name: getattr(coefficients, name) for name in LEAST}
+        for name in LEAST:
+            setattr(coefficients, name, 2)
+
+    def __exit__(self, *_):
+        for name, least in self.least.items():
+            setattr(coefficients, name, least)
+
+
+def mean_row(name: str, num: int, tables: int, key: list[int]) -> dict:
+    """Coverage of the interval of the mean of a number of values of a distribution."""
+    rng, (sample, truth) = np.random.default_rng(key), DISTRIBUTIONS[name]
+    found = [mean_interval(sample(rng, num)) for _ in range(tables)]
+    found = [interval for interval in found if interval.low < interval.high]
+    return {
+        "statistic": "mean",
+        "runs_per_group": num,
+        "relation": name,
+        "truth": truth,
+        "tables": tables,
+        "with_interval": len(found),
+        "coverage": np.mean([i.low <= truth <= i.high for i in found]),
+        "printed": "yes",
+    }
+
+
+def configuration(command: str, seconds: float) -> dict:
+    """Command, machine and versions."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = {line.partition(":")[2].strip() for line in lines if line.startswith("model name")}
+    packages = ("jaxsharp", "numpy", "scipy", "pandas")
+    return {
+        "command": command,
+        "processor": ", ".join(sorted(names)) or platform.machine(),
+        "seconds": round(seconds),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def page(table: pd.DataFrame, config: dict) -> str:
+    """Smallest and largest coverage over the relations, a row a shape."""
+    tables = int(table["tables"].max())
+    text = f"""# Coverage of intervals
+
+    {config["command"]}
+
+{config["seconds"]} s on two cores of {config["processor"]}, Python {config["python"]}, \
+{", ".join(f"{name} {version}" for name, version in config["versions"].items())}.
+
+Coverage in % of intervals that say 95 %, smallest to largest over the relations; {tables} tables a
+kind, so that at 95 % one standard error is {100 * np.sqrt(0.95 * 0.05 / tables):.1f} %. In
+brackets: not printed, the rule that needs more was lifted.
+
+{coverage_table(table)}
+Means of runs, Student's t:
+
+| values | {" | ".join(DISTRIBUTIONS)} |
+|---{"|---" * len(DISTRIBUTIONS)}|
+"""
+    for num, rows in table[table["statistic"] == "mean"].groupby("runs_per_group"):
+        text += f"| {num} | {' | '.join(f'{100 * c:.1f}' for c in rows['coverage'])} |\n"
+    return text
+
+
+def coverage_table(table: pd.DataFrame) -> str:
+    """A row a shape in Markdown."""
+    text = f"| seeds | groups x runs | {' | '.join(COEFFICIENTS)} |\n|---|---|---|---|---|\n"
+    correlations = table[table["statistic"] != "mean"]
+    for (seeds, groups, runs), rows in correlations.groupby(
+        ["seeds", "groups", "runs_per_group"], sort=False
+    ):
+        cells = []
+        for name in COEFFICIENTS:
+            part = rows[rows["statistic"] == name]
+            part = part[part["with_interval"] > 0]
+            low, high = 100 * part["coverage"].min(), 100 * part["coverage"].max()
+            cell = f"{low:.1f} to {high:.1f}" if len(part) else "-"
+            cells.append(cell if (part["printed"] == "yes").all() or cell == "-" else f"({cell})")
+        text += f"| {seeds} | {groups:g} x {runs} | {' | '.join(cells)} |\n"
+    return text
+
+
+if __name__ == "__main__":
+    tyro.cli(intervals)

@@ -1,0 +1,166 @@
+"""Correlation coefficients of arrays, and jackknife intervals over configurations and seeds.
+
+`statistics.correlation` says what they are and where their coverage was simulated.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy import special
+
+MIN_GROUPS, MIN_RUNS, MIN_PAIRS = 8, 16, 24
+MIN_SEEDS, MIN_SEEDS_WITHIN = 3, 5  # where configurations share them
+ROUNDING = 1e-12
+NAN = float("nan")
+
+
+class Coefficient(NamedTuple):
+    """A correlation coefficient and the ends of its interval; NaN where there is none.
+
+    `remark` says why there is no interval, as in "3 seeds, 5 needed"; "" where there is one.
+    """
+
+    value: float
+    low: float
+    high: float
+    remark: str = ""
+
+
+class Runs(NamedTuple):
+    """Two columns of the same runs, the configuration of each, and its seed (None: its own)."""
+
+    x: Float[np.ndarray, " n"]
+    y: Float[np.ndarray, " n"]
+    group: Int[np.ndarray, " n"]
+    seed: Int[np.ndarray, " n"] | None
+
+
+def kendall(runs: Runs, confidence: float) -> Coefficient:
+    """Tau-b over all pairs of runs."""
+    every = np.ones((len(runs.x), len(runs.x)), dtype=bool)
+    return _coefficient(runs, lambda w: _kendall(w, runs.x, runs.y, every), confidence)
+
+
+def kendall_within(runs: Runs, confidence: float) -> Coefficient:
+    """Tau-b over the pairs of runs of the same configuration."""
+    same = same_group(runs.group)
+    paired = same.sum(axis=1) > 1
+    runs = Runs(*(None if column is None else column[paired] for column in runs))
+    same = same[np.ix_(paired, paired)]
+    pairs = num_pairs(same)
+    return _coefficient(runs, lambda w: _kendall(w, runs.x, runs.y, same), confidence, pairs)
+
+
+def spearman(runs: Runs, confidence: float) -> Coefficient:
+    """Pearson's coefficient of the mid-ranks of all runs."""
+    of_weights = lambda w: _pearson(w, _ranks(w, runs.x), _ranks(w, runs.y))  # noqa: E731
+    return _coefficient(runs, of_weights, confidence)
+
+
+def pearson(runs: Runs) -> Coefficient:
+    """Pearson's coefficient of all runs, without an interval."""
+    if len(runs.x) < 3 or np.ptp(runs.x) == 0 or np.ptp(runs.y) == 0:  # rounding is no variance
+        return Coefficient(NAN, NAN, NAN, "undefined")
+    value = float(_pearson(np.ones((1, len(runs.x))), runs.x, runs.y)[0])
+    return Coefficient(value, NAN, NAN, "coverage depends on the distribution")
+
+
+def same_group(group: Int[np.ndarray, " n"]) -> Bool[np.ndarray, "n n"]:
+    """Which pairs of runs are of the same configuration."""
+    return group[:, None] == group[None, :]
+
+
+def num_pairs(same: Bool[np.ndarray, "n n"]) -> int:
+    """Number of pairs of different runs in a mask."""
+    return int(np.triu(same, 1).sum())
+
+
+def _coefficient(
+    runs: Runs, of_weights: Callable, confidence: float, pairs: int | None = None
+) -> Coefficient:
+    """The coefficient of runs that are present `weights` times, with its interval.
+
+    `pairs` is the number of those within configurations, None for a coefficient of all.
+    """
+    num = len(runs.x)
+    within, pairs = pairs is not None, num * (num - 1) // 2 if pairs is None else pairs
+    units = [runs.group] if runs.seed is None else [runs.group, runs.seed, np.arange(num)]
+    present = [_one_left_out(labels) for labels in units]
+    values = of_weights(np.concatenate([np.ones((1, num)), *present]))
+    left = np.split(values[1:], np.cumsum([len(rows) for rows in present])[:-1])
+    value = float(values[0])
+    if pairs < 2 or np.isnan(value):
+        return Coefficient(NAN, NAN, NAN, "undefined")
+    counts = [("groups", len(left[0]), MIN_GROUPS), ("runs", num, MIN_RUNS)]
+    counts += [("pairs", pairs, MIN_PAIRS)]
+    if runs.seed is not None and (within or len(left[1]) > 1):
+        counts += [("seeds", len(left[1]), MIN_SEEDS_WITHIN if within else MIN_SEEDS)]
+    for name, found, least in counts:
+        if found < least:
+            return Coefficient(value, NAN, NAN, f"{found} {name}, {least} needed")
+    variance, degrees = _variance(left)
+    if not variance > ROUNDING or abs(value) > 1 - ROUNDING:
+        return Coefficient(value, NAN, NAN, "no spread")
+    half = special.stdtrit(degrees, (1 + confidence) / 2) * np.sqrt(variance / (1 - value**2))
+    ends = np.clip(np.arcsin(value) + np.array([-half, half]), -np.pi / 2, np.pi / 2)
+    return Coefficient(value, *map(float, np.sin(ends)))
+
+
+def _variance(left: list[Float[np.ndarray, " _"]]) -> tuple[float, float]:
+    """Variance of a coefficient and its degrees of freedom, from values with one unit left out.
+
+    Units are the configurations and, where these share seeds, the seeds and the single runs.
+    """
+    groups, *crossed = ((len(values) - 1) * float(np.var(values)) for values in left)
+    parts = [(groups, len(left[0]) - 1)]
+    if crossed and crossed[0] > crossed[1]:
+        parts.append((crossed[0] - crossed[1], len(left[1]) - 1))
+    total = sum(variance for variance, _ in parts)
+    if not total > 0:
+        return total, NAN
+    return total, total**2 / sum(variance**2 / degrees for variance, degrees in parts)
+
+
+def _one_left_out(labels: Int[np.ndarray, " n"]) -> Float[np.ndarray, "k n"]:
+    """Which runs are present (1, else 0) without those of one label, a row a label."""
+    return (np.unique(labels)[:, None] != labels[None, :]).astype(np.float64)
+
+
+def _kendall(
+    weights: Float[np.ndarray, "b n"],
+    x: Float[np.ndarray, " n"],
+    y: Float[np.ndarray, " n"],
+    same: Bool[np.ndarray, "n n"],
+) -> Float[np.ndarray, " b"]:
+    """Tau-b over the pairs in `same`, of runs that are present `weights` times."""
+    s = np.sign(x[:, None] - x[None, :]) * same
+    t = np.sign(y[:, None] - y[None, :]) * same
+    both, in_x, in_y = (((weights @ m) * weights).sum(axis=1) for m in (s * t, s * s, t * t))
+    return _ratio(both, in_x, in_y)
+
+
+def _ranks(
+    weights: Float[np.ndarray, "b n"], x: Float[np.ndarray, " n"]
+) -> Float[np.ndarray, "b n"]:
+    """Mid-ranks of the runs that are present, times two and centered: integers that sum to 0."""
+    return weights @ np.sign(x[None, :] - x[:, None])
+
+
+def _pearson(
+    weights: Float[np.ndarray, "b n"], x: Float[np.ndarray, "*m n"], y: Float[np.ndarray, "*m n"]
+) -> Float[np.ndarray, " b"]:
+    """Pearson's coefficient for each row of weights; x and y may differ between rows."""
+    total = np.maximum(weights.sum(axis=1, keepdims=True), 1)
+    x, y = (v - (weights * v).sum(axis=1, keepdims=True) / total for v in (x, y))
+    both, in_x, in_y = ((weights * a * b).sum(axis=1) for a, b in ((x, y), (x, x), (y, y)))
+    return _ratio(both, in_x, in_y)
+
+
+def _ratio(
+    both: Float[np.ndarray, " b"], in_x: Float[np.ndarray, " b"], in_y: Float[np.ndarray, " b"]
+) -> Float[np.ndarray, " b"]:
+    """both / sqrt(in_x in_y), NaN where that is 0 / 0."""
+    scale = np.sqrt(in_x * in_y)
+    return np.divide(both, scale, out=np.full_like(both, np.nan), where=scale > 0)

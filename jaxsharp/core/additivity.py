@@ -1,0 +1,160 @@
+"""Whether a loss is a mean over examples, so that data may be cut into chunks.
+
+    m f(whole) = a f(first a examples) + b f(the other b),    m = a + b,    and so its gradient
+
+holds for means over examples alone, a regularizer that is added once included; not for sums, for
+means over unmasked tokens, for batch statistics, nor for contrastive losses.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PyTree
+
+from jaxsharp.core.chunks import num_examples
+from jaxsharp.core.memory import Budget, affordable_chunk, budget
+from jaxsharp.core.programs import constants
+from jaxsharp.core.trees import merge, norm, select
+
+# Each is evaluated three times: less than two passes over a thousand.
+MOST_EXAMPLES = 600
+# What rounding may add up to, relative to what changing the last bits of the parameters does.
+ROUNDING = 64.0
+ADVICE = "give one loss per example and weights=, or take all data at once with chunk_size='whole'"
+
+
+class Comparison(NamedTuple):
+    """Of each piece and each mean: how the parts agree with the whole."""
+
+    whole: Float[Array, "..."]
+    parts: Float[Array, "..."]
+    gradients_apart: Float[Array, "..."]
+    equal: Bool[Array, "..."]
+
+
+class Additivity(NamedTuple):
+    """The check that `means(params, (examples, places))`, a tuple of scalars, are additive.
+
+    Compared on at most MOST_EXAMPLES examples from all over the data, in pieces that the memory
+    holds, each with its first third and the rest, in values and in gradients. Rounding is allowed
+    for by what the same piece gives at parameters whose last bits were changed, so that tiny
+    losses of well-trained networks pass, and by eps relative to the parts.
+    """
+
+    means: Callable
+    params: PyTree
+    mask: PyTree
+
+    def __call__(self, batch: PyTree, memory: Budget | None = None) -> bool | Bool[Array, ""]:
+        """Return True, or for traced values whether it is so; raise ValueError if it is not."""
+        n = num_examples(batch)
+        if n < 2:
+            return True
+        rows = spread(n, MOST_EXAMPLES)
+        if _holds_tracers(self.means, self.params, (batch, np.arange(n))):
+            return jnp.all(self._compare(rows, batch, memory or budget()).equal)
+        with jax.ensure_compile_time_eval():
+            found = self._compare(rows, batch, memory or budget())
+            found = Comparison(*(np.asarray(leaf) for leaf in found))
+        if not found.equal.all():
+            piece, mean = np.argwhere(~found.equal)[0]
+            whole, parts = found.whole[piece, mean], found.parts[piece, mean]
+            raise ValueError(
+                f"loss is no mean over examples: on some of them it is {whole:.7g}, the weighted "
+                f"mean of its two parts {parts:.7g}, gradients "
+                f"{found.gradients_apart[piece, mean]:.3g} apart; {ADVICE}"
+            )
+        return True
+
+    def _compare(self, rows, batch, memory) -> Comparison:
+        point = select(self.params, self.mask)
+        take = jax.jit(lambda leaf: leaf[rows])
+        sample = jax.tree.map(lambda a: a[rows] if isinstance(a, np.ndarray) else take(a), batch)
+        sample = sample, rows
+        gradients = partial(_values_and_gradients, self.means, self.params)
+        room = affordable_chunk(lambda part: gradients(point, part), sample, memory) or len(rows)
+        size = min(len(rows), max(room, 2))
+        count = len(rows) // size
+        _check_parts(self.means, self.params, sample, size)
+
+        @jax.jit
+        def compared(params, point, sample):
+            values = partial(_values_and_gradients, self.means, params)
+            pieces = jax.tree.map(
+                lambda a: a[: count * size].reshape(count, size, *a.shape[1:]), sample
+            )
+            return jax.lax.map(partial(_compare_parts, values, point), pieces)
+
+        with jax.default_matmul_precision("highest"):
+            return compared(self.params, point, sample)
+
+
+def spread(n: int, most: int) -> np.ndarray:
+    """Return the places of at most so many of n examples, evenly spread."""
+    count = min(n, most)
+    return np.arange(count) * n // count
+
+
+def _compare_parts(values, point, piece) -> Comparison:
+    size = num_examples(piece)
+    cut = max(1, size // 3)
+    eps = jnp.finfo(jnp.result_type(*jax.tree.leaves(point))).eps
+
+    def at_nearby(step):
+        wave = lambda x: jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape)  # noqa: E731
+        return values(
+            jax.tree.map(lambda x: x + x * (step.astype(x.dtype) * wave(x)), point), piece
+        )
+
+    both = jax.lax.map(at_nearby, jnp.array([0.0, 2 * eps]))
+    whole, nearby = (jax.tree.map(lambda a, i=i: a[i], both) for i in range(2))
+    first = values(point, jax.tree.map(lambda a: a[:cut], piece))
+    rest = values(point, jax.tree.map(lambda a: a[cut:], piece))
+
+    def mean(a, b):
+        return jax.tree.map(lambda x, y: x * (cut / size) + y * (1 - cut / size), a, b)
+
+    lengths = jax.vmap(norm)
+    parts = mean(first, rest)
+    difference, change = (
+        jax.tree.map(lambda a, b: a - b, whole, other) for other in (parts, nearby)
+    )
+    moves = [lengths(jax.tree.map(lambda g, x: g * x, part[1], point)) for part in (first, rest)]
+    value_size = mean(jnp.abs(first[0]), jnp.abs(rest[0])) + mean(*moves)
+    gradient_size = mean(lengths(first[1]), lengths(rest[1]))
+    values_equal = jnp.abs(difference[0]) <= ROUNDING * (eps * value_size + jnp.abs(change[0]))
+    apart = lengths(difference[1])
+    gradients_equal = apart <= ROUNDING * (eps * gradient_size + lengths(change[1]))
+    return Comparison(whole[0], parts[0], apart, values_equal & gradients_equal)
+
+
+def _values_and_gradients(means, params, point, data):
+    """Return the means and, along a new leading axis, their gradients."""
+    values, pull = jax.vjp(lambda x: jnp.stack(means(merge(x, params), data)), point)
+    (gradients,) = jax.vmap(pull)(jnp.eye(len(values), dtype=values.dtype))
+    return values, gradients
+
+
+def _check_parts(means, params, sample, size):
+    """Raise ValueError, in one line, where a loss cannot be taken of some of the examples."""
+    for part in {max(1, size // 3), size - max(1, size // 3), size}:
+        few = jax.tree.map(
+            lambda a, k=part: jax.ShapeDtypeStruct((k, *a.shape[1:]), a.dtype), sample
+        )
+        try:
+            jax.eval_shape(means, params, few)
+        except Exception as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ValueError(
+                f"loss cannot be taken of {part} examples ({reason}); {ADVICE}"
+            ) from error
+
+
+def _holds_tracers(fn, *args):
+    """Return whether arguments, or what the function closes over, are traced."""
+    known = [*jax.tree.leaves(args), *constants(jax.make_jaxpr(fn)(*args))]
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in known)

@@ -1,0 +1,89 @@
+"""What commands print while they work, and of themselves."""
+
+import importlib
+import re
+
+import pytest
+from rich.console import Console
+
+from jaxsharp import cli
+from jaxsharp.cli import commands
+from jaxsharp.cli.progress import Tracker
+from jaxsharp.cli.run import first_line
+from jaxsharp.data.datasets import DATASETS
+from jaxsharp.measures import MEASURES
+from jaxsharp.networks.models import MODELS
+from jaxsharp.optimizers import OPTIMIZERS
+from jaxsharp.runs.config import SAM as SAM_NAMES
+from jaxsharp.training import members
+
+
+@pytest.fixture(autouse=True)
+def jax_config_unchanged(monkeypatch):
+    monkeypatch.setattr(commands, "use_compilation_cache", lambda: None)
+    monkeypatch.setattr(members, "cores_as_devices", lambda: None)
+    monkeypatch.setattr(commands.signals, "handle", lambda: None)
+
+
+def test_progress_is_lines_with_rate_and_remaining_time(capsys):
+    console = Console(force_terminal=False, width=100)
+    for quiet in (False, True):
+        with Tracker(console, "study", 10, quiet=quiet) as tracker:
+            tracker.update(0, "adam", "compiling")
+            tracker.update(1, "adam", "epoch 1")  # the same text within ten seconds
+            tracker.update(5, "sgd", "epoch 0")
+        lines = capsys.readouterr().out.splitlines()
+        if quiet:
+            assert lines == []
+        else:
+            assert lines[0].startswith("study 0/10: adam compiling")
+            assert lines[1].startswith("study 5/10: sgd epoch 0")
+            assert "/s, about " in lines[1] and len(lines) == 2
+
+
+def test_nothing_is_foretold_from_a_step_that_compiled(monkeypatch, capsys):
+    clock = iter([0.0, 1.0, 101.0, 103.0])
+    monkeypatch.setattr("jaxsharp.cli.progress.time.monotonic", lambda: next(clock))
+    with Tracker(Console(force_terminal=False, width=100), "study", 90) as tracker:
+        tracker.update(70, "a")  # a study that is continued
+        tracker.update(71, "b")  # a hundred seconds of compilation
+        tracker.update(75, "c")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["study 70/90: a", "study 71/90: b", "study 75/90: c (2/s, about 8 s left)"]
+
+
+def test_progress_is_a_bar_on_a_terminal(capsys):
+    console = Console(force_terminal=True, width=100)
+    with Tracker(console, "study", 10) as tracker:
+        tracker.update(5, "adam", "epoch 3")
+        tracker.bar.refresh()
+    out = capsys.readouterr().out
+    assert "adam epoch 3" in out and "5/10" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("study", {"--dataset": DATASETS, "--model": MODELS, "--optimizers": OPTIMIZERS}),
+        ("study", {"--sam": SAM_NAMES, "--measures": MEASURES}),
+        ("train", {"--dataset": DATASETS, "--optimizer": OPTIMIZERS, "--sam": SAM_NAMES}),
+        ("sharpness", {"--measures": MEASURES}),
+    ],
+)
+def test_help_has_two_examples_and_names_what_is_valid(name, options, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([name, "--help"])
+    out = capsys.readouterr().out
+    assert len(re.findall(rf"^jaxsharp {name} .+", out, flags=re.M)) == 2
+    assert "options options" not in out
+    for option, names in options.items():
+        (of_option,) = re.findall(rf"^\W*{option} (.*?)(?=^\W*--)", out, flags=re.M | re.S)
+        assert all(known in re.split(r"[^a-z0-9_]+", of_option) for known in names)
+
+
+@pytest.mark.parametrize("name", commands.COMMANDS)
+def test_help_says_of_a_command_what_its_function_says(name):
+    """The line stands twice, as help imports no command."""
+    command = commands.COMMANDS[name]
+    module = importlib.import_module(f"jaxsharp.cli.{command.module}")
+    assert command.summary == first_line(getattr(module, command.function))

@@ -1,0 +1,87 @@
+"""Records of the measures, as tables have them: whether the error holds, flag and cost."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxsharp.core import budget
+from jaxsharp.measures import MEASURES, Options, Record
+from tests.tinynets import cnn, generic_point, mlp, tiny_dataset
+
+OPTIONS = Options(num_perturbations=4, eigenvalue_starts=2)
+
+
+def recorded(name, network, params, stats, batch, options=OPTIONS):
+    measure = MEASURES[name]
+    arrays = measure.arrays(network, params, stats, batch, jax.random.key(0), options, budget())
+    return measure.record(network, params, stats, batch.images, options, jax.device_get(arrays))
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_a_record_has_value_error_flag_and_cost(name):
+    network, batch = cnn(), tiny_dataset(num=12).train
+    params, stats = generic_point(network, dtype=jnp.float32)
+    found = recorded(name, network, params, stats, batch)
+    assert isinstance(found, Record) and found.finished is True
+    assert np.isfinite(found.value) and 0 < found.error < abs(found.value) + 1
+    outputs = network.apply(params, stats, batch.images, False)[0].shape[1]
+    if name == "minimum_sharpness":
+        assert found.cost == 1 + outputs
+    elif name == "top_eigenvalue":
+        assert 2 * 2 <= found.cost <= 2 * 200
+    else:
+        assert found.cost == 4 + 1
+
+
+@pytest.mark.parametrize("scale", [1.0, 8.0])
+def test_the_error_of_minimum_sharpness_holds_for_its_float32_traces(scale):
+    """At large logits too, where rounding weighs most; the duality gap alone is far below it."""
+    network, batch = mlp(widths=(16, 8)), tiny_dataset(num=40).train
+    params, stats = generic_point(network, dtype=jnp.float32)
+    last = max(params)
+    params = {**params, last: jax.tree.map(lambda a: scale * a, params[last])}
+    single = recorded("minimum_sharpness", network, params, stats, batch)
+    with jax.enable_x64(True):
+        double = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), (params, stats, batch))
+        exact = recorded("minimum_sharpness", network, *double)
+    off = abs(single.value - exact.value)
+    assert exact.error < 1e-12 * exact.value < off < single.error < 1e-3 * single.value
+
+
+def test_an_infimum_that_is_not_attained_is_not_finished():
+    network, batch = mlp(), tiny_dataset(num=12).train
+    params, stats = generic_point(network, dtype=jnp.float32)
+    traces = jax.tree.map(lambda leaf: np.float32(1), params)
+    dead = {**traces, "dense2": {**traces["dense2"], "kernel": np.float32(0)}}
+    record = MEASURES["minimum_sharpness"].record
+    assert record(network, params, stats, batch.images, OPTIONS, traces).finished
+    # A scale above 1 for layer 1 and below for layer 2 lets the first layer's terms vanish.
+    found = record(network, params, stats, batch.images, OPTIONS, dead)
+    assert not found.finished and found.error < 1e-3 * found.value
+
+
+@pytest.mark.parametrize("limit", [3, 200])
+def test_an_eigenvalue_that_stops_at_the_product_limit_is_not_finished(monkeypatch, limit):
+    monkeypatch.setattr("jaxsharp.measures.spectrum.MAX_PRODUCTS", limit)
+    network, batch = mlp(), tiny_dataset(num=12).train
+    params, stats = generic_point(network, dtype=jnp.float32)
+    options = Options(eigenvalue_tol=1e-4)
+    found = recorded("top_eigenvalue", network, params, stats, batch, options)
+    assert found.finished == (limit == 200)
+    assert found.cost <= limit and (found.error <= 1e-4 * found.value) == found.finished
+
+
+def test_options_that_no_measure_can_take_are_refused():
+    with pytest.raises(ValueError, match="eigenvalue_starts is 0; it must be at least 1"):
+        Options(eigenvalue_starts=0).check()
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_a_measure_that_is_not_finite_says_why(name):
+    network, batch = mlp(), tiny_dataset(num=12).train
+    params, stats = generic_point(network, dtype=jnp.float32)
+    huge = jax.tree.map(lambda leaf: leaf * 1e20, params)
+    with pytest.raises(ValueError, match=r"not finite|finite and >= 0") as refused:
+        recorded(name, network, huge, stats, batch)
+    assert "\n" not in str(refused.value)

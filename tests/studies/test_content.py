@@ -1,0 +1,237 @@
+"""A folder knows content: whatever changed under the same names is refused and named."""
+
+import re
+import shutil
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxsharp import runs, studies
+from jaxsharp.networks import Network
+from jaxsharp.optimizers import OPTIMIZERS
+from jaxsharp.runs import RunError, Settings, claims, directory
+from jaxsharp.studies import measuring, sweep
+from jaxsharp.studies.grid import parse_vary
+from jaxsharp.studies.workbench import Workbench, fingerprint
+from tests.folders import state_at
+from tests.tinynets import NUM_CLASSES, tiny_dataset
+
+CONFIG = studies.StudyConfig(
+    dataset="mine",
+    model="mine",
+    optimizers=("sgd",),
+    sam=("none",),
+    seeds=2,
+    measures=("top_eigenvalue",),
+    settings=Settings(epochs=1, batch_size=8),
+)
+DATA = tiny_dataset(num=24, shape=(2, 2, 1))
+SHIFT = np.linspace(-1, 1, 4, dtype=np.float32)
+
+
+@jax.custom_jvp
+def gentle(x):
+    return jnp.tanh(x)
+
+
+gentle.defjvp(lambda x, dx: (gentle(*x), dx[0]))
+
+
+@jax.custom_jvp
+def steep(x):
+    return jnp.tanh(x)
+
+
+steep.defjvp(lambda x, dx: (steep(*x), 2 * dx[0]))
+
+
+def network(activation=gentle, scale=255.0, shift=SHIFT, width=3, rate=0.5):
+    """A network of a researcher's own, made of plain functions."""
+
+    def init(key):
+        keys = jax.random.split(key)
+        shapes = {"in": (4, width), "out": (width, NUM_CLASSES)}
+        draw = lambda key, shape: rate * jax.random.normal(key, shape)  # noqa: E731
+        return {name: draw(k, s) for k, (name, s) in zip(keys, shapes.items(), strict=True)}, {}
+
+    def apply(params, stats, images, train):
+        x = images.reshape(len(images), -1).astype(jnp.float32) / scale + shift
+        return activation(x @ params["in"]) @ params["out"], stats
+
+    return Network(init, apply, lambda params, stats, images: stats)
+
+
+def bench_of(dataset=DATA, **changes):
+    made = network(**changes)
+    return Workbench(dataset, made, made)
+
+
+def data_of(split="train", **changes):
+    return DATA._replace(**{split: getattr(DATA, split)._replace(**changes)})
+
+
+def with_one_pixel():
+    images = DATA.train.images.copy()
+    images[5, 1, 0, 0] ^= 1
+    return data_of(images=images)
+
+
+def another_split():
+    """The last training example is a test example instead."""
+    (images, labels), test = DATA.train, DATA.test
+    shorter = data_of(images=images[:-1], labels=labels[:-1])
+    moved = [np.concatenate([a[-1:], b]) for a, b in zip((images, labels), test, strict=True)]
+    return shorter._replace(test=type(test)(*moved))
+
+
+PERMUTED = np.roll(DATA.train.labels, 1)
+CHANGES = {
+    "activation": (lambda: bench_of(activation=jnp.sin), {"network"}),
+    "constant": (lambda: bench_of(scale=254.0), {"network"}),
+    "closed-over array": (lambda: bench_of(shift=SHIFT + np.float32(1e-6)), {"network"}),
+    "initialization": (lambda: bench_of(rate=0.25), {"network"}),
+    "width": (lambda: bench_of(width=4), {"network", "optimizer"}),
+    "derivative": (lambda: bench_of(activation=steep), {"network"}),
+    "trained network": (lambda: bench_of()._replace(trained=network(scale=254.0)), {"network"}),
+    "pixel": (lambda: bench_of(with_one_pixel()), {"train images"}),
+    "labels": (lambda: bench_of(data_of(labels=PERMUTED)), {"train labels"}),
+    "classes": (lambda: bench_of(DATA._replace(num_classes=4)), {"train labels"}),
+    "dtype": (
+        lambda: bench_of(data_of(images=DATA.train.images.astype(np.int16))),
+        {"train images", "network"},
+    ),
+    "test images": (
+        lambda: bench_of(data_of("test", images=DATA.test.images[::-1])),
+        {"test images"},
+    ),
+    "test labels": (
+        lambda: bench_of(data_of("test", labels=DATA.test.labels[::-1])),
+        {"test labels"},
+    ),
+    "split": (
+        lambda: bench_of(another_split()),
+        {"train images", "train labels", "test images", "test labels"},
+    ),
+}
+
+
+def content(path):
+    return {
+        p.relative_to(path): (p.read_bytes(), p.stat().st_mtime_ns)
+        for p in path.rglob("*")
+        if p.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    out = tmp_path_factory.mktemp("fingerprints") / "out"
+    claims.claim(out, CONFIG.as_dict())
+    studies.run(CONFIG, out, bench_of())
+    return out
+
+
+def refusal(study, call):
+    """What is said of a change; nothing is written or trained."""
+    before = content(study)
+    with pytest.raises(RunError) as caught:
+        call()
+    assert content(study) == before
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_changed_under_the_same_names_is_refused_and_named(study, monkeypatch, change):
+    make, fields = CHANGES[change]
+    bench = make()
+    monkeypatch.setattr(sweep, "epoch_program", None)  # nothing is compiled
+    monkeypatch.setattr(measuring, "measuring_program", None)
+    member = CONFIG.members()[0]
+    path = study / "runs" / member.name
+    for call in (
+        lambda: studies.run(CONFIG, study, bench),
+        lambda: sweep.train([member], [path], bench, save_every=1),
+        lambda: measuring.measure([member], [path], bench, CONFIG.measures, CONFIG.options),
+    ):
+        said = refusal(study, call)
+        assert re.search(r"checkpoint .*epoch_0001 was made from other data|another program", said)
+        named = set(re.findall(r"(\w+(?: \w+)?) [0-9a-f]{8} -> [0-9a-f]{8}", said))
+        assert named == fields and "--out" in said and "--fresh" in said
+
+
+def test_what_did_not_change_continues_and_is_not_repeated(study, monkeypatch):
+    """Another object of the same functions, more seeds, another order of names, other batches."""
+    monkeypatch.setattr(sweep, "epoch_program", None)
+    monkeypatch.setattr(measuring, "measuring_program", None)
+    before = (study / "runs.csv").read_bytes()
+    copied = bench_of(data_of(images=DATA.train.images.copy()), shift=SHIFT.copy())
+    studies.run(CONFIG, study, copied)
+    assert (study / "runs.csv").read_bytes() == before
+    first, second = CONFIG.members()
+    bench = bench_of()
+    assert fingerprint(first, bench) == fingerprint(second, bench)
+    noisy = replace(first, settings=replace(first.settings, label_noise=0.5, epochs=9))
+    assert fingerprint(noisy, bench) == fingerprint(first, bench)
+    orders = [("rho=0.1,0.2", "learning_rate=0.5"), ("learning_rate=0.5", "rho=0.2,0.1")]
+    grids = [replace(CONFIG, sam=("sam",), vary=parse_vary(o, CONFIG.settings)) for o in orders]
+    found = [{m.name: fingerprint(m, bench) for m in grid.members()} for grid in grids]
+    assert found[0] == found[1] and len(found[0]) == 4
+    batch = replace(first, settings=replace(first.settings, batch_size=4))
+    assert fingerprint(batch, bench).network == fingerprint(first, bench).network
+
+
+def test_an_optimizer_that_changed_is_refused_unless_what_changed_is_given(study, monkeypatch):
+    other = lambda learning_rate=0.3, **rest: sgd(learning_rate, **rest)  # noqa: E731
+    sgd = OPTIMIZERS["sgd"]
+    member = CONFIG.members()[0]
+    given = replace(member, settings=replace(member.settings, learning_rate=0.1))
+    before = [fingerprint(each, bench_of()) for each in (member, given)]
+    monkeypatch.setitem(OPTIMIZERS, "sgd", other)
+    after = [fingerprint(each, bench_of()) for each in (member, given)]
+    assert before[0].network == after[0].network
+    assert before[0].optimizer != after[0].optimizer and before[1] == after[1]
+    said = refusal(study, lambda: studies.run(CONFIG, study, bench_of()))
+    assert re.search(r"another program under the same name \(optimizer \w{8} -> \w{8}\)", said)
+
+
+def test_more_runs_beside_those_of_other_data_are_refused_before_any_is_trained(study, tmp_path):
+    out = shutil.copytree(study, tmp_path / "out")
+    shutil.rmtree(out / "runs" / CONFIG.members()[0].name)
+    grown = replace(CONFIG, optimizers=("adam", "sgd"), seeds=3)
+    said = refusal(out, lambda: studies.run(grown, out, bench_of(with_one_pixel())))
+    assert "other data under the same name (train images " in said
+
+
+def test_another_version_of_jax_is_told_and_other_data_still_refused(study, tmp_path, monkeypatch):
+    out = shutil.copytree(study, tmp_path / "out")
+    said = []
+    monkeypatch.setattr("jaxsharp.runs.fingerprint.warn_once", said.append)
+    monkeypatch.setattr(jax, "__version__", "99.0")
+    studies.run(CONFIG, out, bench_of())
+    assert said == []  # nothing differs but the version
+    path = out / "runs" / CONFIG.members()[0].name
+    directory.check_origin(path, fingerprint(CONFIG.members()[0], bench_of(scale=254.0)))
+    (line,) = said
+    assert re.fullmatch(
+        r"network: traced by jax \S+ on \w+, now by jax 99.0 on \w+; whether .* cannot be told",
+        line,
+    )
+    with pytest.raises(RunError, match=r"other data and another program .*train images.* network "):
+        bench = bench_of(with_one_pixel(), scale=254.0)
+        directory.check_origin(path, fingerprint(CONFIG.members()[0], bench))
+
+
+def test_measurements_whose_checkpoint_is_lost_are_not_taken_over(study, tmp_path):
+    out, lines = shutil.copytree(study, tmp_path / "out"), []
+    path = out / "runs" / CONFIG.members()[0].name
+    shutil.rmtree(path / "checkpoints")
+    made_from = fingerprint(CONFIG.members()[0], bench_of(with_one_pixel()))
+    assert directory.load(path, state_at(1), made_from, lines.append) is None
+    assert len(runs.read_sharpness(path)) == 0 and (path / "damaged-sharpness.csv").is_file()
+    assert lines == [
+        f"{path} has measurements and no checkpoint; they are now in damaged-sharpness.csv"
+    ]

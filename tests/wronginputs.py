@@ -1,0 +1,114 @@
+"""Wrong inputs over all commands, some hundred: what a user mistypes, overdoes or leaves out."""
+
+COUNT = ("", "many", "2.5", "1e3", "-1", "0", "nan", "1000000000000", "100000000000000000000")
+POSITIVE = ("", "fast", "nan", "inf", "-0.5", "0", "1e999", "0.1.2")
+AT_LEAST_0 = ("", "x", "nan", "inf", "-0.1", "1e999")
+NAMES = ("", ",", "bogus", "SGD", "sgd;adam", " ", "None", "../../x", "[b]sgd[/b]")
+SETTINGS = {
+    "--epochs": COUNT,
+    "--batch-size": COUNT,
+    "--patience": COUNT,
+    "--train-size": COUNT,
+    "--measure-size": COUNT,
+    "--holdout": tuple(value for value in COUNT if value != "0"),
+    "--learning-rate": POSITIVE,
+    "--momentum": (*AT_LEAST_0, "1", "1.5"),
+    "--weight-decay": AT_LEAST_0,
+    "--rho": AT_LEAST_0,
+    "--loss-below": POSITIVE,
+    "--change-below": POSITIVE,
+    "--label-noise": (*AT_LEAST_0, "1.01"),
+}
+MEASURING = {
+    "--eigenvalue-tol": POSITIVE,
+    "--radius": POSITIVE,
+    "--num-perturbations": COUNT,
+    "--measures": NAMES,
+}
+DATA = {
+    "--dataset": NAMES,
+    "--model": tuple(name for name in NAMES if name != "None"),
+    "--data-dir": ("", "no/such/folder", "a_file", "~nobody_of_this_name/x"),
+}
+STUDY = {
+    **SETTINGS,
+    **MEASURING,
+    **DATA,
+    "--optimizers": NAMES,
+    "--sam": tuple(name for name in NAMES if name != "None"),
+    "--seeds": COUNT,
+    "--save-every": COUNT,
+    "--devices-per-member": COUNT,
+    "--width": (*COUNT, "wide", "-auto"),
+    "--shard": ("", "1", "0/2", "3/2", "a/b", "1/0", "-1/2", "1/1000000000000", "1/2/3"),
+    "--vary": (
+        *("", "learning_rate", "learning_rate=", "learning_rate=a", "bogus=1", "=1", "seed=1"),
+        *("learning_rate=nan", "learning_rate=-1", "batch_size=1.5"),
+        *("batch_size=0", "batch_size=1000000000000", "epochs=3", "momentum=1", "rho=-1"),
+    ),
+    "--out": ("", "a_file", "a_file/below", "~nobody_of_this_name/x", "\0", "x" * 300),
+    "--coordinator": ("node", "node:99999", "node:x", "node:", ":1", "auto "),
+    "--num-processes": ("1", "x"),
+    "--process-id": ("0", "-1"),
+    "--fresh": ("maybe",),
+}
+TRAIN = {
+    **SETTINGS,
+    **DATA,
+    "--optimizer": NAMES,
+    "--sam": tuple(name for name in NAMES if name != "None"),
+    "--seed": ("", "x", "-1", "1.5", "4294967296", "100000000000000000000"),
+    "--save-every": COUNT,
+    "--out": ("", "a_file", "a_file/below", "~nobody_of_this_name/x"),
+}
+FOLDERS = ("", "no/such/folder", "a_file", "empty", "~nobody_of_this_name/x", "\0", "x" * 300)
+OTHERS = [
+    *(["sharpness", "a_run", option, value] for option, vs in MEASURING.items() for value in vs),
+    *(["sharpness", folder] for folder in FOLDERS),
+    *(["status", folder] for folder in FOLDERS),
+    *(["plot", folder] for folder in FOLDERS),
+    *(["merge", folder, "--out", "merged"] for folder in FOLDERS),
+    *(["plot", "a_run", "--out", out] for out in ("", "figure", "figure.doc", "no/such/f.png")),
+    *([command] for command in ("sharpness", "status", "plot", "merge", "", "trian", "-x", "..")),
+    *(["merge", "--out", "merged"], ["merge", "a_run"], ["merge", "a_run", "--out", "a_run"]),
+    *(["merge", "a_run", "a_run", "--out", "merged"], ["status", "a_run"], ["list", "digits"]),
+    *(["sharpness", "a_run", "a_run"], ["status", "empty", "empty"]),
+]
+COMMANDS = ("study", "train", "sharpness", "status", "plot", "merge", "list")
+TOGETHER = [
+    "study --learning-rate 0.1 --vary learning_rate=0.1,0.01",
+    "study --sam none --rho 0.1",
+    "study --sam none --vary rho=0.1,0.2",
+    "study --patience 300 --epochs 10 --change-below 0.1",
+    "study --num-processes 2 --process-id 0",
+    "study --coordinator localhost:1234",
+    "study --coordinator node --num-processes 2 --process-id 1",
+    "study --coordinator node:99999 --num-processes 2 --process-id 1",
+    "study --coordinator node: --num-processes 2 --process-id 1",
+    "study --coordinator host.invalid:1234 --num-processes 2 --process-id 1",
+    "study --coordinator localhost:1234 --num-processes 2 --process-id 2",
+    "study --dataset digits --data-dir empty",
+    "study --batch-size 100 --sam m_sam",
+    "study --holdout 1437",
+    "study --vary learning_rate=0.1 learning_rate=0.2",
+    "study --shard 2/3 --optimizers sgd --sam none --seeds 1",
+    "study --model lenet",
+    "train --rho 0.1",
+    "train --dataset mnist --data-dir empty",
+    "train --model lenet",
+    "train --patience 300 --epochs 10 --change-below 0.1",
+    "train sgd",
+    "train --optimizer sgd adam",
+]
+
+
+def wrong_inputs() -> list[list[str]]:
+    """Command lines, none of which may be accepted."""
+    single = [
+        *(["study", option, value] for option, values in STUDY.items() for value in values),
+        *(["train", option, value] for option, values in TRAIN.items() for value in values),
+    ]
+    unknown = [[command, "--no-such-option"] for command in COMMANDS]
+    missing = [["study", option] for option in STUDY if option not in ("--vary", "--fresh")]
+    missing += [["train", option] for option in TRAIN]
+    return [*single, *OTHERS, *unknown, *missing, *(line.split() for line in TOGETHER)]
