@@ -34,10 +34,10 @@ from jaxsharp.curvature.structure import (
     Structure,
     StructureError,
     activation_rows,
-    analyze,
     evaluate_tapped,
     like_leaf,
     read,
+    read_linear,
     signal_rows,
 )
 
@@ -131,7 +131,7 @@ class Reduction(NamedTuple):
 
 def _qualified(fn, params, stats, image):
     try:
-        return analyze(fn, params, stats, image)
+        return read_linear(fn, params, stats, image)
     except StructureError as error:
         instead = (
             "exact_ggn_traces and exact_ggn_diagonal, of the Gauss-Newton matrix, take any network"
@@ -150,6 +150,9 @@ def _mean_squares(fn, factors, reader, reduction, chunk_size, memory, params, st
     """Sums of squares of J_j^T s_k, reduced, over all examples, divided by their number."""
     image = jax.ShapeDtypeStruct(images.shape[1:], images.dtype)
     structure = reader(fn, params, stats, image)
+    (logits,) = structure.program.out_avals
+    if logits.ndim != 1:
+        raise StructureError(f"fn returned {logits}; it must return the logits, one vector")
     products = {p.leaf: p for p in structure.products.values()}
     leaves, treedef = jax.tree.flatten(params)
 

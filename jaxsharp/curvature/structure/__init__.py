@@ -1,17 +1,20 @@
 """What a network's program says about its parameters: linearity, and the rescalings it admits.
 
-reading    reads a program equation by equation; runs it with its products tapped
+analysis   what a program says: linearity, rescalings, constants that hold some back
+reading    reads a program equation by equation
 tables     operations by what they do to linearity and scale; which run a program of their own
-matrices   operands of a parameter's product as rows, for exact traces
+scales     the rescalings that its constraints leave
+taps       runs it with its products tapped; their operands as matrices
 rules      derivative rules of users, against the functions that they belong to
 """
 
-from jaxsharp.curvature.structure.matrices import activation_rows as activation_rows
-from jaxsharp.curvature.structure.matrices import like_leaf as like_leaf
-from jaxsharp.curvature.structure.matrices import signal_rows as signal_rows
+from jaxsharp.curvature.structure.analysis import Structure as Structure
+from jaxsharp.curvature.structure.analysis import analyze as analyze
+from jaxsharp.curvature.structure.analysis import read as read
+from jaxsharp.curvature.structure.analysis import read_linear as read_linear
 from jaxsharp.curvature.structure.reading import Product as Product
-from jaxsharp.curvature.structure.reading import Structure as Structure
 from jaxsharp.curvature.structure.reading import StructureError as StructureError
-from jaxsharp.curvature.structure.reading import analyze as analyze
-from jaxsharp.curvature.structure.reading import evaluate_tapped as evaluate_tapped
-from jaxsharp.curvature.structure.reading import read as read
+from jaxsharp.curvature.structure.taps import activation_rows as activation_rows
+from jaxsharp.curvature.structure.taps import evaluate_tapped as evaluate_tapped
+from jaxsharp.curvature.structure.taps import like_leaf as like_leaf
+from jaxsharp.curvature.structure.taps import signal_rows as signal_rows

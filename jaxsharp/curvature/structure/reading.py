@@ -1,29 +1,14 @@
-"""What a network's program says about its parameters: linearity, and the rescalings it admits.
+"""Reads a program equation by equation; what it reads it for, `analysis` says."""
 
-A network is traced for a single example, and each equation of the program is read once.
-
-*Linearity.* Every value carries the set of parameters it depends on. If sums, maxima and
-selections join these sets, products join only disjoint ones, and no other operation meets a
-parameter, the network is piecewise linear in each parameter with the others held fixed. Then
-every diagonal block of the Hessian of a convex output loss is that of the Gauss-Newton matrix.
-
-*Rescalings.* Give parameter j the factor exp(z_j). Every value then has a factor exp(<s, z>),
-provided that the terms of each sum, and the operands of each maximum, have the same one, and
-that whatever enters a nonlinear operation has none. These are linear equations in z; together
-with <s, z> = 0 for the logits, their solutions are the rescalings that leave the network's
-function unchanged. BatchNorm statistics are scaled along: a running mean like a bias, while a
-running variance passes through a square root of (var + eps) and so must keep its scale.
-"""
-
-from collections.abc import Callable
+import re
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-import scipy
-from jax.extend import core
-from jaxtyping import Array, Float, PyTree
+from jax.extend import core, source_info_util
 
+from jaxsharp.core.programs import subprograms
 from jaxsharp.curvature.structure import rules, tables
 from jaxsharp.curvature.structure.tables import is_product, kind, subprogram
 
@@ -44,38 +29,28 @@ class Product(NamedTuple):
 Place = tuple[int, ...]  # index of an equation, after those of the calls it stands in
 
 
-class Structure(NamedTuple):
-    """The program of one example, its products by place, and the exponents.
-
-    ``products`` has an entry for each parameter that enters nothing but one product;
-    ``exponents`` (J, K), one row a parameter leaf: for every v in R^K, multiplying leaf j by
-    exp(<exponents[j], v>) leaves the function unchanged (statistics scaled along);
-    ``refusals``: why the network is not piecewise linear in each parameter, empty if it is.
-    """
-
-    program: core.ClosedJaxpr
-    products: dict[Place, Product]
-    exponents: Float[np.ndarray, "J K"]
-    refusals: list[str]
-
-
 class Value(NamedTuple):
     """Abstract value: parameters it depends on, log scale, and the leaf it is a reshaping of.
 
-    ``scale`` is a vector over all leaves, or None where any scale fits (zeros, infinities).
+    ``scale`` is a vector over all leaves, or None where any scale fits (zeros, infinities);
+    ``data``: whether it depends on the example.
     """
 
     leaves: frozenset[int]
     scale: np.ndarray | None
     source: int | None = None
     reshapes: tuple[core.JaxprEqn, ...] = ()
+    data: bool = False
 
 
 class Reader:
     """Reads a program equation by equation and gathers what ``read`` returns."""
 
-    def __init__(self, num_leaves: int, names: list[str]):
-        self.num_leaves = num_leaves
+    def __init__(self, names: list[str], num_stats: int, captured: list[Any]):
+        self.num_leaves = len(names) + num_stats + len(captured)
+        self.columns = {id(c): len(names) + num_stats + i for i, c in enumerate(captured)}
+        self.first_use: dict[int, str] = {}
+        self.held: set[int] = set()
         self.names = names
         self.constraints: list[np.ndarray] = []
         self.uses = [0] * len(names)
@@ -85,26 +60,38 @@ class Reader:
 
     def constant(self, value: Any) -> Value:
         """A literal or constant array; zeros and infinities fit any scale."""
+        scale = np.zeros(self.num_leaves)
+        if isinstance(value, jax.core.Tracer):
+            return Value(frozenset(), scale)
         array = np.asarray(value)
-        anything = array.dtype != bool and not np.any(np.isfinite(array) & (array != 0))
-        return Value(frozenset(), None if anything else np.zeros(self.num_leaves))
+        if array.dtype != bool and not np.any(np.isfinite(array) & (array != 0)):
+            return Value(frozenset(), None)
+        if id(value) in self.columns and jnp.issubdtype(array.dtype, jnp.floating):
+            scale[self.columns[id(value)]] = 1
+        return Value(frozenset(), scale)
 
     def read(self, closed: core.ClosedJaxpr, inputs: list[Value], at: Place = ()) -> list[Value]:
         """Abstract outputs of a program."""
         jaxpr = closed.jaxpr
         env = dict(zip(jaxpr.constvars, map(self.constant, closed.consts), strict=True))
         env.update(zip(jaxpr.invars, inputs, strict=True))
+        captured = dict(zip(jaxpr.constvars, map(id, closed.consts), strict=True))
 
         def lookup(atom):
             return self.constant(atom.val) if isinstance(atom, core.Literal) else env[atom]
 
         for i, eqn in enumerate(jaxpr.eqns):
             operands, place = [lookup(atom) for atom in eqn.invars], (*at, i)
+            for atom in eqn.invars:
+                if not isinstance(atom, core.Literal) and atom in captured:
+                    self.first_use.setdefault(captured[atom], where(eqn))
             if inner := subprogram(eqn):
                 self.check_rule(eqn, operands)
                 outputs = self.read(inner, operands, place)
             else:
+                data = any(v.data for v in operands)
                 outputs = self.equation(eqn, operands, place)
+                outputs = [v._replace(data=data) for v in outputs]
             env.update(zip(eqn.outvars, outputs, strict=True))
         return [lookup(atom) for atom in jaxpr.outvars]
 
@@ -146,15 +133,24 @@ class Reader:
             self.keep_scale(operands)
             out = constant
         elif name in tables.PRODUCTS:
-            self.check_disjoint(name, operands)
-            scales = [v.scale for v in operands]
-            out = Value(leaves, None if any(s is None for s in scales) else sum(scales))
+            self.check_disjoint(f"{name}{where(eqn)}", operands)
+            self.hold(leaves, operands)
+            known = [v.scale for v in operands if v.scale is not None]
+            out = Value(leaves, sum(known) if len(known) == 2 else None)
         elif name == "div" and not operands[1].leaves and operands[1].scale is not None:
+            self.hold(leaves, operands)
             above, below = (v.scale for v in operands)
             out = Value(leaves, None if above is None else above - below)
         else:
-            out = self.unscaled(name, operands)
+            out = self.unscaled(name, eqn, operands)
         return [out] * len(eqn.outvars)
+
+    def hold(self, leaves: frozenset[int], operands: list[Value]) -> None:
+        """Note the statistics and constants that multiply the data before any parameter does."""
+        if not leaves and any(v.data for v in operands):
+            for value in operands:
+                if value.scale is not None:
+                    self.held.update(map(int, np.flatnonzero(value.scale)))
 
     def check_rule(self, eqn, operands: list[Value]) -> None:
         """Refuse a custom derivative that is not its function's, where a parameter meets it."""
@@ -162,12 +158,19 @@ class Reader:
         if eqn.primitive.name in tables.RULED and leaves:
             agrees = rules.is_derivative(eqn)
             if not agrees:
-                name = eqn.primitive.name.removesuffix("_call")
+                name = eqn.primitive.name.removesuffix("_call") + where(eqn)
                 what = "could not be compared with" if agrees is None else "is not"
                 self.false_rules.append(
                     f"the rule of a {name} that is applied to a value that depends on parameter "
                     f"{self.names[min(leaves)]} {what} its function's derivative"
                 )
+
+    def check_rules_inside(self, jaxpr: core.Jaxpr, operands: list[Value]) -> None:
+        """``check_rule`` of every custom derivative at any depth of a loop or branch."""
+        for eqn in jaxpr.eqns:
+            self.check_rule(eqn, operands)
+        for inner in subprograms(jaxpr):
+            self.check_rules_inside(inner.jaxpr, operands)
 
     def check_indices(self, name: str, indices: list[Value]) -> None:
         """Indices depend on no parameter, except by steps, and keep their value."""
@@ -191,20 +194,21 @@ class Reader:
             operands[0].leaves & operands[1].leaves, f"{name} multiplies two values, each of which"
         )
 
-    def unscaled(self, name: str, operands: list[Value]) -> Value:
+    def unscaled(self, name: str, eqn, operands: list[Value]) -> Value:
         """Any other operation: no parameter may reach it, and its operands keep their scale."""
-        known = name in tables.NONLINEAR
-        for value in operands:
-            if known:
-                self.refuse(value.leaves, f"{name} is applied to a value that")
-            elif value.leaves:
+        leaves = frozenset().union(*(v.leaves for v in operands))
+        if leaves:
+            for inner in core.jaxprs_in_params(eqn.params):
+                self.check_rules_inside(inner, operands)
+            if name in tables.NONLINEAR:
+                self.refuse(leaves, f"{name}{where(eqn)} is applied to a value that")
+            else:
                 self.refusals.append(
-                    f"{name} is applied to a value that depends on parameter "
-                    f"{self.names[min(value.leaves)]}: {name} is not read, so that the network may "
-                    "not be piecewise linear in it"
+                    f"{name}{where(eqn)} is applied to a value that depends on parameter "
+                    f"{self.names[min(leaves)]}: {name} is not read, so that the network may not "
+                    "be piecewise linear in it"
                 )
         self.keep_scale(operands)
-        leaves = frozenset().union(*(v.leaves for v in operands))
         return Value(leaves, np.zeros(self.num_leaves))
 
     def refuse(self, leaves: frozenset[int], what: str) -> None:
@@ -216,82 +220,8 @@ class Reader:
             )
 
 
-def analyze(
-    fn: Callable, params: PyTree, stats: PyTree, image: Array | np.ndarray | jax.ShapeDtypeStruct
-) -> Structure:
-    """``read``, or StructureError if the network is not piecewise linear in each parameter."""
-    structure = read(fn, params, stats, image)
-    if structure.refusals:
-        raise StructureError(structure.refusals[0])
-    return structure
-
-
-def read(
-    fn: Callable, params: PyTree, stats: PyTree, image: Array | np.ndarray | jax.ShapeDtypeStruct
-) -> Structure:
-    """What the program of ``fn(params, stats, image) -> logits``, of a single example, says.
-
-    Raises StructureError for a custom derivative rule that parameters reach and that is not its
-    function's derivative (compared at random points, see ``rules``), or that cannot be compared.
-    """
-    struct = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype)  # noqa: E731
-    params, stats, image = jax.tree.map(struct, (params, stats, image))
-    program = jax.make_jaxpr(fn)(params, stats, image)
-    paths = [jax.tree_util.keystr(p) or "params" for p, _ in jax.tree.leaves_with_path(params)]
-    num_params, num_stats = len(paths), len(jax.tree.leaves(stats))
-    reader = Reader(num_params + num_stats, paths)
-    unit = np.eye(num_params + num_stats)
-    inputs = [Value(frozenset({j}), unit[j], j) for j in range(num_params)]
-    floating = [jax.numpy.issubdtype(a.dtype, jax.numpy.floating) for a in jax.tree.leaves(stats)]
-    inputs += [Value(frozenset(), unit[num_params + j] * f) for j, f in enumerate(floating)]
-    inputs.append(Value(frozenset(), np.zeros(num_params + num_stats)))
-    (logits,) = reader.read(program, inputs)
-    if reader.false_rules:
-        raise StructureError(reader.false_rules[0])
-    constraints = reader.constraints + ([] if logits.scale is None else [logits.scale])
-    if logits.source is not None:
-        reader.uses[logits.source] += 1
-    products = {at: p for at, p in reader.products.items() if reader.uses[p.leaf] == 1}
-    exponents = solutions(constraints, num_params, num_params + num_stats)
-    return Structure(program, products, exponents, reader.refusals)
-
-
-def solutions(constraints: list[np.ndarray], num_params: int, num_leaves: int) -> np.ndarray:
-    """Orthonormal basis (J, K), restricted to the parameters, of {z: <c, z> = 0 for all c}."""
-    matrix = np.stack([np.zeros(num_leaves), *constraints])
-    null = scipy.linalg.null_space(matrix)[:num_params]
-    return scipy.linalg.orth(null, rcond=1e-10) if null.size else np.zeros((num_params, 0))
-
-
-def evaluate_tapped(
-    closed: core.ClosedJaxpr,
-    inputs: list[Array],
-    taps: dict[int, Array],
-    products: dict[Place, Product],
-    at: Place = (),
-) -> tuple[list[Array], dict[int, Array]]:
-    """Run a program with ``taps[leaf]`` added to the output of each product.
-
-    Returns the outputs and, by leaf, the activations that entered the products.
-    """
-    jaxpr, activations = closed.jaxpr, {}
-    env = dict(zip(jaxpr.constvars, closed.consts, strict=True))
-    env.update(zip(jaxpr.invars, inputs, strict=True))
-
-    def lookup(atom):
-        return atom.val if isinstance(atom, core.Literal) else env[atom]
-
-    for i, eqn in enumerate(jaxpr.eqns):
-        operands, place = [lookup(atom) for atom in eqn.invars], (*at, i)
-        inner = subprogram(eqn)
-        if inner and any(key[: len(place)] == place for key in products):
-            outputs, more = evaluate_tapped(inner, operands, taps, products, place)
-            activations |= more
-        else:
-            outputs = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
-            outputs = outputs if eqn.primitive.multiple_results else [outputs]
-        if product := products.get(place):
-            activations[product.leaf] = operands[1 - product.position]
-            outputs = [outputs[0] + taps[product.leaf]]
-        env.update(zip(eqn.outvars, outputs, strict=True))
-    return [lookup(atom) for atom in jaxpr.outvars], activations
+def where(eqn) -> str:
+    """Where an operation stands in the source, as ' (network.py:12)', if that is known."""
+    line = source_info_util.summarize(eqn.source_info)
+    found = re.search(r"([^/\\\s]+\.py):(\d+)", line)
+    return f" ({found[1]}:{found[2]})" if found else ""

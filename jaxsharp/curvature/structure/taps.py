@@ -1,4 +1,4 @@
-"""The operands of a parameter's product, and what is propagated back to it, as matrices."""
+"""Runs a program with its products tapped; their operands, and what comes back, as matrices."""
 
 import itertools
 import math
@@ -6,9 +6,45 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend import core
 from jaxtyping import Array, Float
 
-from jaxsharp.curvature.structure.reading import Product
+from jaxsharp.curvature.structure.reading import Place, Product
+from jaxsharp.curvature.structure.tables import subprogram
+
+
+def evaluate_tapped(
+    closed: core.ClosedJaxpr,
+    inputs: list[Array],
+    taps: dict[int, Array],
+    products: dict[Place, Product],
+    at: Place = (),
+) -> tuple[list[Array], dict[int, Array]]:
+    """Run a program with ``taps[leaf]`` added to the output of each product.
+
+    Returns the outputs and, by leaf, the activations that entered the products.
+    """
+    jaxpr, activations = closed.jaxpr, {}
+    env = dict(zip(jaxpr.constvars, closed.consts, strict=True))
+    env.update(zip(jaxpr.invars, inputs, strict=True))
+
+    def lookup(atom):
+        return atom.val if isinstance(atom, core.Literal) else env[atom]
+
+    for i, eqn in enumerate(jaxpr.eqns):
+        operands, place = [lookup(atom) for atom in eqn.invars], (*at, i)
+        inner = subprogram(eqn)
+        if inner and any(key[: len(place)] == place for key in products):
+            outputs, more = evaluate_tapped(inner, operands, taps, products, place)
+            activations |= more
+        else:
+            outputs = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
+            outputs = outputs if eqn.primitive.multiple_results else [outputs]
+        if product := products.get(place):
+            activations[product.leaf] = operands[1 - product.position]
+            outputs = [outputs[0] + taps[product.leaf]]
+        env.update(zip(eqn.outvars, outputs, strict=True))
+    return [lookup(atom) for atom in jaxpr.outvars], activations
 
 
 def operand_axes(product: Product) -> tuple[tuple[int, ...], tuple[int, ...]]:
