@@ -1,6 +1,7 @@
 """Settings of every test: shapes checked at run time, programs compiled once for all tests."""
 
 import os
+import signal
 from pathlib import Path
 
 # For the processes that tests start too, and so before JAX is imported. Most programs run for
@@ -17,6 +18,10 @@ import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook("jaxsharp", "beartype.beartype")
+
+# Whoever starts the tests may ignore signals, as nohup and shells in the background do.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import ArrayLike, PyTree
 
-from jaxsharp.core.choices import known
+from jaxsharp.core.choices import known, known_classes
 from jaxsharp.curvature.likelihoods import sigmoid_factors, softmax_factors, squared_factors
 from jaxsharp.networks.network import Network
 
@@ -20,36 +20,34 @@ class OutputLoss(NamedTuple):
     check: Callable
 
 
-def _check_classes(outputs: tuple[int, ...], targets: np.ndarray) -> str | None:
-    if targets.ndim != 1 or not np.issubdtype(targets.dtype, np.integer):
-        return (
-            f"targets of shape {targets.shape} and {targets.dtype}; it takes one class an example"
+def _classes(outputs: tuple[int, ...], targets: ArrayLike) -> None:
+    if outputs[1] < 2:
+        raise ValueError(f"outputs have shape {outputs}; of one output softmax is constant")
+    known_classes(targets, outputs[:1], outputs[1])
+
+
+def _numbers(outputs: tuple[int, ...], targets: ArrayLike) -> None:
+    shape, column = np.shape(targets), outputs[1] == 1
+    if shape != outputs and not (column and shape == outputs[:1]):
+        raise ValueError(
+            f"targets have shape {shape}; they must have that of the outputs, {outputs}"
         )
-    if targets.size and not 0 <= targets.min() <= targets.max() < outputs[1]:
-        return f"targets from {targets.min()} to {targets.max()}; classes are 0 to {outputs[1] - 1}"
-    return None
 
 
-def _check_shares(outputs: tuple[int, ...], targets: np.ndarray) -> str | None:
-    if targets.shape != outputs and targets.shape != outputs[: 2 - (outputs[1] == 1)]:
-        return f"targets of shape {targets.shape}; it takes one an output, {outputs}"
-    if targets.size and not 0 <= targets.min() <= targets.max() <= 1:
-        return f"targets from {targets.min()} to {targets.max()}; they must lie from 0 to 1"
-    return None
-
-
-def _check_numbers(outputs: tuple[int, ...], targets: np.ndarray) -> str | None:
-    if targets.shape != outputs and targets.shape != outputs[: 2 - (outputs[1] == 1)]:
-        return f"targets of shape {targets.shape}; it takes one an output, {outputs}"
-    return None
+def _shares(outputs: tuple[int, ...], targets: ArrayLike) -> None:
+    _numbers(outputs, targets)
+    if not isinstance(targets, jax.core.Tracer) and np.size(targets):
+        low, high = np.min(targets), np.max(targets)
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"targets lie from {low} to {high}; they must lie from 0 to 1")
 
 
 # The loss of an example, summed over its outputs f: -log softmax(f)[y]; the binary cross-entropy of
 # sigmoid(f) and y; (f - y)^2.
 OUTPUT_LOSSES = {
-    "cross_entropy": OutputLoss(softmax_factors, _check_classes),
-    "binary_cross_entropy": OutputLoss(sigmoid_factors, _check_shares),
-    "squared_error": OutputLoss(squared_factors, _check_numbers),
+    "cross_entropy": OutputLoss(softmax_factors, _classes),
+    "binary_cross_entropy": OutputLoss(sigmoid_factors, _shares),
+    "squared_error": OutputLoss(squared_factors, _numbers),
 }
 
 
@@ -67,12 +65,9 @@ def check_fit(
     """
     kind = OUTPUT_LOSSES[known("output loss", loss, OUTPUT_LOSSES)]
     outputs, _ = jax.eval_shape(partial(network.apply, train=False), params, stats, images)
-    if outputs.ndim != 2 or (loss == "cross_entropy" and outputs.shape[1] < 2):
-        raise ValueError(
-            f"the network has outputs of shape {outputs.shape}; {loss} takes (examples, outputs)"
-            + (", and 2 outputs or more" if loss == "cross_entropy" else "")
-        )
-    if isinstance(targets, jax.core.Tracer):
-        targets = np.broadcast_to(np.zeros((), targets.dtype), targets.shape)
-    if wrong := kind.check(outputs.shape, np.asarray(targets)):
-        raise ValueError(f"{loss} does not fit {wrong}")
+    if outputs.ndim != 2:
+        raise ValueError(f"outputs have shape {outputs.shape}; valid is (examples, outputs)")
+    try:
+        kind.check(outputs.shape, targets)
+    except ValueError as reason:
+        raise ValueError(f"{loss} does not fit: {reason}") from None

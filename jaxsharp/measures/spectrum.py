@@ -17,7 +17,6 @@ from jaxsharp.networks.losses import frozen_loss
 from jaxsharp.networks.network import Network
 
 MAX_PRODUCTS = 200
-RESTART = 0x57A27  # folded into the key before the number of a start: a stream of its own
 
 
 class TopEigenvalue(NamedTuple):

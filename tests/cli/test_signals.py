@@ -2,7 +2,6 @@
 
 import codecs
 import contextlib
-import functools
 import io
 import os
 import signal
@@ -42,10 +41,7 @@ def test_the_command_line_and_the_library_hear_the_same_signals():
 @pytest.mark.slow
 @pytest.mark.parametrize("number", interrupts.SIGNALS)
 def test_a_signal_while_modules_are_imported_ends_in_one_line(number):
-    # Whoever ignores a signal, as nohup does, hands that down.
-    hear = functools.partial(signal.signal, number, signal.SIG_DFL)
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(LIST, preexec_fn=hear, **pipes)
+    process = subprocess.Popen(LIST, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     handled = f"/proc/{process.pid}/status"
     while True:  # until the process handles the signal
         with open(handled) as status:

@@ -79,17 +79,27 @@ def test_a_column_of_targets_may_be_flat(x64):
 @pytest.mark.parametrize(
     ("loss", "outputs", "targets", "named"),
     [
-        ("cross_entropy", 1, np.zeros(17, int), "2 outputs or more"),
-        ("cross_entropy", 3, np.zeros((17, 3)), "targets of shape (17, 3) and float64"),
-        ("cross_entropy", 3, np.zeros(17), "targets of shape (17,) and float64"),
-        ("cross_entropy", 3, np.zeros((17, 1), int), "targets of shape (17, 1)"),
-        ("cross_entropy", 3, np.full(17, 3), "targets from 3 to 3; classes are 0 to 2"),
-        ("cross_entropy", 3, np.full(17, -1), "targets from -1 to -1; classes are 0 to 2"),
-        ("binary_cross_entropy", 3, np.zeros(17, int), "targets of shape (17,)"),
-        ("binary_cross_entropy", 1, np.full(17, 2), "targets from 2 to 2; they must lie from 0"),
-        ("binary_cross_entropy", 1, np.full(17, -1.0), "targets from -1.0"),
-        ("squared_error", 3, np.zeros(17, int), "targets of shape (17,)"),
-        ("squared_error", 2, np.zeros((17, 3)), "targets of shape (17, 3)"),
+        ("cross_entropy", 1, np.zeros(17, int), "of one output softmax is constant"),
+        ("cross_entropy", 3, np.zeros((17, 3)), "labels are float64 of shape (17, 3)"),
+        ("cross_entropy", 3, np.zeros(17), "labels are float64 of shape (17,)"),
+        (
+            "cross_entropy",
+            3,
+            np.zeros((17, 1), int),
+            "of shape (17, 1); they must be integers of shape (17,)",
+        ),
+        ("cross_entropy", 3, np.full(17, 3), "labels hold 3; the classes are 0 to 2"),
+        ("cross_entropy", 3, np.full(17, -1), "labels hold -1; the classes are 0 to 2"),
+        ("binary_cross_entropy", 3, np.zeros(17, int), "targets have shape (17,)"),
+        (
+            "binary_cross_entropy",
+            1,
+            np.full(17, 2),
+            "targets lie from 2 to 2; they must lie from 0",
+        ),
+        ("binary_cross_entropy", 1, np.full(17, -1.0), "targets lie from -1.0 to -1.0"),
+        ("squared_error", 3, np.zeros(17, int), "targets have shape (17,)"),
+        ("squared_error", 2, np.zeros((17, 3)), "targets have shape (17, 3)"),
         ("mse", 3, np.zeros(17, int), "unknown output loss 'mse'; valid are"),
     ],
 )
@@ -109,7 +119,7 @@ def test_outputs_of_other_shapes_are_refused():
         lambda key: None, lambda p, s, x, train: (jnp.ones((len(x), 5, 3)) * p["w"], s)
     )
     arguments = {"w": jnp.ones(())}, {}, (jnp.ones((4, 2)), np.zeros(4, int))
-    with pytest.raises(ValueError, match=r"outputs of shape \(4, 5, 3\)"):
+    with pytest.raises(ValueError, match=r"outputs have shape \(4, 5, 3\)"):
         minimum_sharpness(tokens, *arguments)
 
 
