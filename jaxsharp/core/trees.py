@@ -74,7 +74,7 @@ def select(tree: PyTree, mask: PyTree | None) -> PyTree:
             f"mask has the structure {jax.tree.structure(mask)}; it must be that of params, "
             f"{jax.tree.structure(tree)}, or an upper part of it"
         ) from error
-    if not jax.tree.leaves(chosen):
+    if jax.tree.leaves(tree) and not jax.tree.leaves(chosen):
         raise ValueError("mask leaves out all parameters; at least one leaf must be True")
     return chosen
 

@@ -124,7 +124,7 @@ def test_accumulated_gradients_are_sam_or_m_sam_as_the_readme_says(loops):
 def test_the_table_of_variants_names_all_with_their_default_rho():
     lines = re.findall(r"^\| \w+ \|.*$", optimizer_section(), re.M)
     rows = [line.split(" | ") for line in lines]
-    table = {cells[0].removeprefix("| "): float(cells[3]) for cells in rows}
+    table = {cells[0].removeprefix("| "): float(cells[3]) for cells in rows if len(cells) == 5}
     assert table == {
         name: inspect.signature(wrapper).parameters["rho"].default
         for name, wrapper in SHARPNESS_AWARE.items()
