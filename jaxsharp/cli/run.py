@@ -12,7 +12,8 @@ from jaxsharp.cli import report
 from jaxsharp.cli.output import make_console
 from jaxsharp.cli.parsing import naming
 from jaxsharp.cli.progress import Tracker
-from jaxsharp.cli.study import USUAL_MEASURES, Dataset, Measures, Model, Shared, model_of
+from jaxsharp.cli.sources import dataset_name, network_of
+from jaxsharp.cli.study import USUAL_MEASURES, Dataset, Measures, Model, Shared
 from jaxsharp.core.choices import at_least_one, checked, known, known_list
 from jaxsharp.data import datasets
 from jaxsharp.measures.registry import MEASURES, Options
@@ -21,7 +22,8 @@ from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE
 from jaxsharp.runs import claims, directory, files
 from jaxsharp.runs.config import SAM, RunConfig, Settings
 from jaxsharp.studies import measuring, study, sweep
-from jaxsharp.studies.workbench import load_workbench, make_recipe
+from jaxsharp.studies.recipes import make_recipe
+from jaxsharp.studies.workbench import load_workbench
 
 RunPath = tyro.conf.Positional[Path]
 
@@ -47,8 +49,8 @@ def train(
     jaxsharp train --dataset fashion_mnist --model lenet --learning-rate 0.05 --epochs 20
 
     Args:
-        dataset: Data set.
-        model: Network; small_mlp for the digits, simple_batch otherwise.
+        dataset: Data set, or a file of the user's own.
+        model: Network, or FILE.py:FUNCTION of the user's own (`jaxsharp study --help`).
         optimizer: Optimizer.
         sam: Sharpness-aware variant; none is the optimizer alone.
         seed: Seed of initialization, data order, label noise and measures.
@@ -58,9 +60,10 @@ def train(
         save_every: Epochs between checkpoints.
         quiet: Print the result alone.
     """
+    model_name, network = network_of(model, dataset)
     config = RunConfig(
-        dataset=known("dataset", dataset, datasets.DATASETS),
-        model=known("model", model_of(dataset, model), models.MODELS),
+        dataset=dataset_name(dataset),
+        model=model_name,
         optimizer=known("optimizer", optimizer, OPTIMIZERS),
         sam=known("SAM variant", sam, SAM),
         seed=seed,
@@ -68,7 +71,7 @@ def train(
     )
     config = checked(config).resolved()
     at_least_one("save_every", save_every)
-    bench = load_workbench(config.dataset, config.model, training, data_dir)
+    bench = load_workbench(dataset, network, training, data_dir)
     make_recipe(config, bench)
     out = out or Path("runs") / f"{config.dataset}-{config.model}-{config.name}"
     console = make_console()
@@ -89,6 +92,8 @@ def sharpness(
     run: RunPath,
     *,
     measures: Measures = USUAL_MEASURES,
+    dataset: str | None = None,
+    model: str | None = None,
     data_dir: Path | None = None,
     quiet: bool = False,
     settings: Shared[Options] = Options(),
@@ -102,6 +107,8 @@ def sharpness(
     Args:
         run: Run directory.
         measures: Sharpness measures, separated by commas.
+        dataset: File of the user's own that the run was trained on.
+        model: FILE.py:FUNCTION of the user's own network.
         data_dir: Directory with the official files of the data set.
         quiet: Print the result alone.
     """
@@ -110,7 +117,14 @@ def sharpness(
     config = claims.read_run_config(run)
     if directory.latest_checkpoint(run) is None:
         raise claims.RunError(f"{run} has no checkpoint yet; train the run first")
-    bench = load_workbench(config.dataset, config.model, config.settings, data_dir)
+    model_name, network = network_of(model or config.model, config.dataset)
+    for what, told, own in (
+        ("dataset", dataset_name(dataset or config.dataset), config.dataset),
+        ("model", model_name, config.model),
+    ):
+        if told != own:
+            raise ValueError(f"{what} is {told}; the run was trained with {own}")
+    bench = load_workbench(dataset or config.dataset, network, config.settings, data_dir)
     console = make_console()
     with (
         files.lock(run),

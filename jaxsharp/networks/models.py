@@ -102,7 +102,7 @@ def _batch_cnn(blocks, hidden, padding):
             steps.append(layers.max_pool)
             height, width = height // 2, width // 2
         if min(height, width) < 1:
-            raise ValueError(f"images of shape {shape} are too small for this network")
+            raise ValueError(f"images of shape {shape} are too small for {len(blocks)} poolings")
         flat = height * width * channels
         head = [layers.dense(flat, hidden, rngs), jax.nn.relu]
         return [*steps, _flatten, *head, layers.dense(hidden, num_classes, rngs)]
@@ -160,8 +160,15 @@ MODELS: dict[str, ModelSpec] = {
 }
 
 
+FLAT = ("mlp", "mlp_1")  # how names end of networks that take inputs of any shape
+
+
 def channel_moments(images: np.ndarray, max_pixel: int) -> tuple[tuple[float, ...], ...]:
-    """Mean and standard deviation per channel of pixels scaled to [0, 1], in float64."""
+    """Mean and standard deviation per channel (the last axis) in float64, of pixels in [0, 1]."""
+    if images.dtype != np.uint8:
+        rows = images.reshape(-1, images.shape[-1]).astype(np.float64)
+        stds = rows.std(0)
+        return tuple(rows.mean(0).tolist()), tuple(np.where(stds > 0, stds, 1.0).tolist())
     levels = np.arange(max_pixel + 1) / max_pixel
     means, stds = [], []
     for channel in range(images.shape[-1]):
@@ -173,17 +180,31 @@ def channel_moments(images: np.ndarray, max_pixel: int) -> tuple[tuple[float, ..
 
 
 def load(name: str, dataset, *, lowering: layers.Lowering = "auto") -> Network:
-    """The network of ``MODELS[name]`` for the image shape, classes and pixels of a data set.
+    """The network of ``MODELS[name]`` for the inputs and the outputs of a data set.
 
-    ``dataset`` is a ``data.Dataset``; channel means and deviations, where the model wants them,
-    are those of its training images. Raises ValueError for images the network cannot take.
+    ``dataset`` is a ``data.Dataset``; channel means and deviations, where the model wants them and
+    for inputs that are no pixels, are those of its training inputs. Raises ValueError for inputs
+    the network cannot take.
     """
     spec = MODELS[name]
-    images = dataset.train.images
-    moments = channel_moments(images, dataset.max_pixel) if spec.standardize else ()
-    first = Normalize(dataset.max_pixel, *moments)
+    images, shape = dataset.train.images, dataset.train.images.shape[1:]
+    if images.dtype == np.int32:
+        raise ValueError(
+            f"{name} takes images or real numbers; the inputs of {dataset.name} are integers"
+        )
+    if len(shape) != 3 and not name.endswith(FLAT):
+        raise ValueError(
+            f"{name} takes images; the inputs of {dataset.name} have shape {('n', *shape)}, for "
+            f"which valid are {', '.join(n for n in MODELS if n.endswith(FLAT))}".replace(
+                "'n'", "n"
+            )
+        )
+    pixels = images.dtype == np.uint8
+    wanted = spec.standardize or not pixels
+    moments = channel_moments(images, dataset.max_pixel) if wanted else ()
+    first = Normalize(dataset.max_pixel if pixels else 1, *moments)
 
     def build(rngs):
-        return Chain(first, *spec.body(images.shape[1:], dataset.num_classes, lowering, rngs))
+        return Chain(first, *spec.body(shape, dataset.num_outputs, lowering, rngs))
 
     return from_nnx(build)

@@ -5,7 +5,9 @@ import math
 from dataclasses import dataclass, replace
 
 from jaxsharp.core.choices import LARGEST, known, plain, shown
-from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE
+from jaxsharp.data.augment import steps_of
+from jaxsharp.optimizers.registry import SHARPNESS_AWARE
+from jaxsharp.training.regimes import SCHEDULES
 
 SAM = ("none", *SHARPNESS_AWARE)
 
@@ -24,6 +26,8 @@ class Settings:
     """Momentum instead of the optimizer's own."""
     weight_decay: float | None = None
     """Coupled weight decay instead of none."""
+    decoupled_weight_decay: float | None = None
+    """Decoupled weight decay, as in AdamW, instead of none."""
     rho: float | None = None
     """Radius of the sharpness-aware variants instead of the own one of each."""
     loss_below: float | None = 0.01
@@ -38,6 +42,20 @@ class Settings:
     """Evaluate on the last N training examples instead of the test set."""
     label_noise: float = 0.0
     """Fraction of the training labels that is redrawn at random."""
+    loss: str | None = None
+    """Loss of the outputs; None: cross_entropy for classes, squared_error for real numbers."""
+    schedule: str = "constant"
+    """Learning rate over the epochs: constant, linear, cosine, step or exponential."""
+    warmup_epochs: int = 0
+    """Epochs in which the learning rate rises from zero."""
+    clip_norm: float | None = None
+    """Norm to which gradients are clipped."""
+    augment: str = "none"
+    """Random changes of training images: crop, flip, cutout, or several as in crop_flip."""
+    label_smoothing: float = 0.0
+    """Part of each training label that is spread over all classes."""
+    mixup: float = 0.0
+    """Parameter of the beta distribution by which training examples are mixed; 0: they are not."""
     measure_size: int | None = None
     """Measure sharpness on the first N training examples instead of all."""
 
@@ -52,6 +70,14 @@ class Settings:
             "learning_rate": (is_positive(self.learning_rate), "a finite number above 0"),
             "momentum": (momentum is None or 0 <= momentum < 1, "from 0 up to below 1"),
             "weight_decay": (decay is None or 0 <= decay < math.inf, "a finite number, at least 0"),
+            "decoupled_weight_decay": (
+                self.decoupled_weight_decay is None or 0 <= self.decoupled_weight_decay < math.inf,
+                "a finite number, at least 0",
+            ),
+            "warmup_epochs": (0 <= self.warmup_epochs < self.epochs, "from 0 to below epochs"),
+            "clip_norm": (is_positive(self.clip_norm), "a finite number above 0"),
+            "label_smoothing": (0 <= self.label_smoothing < 1, "from 0 up to below 1"),
+            "mixup": (0 <= self.mixup < math.inf, "a finite number, at least 0"),
             "rho": (rho is None or 0 <= rho < math.inf, "a finite number, at least 0"),
             "loss_below": (is_positive(self.loss_below), "a finite number above 0, or None"),
             "change_below": (is_positive(self.change_below), "a finite number above 0, or None"),
@@ -65,6 +91,10 @@ class Settings:
                 raise ValueError(f"{name} is {value}; it must be {what}")
             if isinstance(value, int) and value > LARGEST:
                 raise ValueError(f"{name} is {shown(value)}; it must be at most {LARGEST}")
+        known("schedule", self.schedule, SCHEDULES)
+        steps_of(self.augment)
+        if self.loss is not None:
+            plain("loss", self.loss)
         if self.change_below is not None and self.patience > self.epochs:
             raise ValueError(
                 f"patience is {self.patience}; of {self.epochs} epochs at most {self.epochs} "
@@ -83,6 +113,7 @@ SHORT_NAMES = {
     "rho": "rho",
     "momentum": "m",
     "weight_decay": "wd",
+    "decoupled_weight_decay": "dwd",
     "batch_size": "bs",
     "label_noise": "noise",
 }
@@ -105,10 +136,14 @@ class RunConfig:
             raise ValueError(f"sam is {shown(self.sam)}; it must be one of {', '.join(SAM)}")
 
     def check(self) -> None:
-        """Raise ValueError for what no run can have; data sets and networks may be the caller's."""
+        """Raise ValueError for what no run can have.
+
+        Data sets, networks and optimizers may be the caller's own: of their names only that they
+        are plain is checked.
+        """
         plain("dataset", self.dataset)
         plain("model", self.model)
-        known("optimizer", self.optimizer, OPTIMIZERS)
+        plain("optimizer", self.optimizer)
         if not 0 <= self.seed < 2**32:
             raise ValueError(
                 f"seed is {shown(self.seed)}; it must be from 0 to {2**32 - 1}, "

@@ -21,8 +21,7 @@ import numpy as np
 import pandas as pd
 from jax.typing import ArrayLike
 
-from jaxsharp.core.choices import is_a, known, shown
-from jaxsharp.measures.registry import MEASURES
+from jaxsharp.core.choices import is_a, plain, shown
 from jaxsharp.runs import checkpoint, files, fingerprint
 from jaxsharp.runs.claims import MOST_NAMED, RunError, Warn, print_warning, read_run_config
 from jaxsharp.runs.fingerprint import Fingerprint
@@ -223,7 +222,7 @@ def read_sharpness(path: Path, warn: Warn = print_warning) -> pd.DataFrame:
 
 
 def measurement(file: Path, cells: list[str]) -> list:
-    """A row of sharpness.csv as values; RunError for one that no measure of `MEASURES` has."""
+    """A row of sharpness.csv as values; RunError for one that no measure can have."""
     try:
         found = [kind(cell) for kind, cell in zip(SHARPNESS.values(), cells, strict=True)]
     except ValueError:
@@ -232,7 +231,7 @@ def measurement(file: Path, cells: list[str]) -> list:
         ) from None
     measure, settings, _, error, kind, finished, cost, unit = found
     try:
-        known("measure", measure, MEASURES)
+        plain("measure", measure)
     except ValueError as reason:
         raise RunError(f"{file}: {reason}") from None
     texts = all(is_a(text, str) for text in (settings, kind, unit))

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from jaxsharp.core.choices import at_least_one, checked, construct, each_once, plain, shown
-from jaxsharp.measures.registry import DEFAULT_MEASURES, MEASURES, Options
+from jaxsharp.measures.registry import DEFAULT_MEASURES, Options
 from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE
 from jaxsharp.runs.config import SAM, SHORT_NAMES, RunConfig, Settings
 
@@ -36,15 +36,16 @@ class StudyConfig:
     shard: str | None = None
 
     def check(self) -> None:
-        """Raise ValueError for what no study can have; data sets and networks may be the caller's.
+        """Raise ValueError for what no study can have.
 
-        So no run of a study that passed has a name that is no plain file name.
+        Data sets, networks, optimizers and measures may be the caller's own: their names are plain,
+        so that no run of a study that passed has one that is no plain file name.
         """
         plain("dataset", self.dataset)
         plain("model", self.model)
-        each_once("optimizer", self.optimizers, OPTIMIZERS)
+        each_once("optimizer", self.optimizers)
         each_once("SAM variant", self.sam, SAM)
-        each_once("measure", self.measures, MEASURES)
+        each_once("measure", self.measures)
         self.settings.check()
         self.options.check()
         lengths = (self.optimizers, self.sam, *self.vary.values())
@@ -123,7 +124,10 @@ class StudyConfig:
 def group_key(member: RunConfig) -> tuple:
     """What the runs of one program have in common: code and shapes, no numbers."""
     settings = member.settings
-    given = (settings.learning_rate, settings.momentum, settings.weight_decay)
+    given = (
+        *(settings.learning_rate, settings.momentum),
+        *(settings.weight_decay, settings.decoupled_weight_decay),
+    )
     return (
         *(member.optimizer, member.sam, settings.batch_size),
         tuple(value is not None for value in given),

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from jaxsharp.core.choices import checked, construct
-from jaxsharp.measures.registry import MEASURES
+from jaxsharp.measures.registry import settings_of
 from jaxsharp.runs import checkpoint, claims, directory, files
 from jaxsharp.studies.grid import StudyConfig
 from jaxsharp.studies.study import Progress, is_writer
@@ -140,7 +140,7 @@ def unmeasured(path: Path, config: StudyConfig) -> list[str]:
     table = directory.read_sharpness(path, lambda text: None)
     done = set(zip(table["measure"], table["settings"], strict=True))
     names = config.measures
-    return [name for name in names if (name, MEASURES[name].settings(config.options)) not in done]
+    return [name for name in names if (name, settings_of(name, config.options)) not in done]
 
 
 def damages(path: Path) -> list[str]:

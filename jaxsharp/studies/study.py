@@ -23,12 +23,14 @@ import jax
 import pandas as pd
 
 from jaxsharp.analysis import statistics
+from jaxsharp.core.choices import known
 from jaxsharp.runs import claims, directory, files
 from jaxsharp.runs.config import RunConfig
 from jaxsharp.runs.fingerprint import Fingerprint
 from jaxsharp.studies import measuring, sweep
 from jaxsharp.studies.grid import StudyConfig
-from jaxsharp.studies.workbench import Workbench, contents, fingerprint
+from jaxsharp.studies.origins import contents, fingerprint
+from jaxsharp.studies.workbench import Workbench
 from jaxsharp.training.members import barrier
 
 
@@ -64,7 +66,7 @@ TIMES = ["group", "member_epochs", "training_s", "measuring_s"]
 Report = Callable[[Progress], Any]
 
 
-def run(
+def conduct(
     config: StudyConfig,
     out: Path,
     bench: Workbench,
@@ -80,6 +82,7 @@ def run(
     before anything else, if a run there was made from other data, another network or optimizer.
     """
     config.check()
+    check_names(config, bench)
     files.check_tree(out)
     read_times(out)
     groups, digests = config.groups(), contents(bench)
@@ -95,6 +98,14 @@ def run(
         barrier()
         work.do(group, each)
     return summarize(config, out)
+
+
+def check_names(config: StudyConfig, bench: Workbench) -> None:
+    """Raise ValueError for optimizers and measures that are neither known nor the user's own."""
+    for name in config.optimizers:
+        known("optimizer", name, bench.optimizers)
+    for name in config.measures:
+        known("measure", name, bench.measures)
 
 
 class Work:

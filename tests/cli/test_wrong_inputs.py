@@ -36,7 +36,7 @@ def place(tmp_path_factory):
         patch.setattr(commands.signals, "handle", lambda: None)
         cli.main("train --train-size 200 --epochs 1 --quiet --out a_run".split())
         patch.setattr(sweep, "train", accept)
-        patch.setattr(study, "run", accept)
+        patch.setattr(study, "conduct", accept)
         patch.setattr(measuring, "measure", accept)
         yield folder
 

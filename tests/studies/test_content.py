@@ -15,7 +15,8 @@ from jaxsharp.optimizers import OPTIMIZERS
 from jaxsharp.runs import RunError, Settings, claims, directory
 from jaxsharp.studies import measuring, sweep
 from jaxsharp.studies.grid import parse_vary
-from jaxsharp.studies.workbench import Workbench, fingerprint
+from jaxsharp.studies.origins import fingerprint
+from jaxsharp.studies.workbench import Workbench
 from tests.folders import state_at
 from tests.tinynets import NUM_CLASSES, tiny_dataset
 
@@ -130,7 +131,7 @@ def content(path):
 def study(tmp_path_factory):
     out = tmp_path_factory.mktemp("fingerprints") / "out"
     claims.claim(out, CONFIG.as_dict())
-    studies.run(CONFIG, out, bench_of())
+    studies.conduct(CONFIG, out, bench_of())
     return out
 
 
@@ -153,7 +154,7 @@ def test_what_changed_under_the_same_names_is_refused_and_named(study, monkeypat
     member = CONFIG.members()[0]
     path = study / "runs" / member.name
     for call in (
-        lambda: studies.run(CONFIG, study, bench),
+        lambda: studies.conduct(CONFIG, study, bench),
         lambda: sweep.train([member], [path], bench, save_every=1),
         lambda: measuring.measure([member], [path], bench, CONFIG.measures, CONFIG.options),
     ):
@@ -169,7 +170,7 @@ def test_what_did_not_change_continues_and_is_not_repeated(study, monkeypatch):
     monkeypatch.setattr(measuring, "measuring_program", None)
     before = (study / "runs.csv").read_bytes()
     copied = bench_of(data_of(images=DATA.train.images.copy()), shift=SHIFT.copy())
-    studies.run(CONFIG, study, copied)
+    studies.conduct(CONFIG, study, copied)
     assert (study / "runs.csv").read_bytes() == before
     first, second = CONFIG.members()
     bench = bench_of()
@@ -194,7 +195,7 @@ def test_an_optimizer_that_changed_is_refused_unless_what_changed_is_given(study
     after = [fingerprint(each, bench_of()) for each in (member, given)]
     assert before[0].network == after[0].network
     assert before[0].optimizer != after[0].optimizer and before[1] == after[1]
-    said = refusal(study, lambda: studies.run(CONFIG, study, bench_of()))
+    said = refusal(study, lambda: studies.conduct(CONFIG, study, bench_of()))
     assert re.search(r"another program under the same name \(optimizer \w{8} -> \w{8}\)", said)
 
 
@@ -202,7 +203,7 @@ def test_more_runs_beside_those_of_other_data_are_refused_before_any_is_trained(
     out = shutil.copytree(study, tmp_path / "out")
     shutil.rmtree(out / "runs" / CONFIG.members()[0].name)
     grown = replace(CONFIG, optimizers=("adam", "sgd"), seeds=3)
-    said = refusal(out, lambda: studies.run(grown, out, bench_of(with_one_pixel())))
+    said = refusal(out, lambda: studies.conduct(grown, out, bench_of(with_one_pixel())))
     assert "other data under the same name (train images " in said
 
 
@@ -211,7 +212,7 @@ def test_another_version_of_jax_is_told_and_other_data_still_refused(study, tmp_
     said = []
     monkeypatch.setattr("jaxsharp.runs.fingerprint.warn_once", said.append)
     monkeypatch.setattr(jax, "__version__", "99.0")
-    studies.run(CONFIG, out, bench_of())
+    studies.conduct(CONFIG, out, bench_of())
     assert said == []  # nothing differs but the version
     path = out / "runs" / CONFIG.members()[0].name
     directory.check_origin(path, fingerprint(CONFIG.members()[0], bench_of(scale=254.0)))

@@ -11,16 +11,12 @@ import pytest
 from jaxsharp import runs, studies
 from jaxsharp.core import budget
 from jaxsharp.measures import Options
+from jaxsharp.optimizers import OPTIMIZERS
 from jaxsharp.runs import SAM, RunConfig, Settings, checkpoint, claims, directory
 from jaxsharp.studies import measuring, sweep
-from jaxsharp.studies.workbench import (
-    fingerprint,
-    hyper_parameters,
-    labels_of,
-    make_recipe,
-    optimizer_factory,
-    workbench,
-)
+from jaxsharp.studies.origins import fingerprint
+from jaxsharp.studies.recipes import hyper_parameters, make_recipe, optimizer_factory
+from jaxsharp.studies.workbench import labels_of, workbench
 from tests.tinynets import mlp, tiny_dataset
 
 SETTINGS = Settings(epochs=6, batch_size=5, loss_below=None)
@@ -209,7 +205,9 @@ def test_the_radius_is_the_variants_own_unless_it_is_given(sam):
     params, batch = {"w": jnp.array([1.0, 2.0])}, jnp.ones((16, 1))
 
     def two_steps(hyper):
-        optimizer = optax.with_extra_args_support(optimizer_factory("sgd", sam)(**hyper))
+        optimizer = optax.with_extra_args_support(
+            optimizer_factory(OPTIMIZERS["sgd"], sam)(**hyper)
+        )
         grad_fn = lambda p, batch=batch: {"w": p["w"] ** 3 * batch.mean()}  # noqa: E731
         point, state = params, optimizer.init(params)
         for _ in range(2):
