@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from jaxsharp.core.chunks import mean_over_chunks
+from jaxsharp.core.convolutions import as_matrix_products
 from jaxsharp.networks.losses import CROSS_ENTROPY, Loss
 
 # Examples whose mean is the center about which moments are taken.
@@ -60,6 +62,31 @@ class Network(NamedTuple):
         return lambda params, batch: self.loss.mean(
             self.evaluate(params, stats, batch[0]), batch[1]
         )
+
+
+@lru_cache(maxsize=32)  # so that one network is one static argument of compiled programs
+def without_convolutions(network: Network) -> Network:
+    """The same network to rounding, its convolutions as matrix products (`core.convolutions`)."""
+
+    def apply(params, stats, inputs, train):
+        at_mode = as_matrix_products(partial(network.apply, train=train))
+        return at_mode(params, stats, inputs)
+
+    def random_apply(params, stats, inputs, train, key):
+        def at_mode(params, stats, inputs, key=None):
+            return network.apply(params, stats, inputs, train, key)
+
+        return as_matrix_products(at_mode)(params, stats, inputs, *((key,) if train else ()))
+
+    made = network._replace(apply=random_apply if network.is_random else apply)
+    if network.moments is not None:
+        made = made._replace(moments=as_matrix_products(network.moments))
+    return made
+
+
+def fast_here(network: Network) -> Network:
+    """A network in the form that loops on this platform are fast with."""
+    return without_convolutions(network) if jax.default_backend() == "cpu" else network
 
 
 def is_layer(node) -> bool:
