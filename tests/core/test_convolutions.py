@@ -74,7 +74,7 @@ def test_what_is_not_known_stays():
     k = jnp.asarray(RNG.normal(size=(3, 2, 1, 6)), jnp.float32)
     assert CONVOLUTION in names(as_matrix_products(grouped), X, k)
     np.testing.assert_array_equal(as_matrix_products(grouped)(X, k), grouped(X, k))
-    transposed = lambda x, k: conv(x, k, padding="VALID", lhs_dilation=(2, 2))  # noqa: E731
+    transposed = lambda x, k: conv(x, k, padding=[(0, 0)] * 2, lhs_dilation=(2, 2))  # noqa: E731
     assert CONVOLUTION in names(as_matrix_products(transposed), X, K)
 
     @jax.custom_vjp
