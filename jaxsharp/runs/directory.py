@@ -10,9 +10,9 @@ Training is deterministic, so whatever is damaged is left out, with a warning, a
 """
 
 import io
-import itertools
 import math
 import re
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ from jaxsharp.core.choices import is_a, known, shown
 from jaxsharp.measures.registry import MEASURES
 from jaxsharp.runs import checkpoint, files, fingerprint
 from jaxsharp.runs.claims import MOST_NAMED, RunError, Warn, print_warning, read_run_config
-from jaxsharp.runs.fingerprint import Fingerprint
+from jaxsharp.runs.fingerprint import ANEW, Fingerprint
 from jaxsharp.training.epochs import TrainState
 
 HISTORY = ("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
@@ -68,7 +68,7 @@ def checkpoints(path: Path) -> list[Path]:
     """Checkpoints of a run, the one to continue from first: its end, then the latest epoch."""
     folder = path / "checkpoints"
     ends = [folder / name for name in ENDS if (folder / name).is_dir()]
-    epochs = [p for p in folder.glob("epoch_*") if EPOCH.fullmatch(p.name)]  # no unfinished ones
+    epochs = [p for p in folder.glob("epoch_*") if EPOCH.fullmatch(p.name) and p.is_dir()]
     return ends + sorted(epochs, key=lambda p: int(p.name[6:]), reverse=True)
 
 
@@ -77,7 +77,7 @@ def latest_checkpoint(path: Path) -> Path | None:
     return next(iter(checkpoints(path)), None)
 
 
-def check_origin(path: Path, made_from: Fingerprint) -> None:
+def check_origin(path: Path, made_from: Fingerprint, advice: str = ANEW) -> None:
     """Raise RunError if the newest intact checkpoint of a run was made from something else.
 
     So it is too for a history or measurements that are intact and none.
@@ -85,7 +85,8 @@ def check_origin(path: Path, made_from: Fingerprint) -> None:
     read_sharpness(path, lambda text: None)
     for saved in checkpoints(path):
         try:
-            fingerprint.compare(saved, fingerprint.read(saved), made_from)
+            found = fingerprint.read(saved, advice)
+            fingerprint.compare(saved, found, made_from, advice=advice)
             parse_history(checkpoint.read_text(saved, "history.csv"), saved)
         except checkpoint.DamagedError:
             continue
@@ -101,26 +102,43 @@ def load(
     measurements were taken of: they are renamed too. Raises ValueError for an intact one of other
     data, another network or optimizer.
     """
+
+    def mend(latest: Path, error: checkpoint.DamagedError) -> None:
+        aside = files.set_aside(latest)
+        before = latest_checkpoint(path)
+        start = "the start" if before is None else before.name
+        warn(f"{error}; it is now {aside.name}, and training continues from {start}")
+
+    if (found := newest_state(path, like, made_from, mend)) is not None:
+        state, text, history = found
+        copy = path / "history.csv"
+        if not files.holds(copy, text):
+            files.write_text(copy, text)
+        return state, history
+    if (path / "sharpness.csv").is_file():
+        aside = files.set_aside(path / "sharpness.csv")
+        warn(f"{path} has measurements and no checkpoint; they are now in {aside.name}")
+    return None
+
+
+def newest_state(
+    path: Path,
+    like: TrainState,
+    made_from: Fingerprint,
+    damaged: Callable[[Path, checkpoint.DamagedError], Any],
+) -> tuple[TrainState, str, pd.DataFrame] | None:
+    """State and history, also as text, of the newest intact checkpoint; ``damaged`` gets others."""
     for latest in checkpoints(path):
         try:
             fingerprint.compare(latest, fingerprint.read(latest), made_from)
             state = checkpoint.load(latest, like)
             text = checkpoint.read_text(latest, "history.csv")
         except checkpoint.DamagedError as error:
-            aside = set_aside(latest)
-            before = latest_checkpoint(path)
-            start = "the start" if before is None else before.name
-            warn(f"{error}; it is now {aside.name}, and training continues from {start}")
+            damaged(latest, error)
             continue
         history = parse_history(text, latest)
         check_end(latest, End(state.epoch, state.converged, state.diverged), len(history))
-        copy = path / "history.csv"
-        if not files.holds(copy, text):
-            files.write_text(copy, text)
-        return state, history
-    if (path / "sharpness.csv").is_file():
-        aside = set_aside(path / "sharpness.csv")
-        warn(f"{path} has measurements and no checkpoint; they are now in {aside.name}")
+        return state, text, history
     return None
 
 
@@ -144,14 +162,6 @@ def check_whole(saved: Path) -> None:
 def epoch_name(epochs: int) -> str:
     """Name of the checkpoint after so many epochs."""
     return f"epoch_{epochs:04d}"
-
-
-def set_aside(path: Path) -> Path:
-    """Rename a damaged checkpoint or file so that nothing takes it for one; the new path."""
-    for number in itertools.count(1):
-        aside = path.with_name(f"damaged-{path.name}" + (f"-{number}" if number > 1 else ""))
-        if not aside.exists():
-            return path.rename(aside)
 
 
 def read_history(path: Path) -> pd.DataFrame:
@@ -242,8 +252,11 @@ def measurement(file: Path, cells: list[str]) -> list:
     return found
 
 
-def row(path: Path) -> dict[str, Any]:
-    """One row of runs.csv: configuration, end of training, and the record of each measure."""
+def row(path: Path, measures: Collection[str] | None = None) -> dict[str, Any]:
+    """One row of runs.csv: configuration, end of training, and the record of each measure.
+
+    ``measures`` are those of a study, whose table has no column for others that a run may have.
+    """
     config = read_run_config(path)
     end, history = newest_history(path)
     last = history.iloc[-1]
@@ -260,6 +273,8 @@ def row(path: Path) -> dict[str, Any]:
         "loss_gap": metrics["train_loss"] - metrics["test_loss"],
     }
     for record in read_sharpness(path).itertuples():
+        if measures is not None and record.measure not in measures:
+            continue
         measured = record._replace(finished=bool(record.finished))._asdict()
         table[record.measure] = record.value
         table |= {f"{record.measure}_{name}": measured[name] for name in list(SHARPNESS)[3:]}

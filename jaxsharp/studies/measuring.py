@@ -16,11 +16,17 @@ from jaxsharp.core.keys import stream
 from jaxsharp.core.memory import Budget, budget
 from jaxsharp.measures.registry import MEASURES, Options, Record
 from jaxsharp.networks.network import Network
-from jaxsharp.runs import claims, directory
+from jaxsharp.runs import claims, directory, reading
 from jaxsharp.runs.config import RunConfig
 from jaxsharp.runs.fingerprint import Fingerprint
-from jaxsharp.studies.sweep import ANYHOW, Layout, resume
-from jaxsharp.studies.workbench import Workbench, fingerprint, labels_of, make_recipe
+from jaxsharp.studies.sweep import ANYHOW, Layout
+from jaxsharp.studies.workbench import (
+    Workbench,
+    beginning,
+    fingerprint,
+    labels_of,
+    make_recipe,
+)
 from jaxsharp.training.epochs import TrainState, streams
 from jaxsharp.training.members import (
     auto_width,
@@ -167,10 +173,8 @@ def final_state(
     config: RunConfig, path: Path, bench: Workbench, made_from: Fingerprint
 ) -> TrainState:
     """State at the end of a run; RunError if it has none, or none that is intact."""
-    state, _ = resume(make_recipe(config, bench), config, path, bench, made_from)
-    if not directory.is_trained(path, config.settings.epochs):
-        raise claims.RunError(f"{path} is not trained to its end; train the run first")
-    return state
+    like = jax.eval_shape(lambda: beginning(make_recipe(config, bench), config, bench))
+    return reading.load_end(path, like, made_from, config.settings.epochs)
 
 
 def is_measured(path: Path, name: str, settings: str) -> bool:

@@ -25,6 +25,7 @@ from jaxsharp.runs.fingerprint import Fingerprint
 from jaxsharp.studies import interrupts
 from jaxsharp.studies.workbench import (
     Workbench,
+    beginning,
     fingerprint,
     hyper_arrays,
     labels_of,
@@ -36,7 +37,6 @@ from jaxsharp.training.epochs import (
     Recipe,
     TrainState,
     epoch_program,
-    init_state,
     streams,
     training_gradient,
 )
@@ -291,8 +291,7 @@ def resume(
     recipe: Recipe, config: RunConfig, path: Path, bench: Workbench, made_from: Fingerprint
 ) -> tuple[TrainState, list[tuple]]:
     """State of a member and the rows of its history, where its directory left them."""
-    key = streams(config.seed).init
-    fresh = lambda: init_state(recipe, hyper_arrays(config), *bench.trained.init(key))  # noqa: E731
+    fresh = lambda: beginning(recipe, config, bench)  # noqa: E731
     saved = directory.load(path, jax.eval_shape(fresh), made_from)
     if saved is None:
         return jax.device_get(fresh()), []

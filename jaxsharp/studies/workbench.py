@@ -20,7 +20,15 @@ from jaxsharp.networks.network import Network
 from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE
 from jaxsharp.runs.config import RunConfig, Settings
 from jaxsharp.runs.fingerprint import Fingerprint
-from jaxsharp.training.epochs import Data, Recipe, Stopping, streams, training_gradient
+from jaxsharp.training.epochs import (
+    Data,
+    Recipe,
+    Stopping,
+    TrainState,
+    init_state,
+    streams,
+    training_gradient,
+)
 
 # Settings that are arguments of a compiled program, so that its members may differ in them.
 TRACED = ("learning_rate", "momentum", "weight_decay", "rho")
@@ -195,6 +203,12 @@ def hyper_parameters(config: RunConfig) -> dict[str, float]:
 def hyper_arrays(config: RunConfig) -> dict[str, np.ndarray]:
     """Hyper-parameters of a member as arrays: to an optimizer even a zero is then a variable."""
     return {name: np.asarray(v, np.float32) for name, v in hyper_parameters(config).items()}
+
+
+def beginning(recipe: Recipe, config: RunConfig, bench: Workbench) -> TrainState:
+    """State of a run before its first epoch."""
+    start = bench.trained.init(streams(config.seed).init)
+    return init_state(recipe, hyper_arrays(config), *start)
 
 
 def labels_of(config: RunConfig, bench: Workbench) -> np.ndarray:
