@@ -15,6 +15,7 @@ from jaxsharp.runs.fingerprint import Fingerprint
 from jaxsharp.training.epochs import TrainState
 
 DEEPEST = 4  # folders in each other that are searched for runs
+TRACES = ("config.json", "status.json", "history.csv")  # the first of which may be lost
 FEW = 8  # runs that colours tell apart
 
 
@@ -85,7 +86,8 @@ def runs_and_studies(folders: Iterable[Path]) -> list[Path]:
 def below(folder: Path, levels: int) -> list[Path]:
     """The folder itself if it is a run or a study, damaged or not, and otherwise those in it."""
     parts = any((folder / name).is_dir() for name in ("runs", "checkpoints"))
-    if claims.kind(folder) is not None or (parts and os.path.lexists(folder / "config.json")):
+    traces = any(os.path.lexists(folder / name) for name in TRACES)
+    if claims.kind(folder) is not None or (parts and traces):
         return [folder]
     if levels == 0 or not folder.is_dir():
         return []
@@ -104,9 +106,8 @@ def histories(folders: Iterable[Path], warn: Warn = print_warning) -> dict[str, 
     left = []
     for folder in runs_and_studies(folders):
         files.check_tree(folder)
-        is_study = claims.kind(folder) == "study"
         inside = [each for path in sorted(folder.glob("runs/[!.]*")) for each in below(path, 0)]
-        for path in inside if is_study else [folder]:
+        for path in inside or [folder]:
             try:
                 found[path] = read_run_config(path), read_history(path)
             except RunError as error:

@@ -118,6 +118,9 @@ def test_histories_are_named_by_what_differs(tmp_path):
     found = reading.histories([study], pytest.fail)
     assert list(found) == [f"{name}, seed {s}" for name in ("adam", "sgd") for s in (0, 1)]
     assert [len(history) for history in found["adam, seed 0"]] == [3]
+    (study / "config.json").unlink()
+    (study / "history.csv").touch()
+    assert list(reading.histories([tmp_path], pytest.fail)) == list(found)
     twin = make_run(tmp_path / "twin", STUDY.members()[0])
     begun = tmp_path / "begun"
     claims.claim_run(begun, CONFIG)

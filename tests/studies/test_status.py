@@ -165,13 +165,15 @@ def test_measurements_that_are_none_are_named_and_counted_as_missing(tmp_path):
     assert f"damaged: {run / 'sharpness.csv'} has the row" in said
 
 
-def test_several_runs_and_studies_and_folders_of_them_are_described(half, tmp_path):
+def test_several_runs_and_studies_and_folders_of_them_are_described(half, tmp_path, monkeypatch):
     run = make_run(tmp_path / "single", STUDY.members()[0])
     begun = tmp_path / "begun"
     claims.claim_run(begun, STUDY.members()[1])
     damage(run / "checkpoints" / "epoch_0003")
     broken = make_study(tmp_path / "broken")
     (broken / "config.json").write_text("{")
+    now = time.time()
+    monkeypatch.setattr(status.time, "time", lambda: now)
     texts = status.describe_all([run, half]).split("\n\n")
     assert texts == [status.describe_run(run), status.describe(half)]
     lines = texts[0].splitlines()
@@ -183,4 +185,8 @@ def test_several_runs_and_studies_and_folders_of_them_are_described(half, tmp_pa
     paths = [text.partition(": ")[0] for text in status.describe_all([tmp_path]).split("\n\n")]
     assert paths == [str(path) for path in sorted((run, half, begun, broken))]
     with pytest.raises(RunError, match=r"not valid JSON.*the command that made the study writes"):
+        status.describe_all([broken])
+    (broken / "config.json").unlink()
+    (broken / "status.json").touch()
+    with pytest.raises(RunError, match=r"no config\.json; the command that made the study writes"):
         status.describe_all([broken])
