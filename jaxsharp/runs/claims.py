@@ -20,7 +20,7 @@ Warn = Callable[[str], Any]
 MOST_NAMED = 20
 SHARED = ("dataset", "model", "settings")
 KINDS = {"run": "seed", "study": "seeds"}  # by the field that the other one has not
-FRESH = "choose another directory, or start over with --fresh"
+ELSEWHERE = "choose another directory (--out); --fresh would delete what is there"
 
 
 class RunError(ValueError):
@@ -44,7 +44,7 @@ def warn_once(text: str) -> None:
 
 @contextmanager
 def claimed(
-    path: Path, config: dict[str, Any], *, fresh: bool = False, advice: str = FRESH
+    path: Path, config: dict[str, Any], *, fresh: bool = False, advice: str = ELSEWHERE
 ) -> Iterator[None]:
     """``claim`` a directory and keep other processes out of it while a block runs.
 
@@ -162,7 +162,7 @@ def is_empty(path: Path) -> bool:
 
 
 def is_claimed(
-    path: Path, config: dict[str, Any], *, fresh: bool = False, advice: str = FRESH
+    path: Path, config: dict[str, Any], *, fresh: bool = False, advice: str = ELSEWHERE
 ) -> bool:
     """Whether ``path`` holds the run or study of ``config``, any run or study if ``fresh``.
 

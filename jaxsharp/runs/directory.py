@@ -24,8 +24,15 @@ from jax.typing import ArrayLike
 from jaxsharp.core.choices import is_a, known, shown
 from jaxsharp.measures.registry import MEASURES
 from jaxsharp.runs import checkpoint, files, fingerprint
-from jaxsharp.runs.claims import MOST_NAMED, RunError, Warn, print_warning, read_run_config
-from jaxsharp.runs.fingerprint import ANEW, Fingerprint
+from jaxsharp.runs.claims import (
+    ELSEWHERE,
+    MOST_NAMED,
+    RunError,
+    Warn,
+    print_warning,
+    read_run_config,
+)
+from jaxsharp.runs.fingerprint import Fingerprint
 from jaxsharp.training.epochs import TrainState
 
 HISTORY = ("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
@@ -77,7 +84,7 @@ def latest_checkpoint(path: Path) -> Path | None:
     return next(iter(checkpoints(path)), None)
 
 
-def check_origin(path: Path, made_from: Fingerprint, advice: str = ANEW) -> None:
+def check_origin(path: Path, made_from: Fingerprint, advice: str = ELSEWHERE) -> None:
     """Raise RunError if the newest intact checkpoint of a run was made from something else.
 
     So it is too for a history or measurements that are intact and none.

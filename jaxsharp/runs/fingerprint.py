@@ -13,13 +13,12 @@ from pathlib import Path
 
 from jaxsharp.core.choices import checked, construct, shown
 from jaxsharp.runs import checkpoint, files
-from jaxsharp.runs.claims import RunError, warn_once
+from jaxsharp.runs.claims import ELSEWHERE, RunError, warn_once
 
 FILE = "fingerprint.json"
 DATA = ("train_images", "train_labels", "test_images", "test_labels")
 PROGRAMS = ("network", "optimizer")
 DIGITS = 8  # of a digest in a message
-ANEW = "choose another directory (--out), or start over with --fresh"
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Fingerprint:
         return json.dumps(asdict(self), indent=2) + "\n"
 
 
-def read(saved: Path, advice: str = ANEW) -> Fingerprint:
+def read(saved: Path, advice: str = ELSEWHERE) -> Fingerprint:
     """The fingerprint of a checkpoint.
 
     Raises DamagedError if it is not as it was written, and RunError, which ends with the
@@ -72,7 +71,7 @@ def compare(
     wanted: Fingerprint,
     names: Iterable[str] = (*DATA, *PROGRAMS),
     *,
-    advice: str = ANEW,
+    advice: str = ELSEWHERE,
 ) -> None:
     """Raise RunError unless a checkpoint was made from what is wanted now, saying what changed.
 

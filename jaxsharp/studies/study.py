@@ -172,7 +172,7 @@ class Work:
 
 @contextmanager
 def claimed(
-    out: Path, config: StudyConfig, *, fresh: bool = False, advice: str = claims.FRESH
+    out: Path, config: StudyConfig, *, fresh: bool = False, advice: str = claims.ELSEWHERE
 ) -> Iterator[None]:
     """Keep ``out`` as the directory of the study, and other processes out of it.
 

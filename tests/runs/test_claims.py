@@ -293,6 +293,8 @@ def test_what_systems_and_editors_leave_is_no_content(tmp_path):
 
 def test_the_advice_is_that_of_the_command(run):
     other = asdict(replace(CONFIG, seed=4))
+    with pytest.raises(RunError, match=r"\(--out\); --fresh would delete what is there$"):
+        claims.is_claimed(run, other)
     with pytest.raises(RunError, match=r"seed 3 -> 4\); go elsewhere$"):
         with claims.claimed(run, other, advice="go elsewhere"):
             raise AssertionError("claimed")
