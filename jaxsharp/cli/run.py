@@ -123,7 +123,7 @@ def sharpness(
             made_from=made_from,
             report=lambda name, _: tracker.update(names.index(name), name),
         )
-    report.print_run(console, run)
+    report.print_run(console, run, {name: MEASURES[name].settings(settings) for name in names})
 
 
 def plot(run: tyro.conf.Positional[tuple[Path, ...]], *, out: Path = Path("curves.png")) -> None:

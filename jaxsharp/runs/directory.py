@@ -4,7 +4,7 @@ RUN/config.json              the run's configuration, with a checksum
 RUN/checkpoints/epoch_0050   state, history and fingerprint after 50 epochs (``checkpoint``)
 RUN/checkpoints/converged    state and history at the end of a run that converged (or: diverged)
 RUN/history.csv              loss and accuracy on both splits after every epoch, a copy
-RUN/sharpness.csv            a row a measure: its settings and `SHARPNESS`, checksum of the row
+RUN/sharpness.csv            a row a measure and its settings: `SHARPNESS`, checksum of the row
 
 Training is deterministic, so whatever is damaged is left out, with a warning, and made again.
 """
@@ -12,7 +12,7 @@ Training is deterministic, so whatever is damaged is left out, with a warning, a
 import io
 import math
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -233,9 +233,10 @@ def read_sharpness(path: Path, warn: Warn = print_warning) -> pd.DataFrame:
         what = "is damaged, or of an older version,"
         warn(f"{file} {what} at {names}; what is left out is measured again when asked for")
     found = [measurement(file, cells) for cells in rows]
-    names = [cells[0] for cells in found]
+    names = [tuple(cells[:2]) for cells in found]
     if len(set(names)) < len(names):
-        raise RunError(f"{file} has a measure twice: {', '.join(names)}")
+        twice = ", ".join(name for name, _ in names)
+        raise RunError(f"{file} has a measure twice with the same settings: {twice}")
     return pd.DataFrame(found, columns=list(SHARPNESS)).astype(SHARPNESS)
 
 
@@ -259,10 +260,11 @@ def measurement(file: Path, cells: list[str]) -> list:
     return found
 
 
-def row(path: Path, measures: Collection[str] | None = None) -> dict[str, Any]:
+def row(path: Path, measures: Mapping[str, str] | None = None) -> dict[str, Any]:
     """One row of runs.csv: configuration, end of training, and the record of each measure.
 
-    ``measures`` are those of a study, whose table has no column for others that a run may have.
+    ``measures`` are those of a study, with their settings; a run may have others, which its table
+    leaves out. Without them, the latest record of each counts.
     """
     config = read_run_config(path)
     end, history = newest_history(path)
@@ -280,7 +282,7 @@ def row(path: Path, measures: Collection[str] | None = None) -> dict[str, Any]:
         "loss_gap": metrics["train_loss"] - metrics["test_loss"],
     }
     for record in read_sharpness(path).itertuples():
-        if measures is not None and record.measure not in measures:
+        if measures is not None and measures.get(record.measure) != record.settings:
             continue
         measured = record._replace(finished=bool(record.finished))._asdict()
         table[record.measure] = record.value

@@ -107,6 +107,11 @@ class StudyConfig:
         """Epochs at most, and measures."""
         return self.settings.epochs + len(self.measures)
 
+    @property
+    def measured(self) -> dict[str, str]:
+        """The settings with which each measure is taken."""
+        return {name: MEASURES[name].settings(self.options) for name in self.measures}
+
     def axes(self) -> list[str]:
         """Columns of a table that tell the combinations of hyper-parameters apart."""
         return ["optimizer", "sam", *self.vary]

@@ -188,9 +188,11 @@ def record(path: Path, name: str, settings: str, measured: Record) -> None:
     if not is_mine(path.name):
         return
     table = directory.read_sharpness(path)
-    table = table[table["measure"] != name].reset_index(drop=True)
+    same = (table["measure"] == name) & (table["settings"] == settings)
+    table = table[~same].reset_index(drop=True)
     kinds = {"error_kind": MEASURES[name].error, "cost_unit": MEASURES[name].cost}
     row = {"measure": name, "settings": settings, **measured._asdict(), **kinds}
     table = pd.DataFrame([*table.to_dict("records"), row], columns=list(directory.SHARPNESS))
-    table = table.sort_values("measure", key=lambda names: names.map(list(MEASURES).index))
+    order = list(MEASURES).index
+    table = table.sort_values("measure", key=lambda names: names.map(order), kind="stable")
     directory.write_sharpness(path, table)

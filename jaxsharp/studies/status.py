@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from jaxsharp.core.choices import checked, construct
-from jaxsharp.measures.registry import MEASURES
 from jaxsharp.runs import claims, directory, files, reading
 from jaxsharp.studies.grid import StudyConfig
 from jaxsharp.studies.study import Progress, is_writer, standing
@@ -140,8 +139,7 @@ def unmeasured(path: Path, config: StudyConfig) -> list[str]:
     """Measures of a study that a run's directory does not have yet."""
     table = directory.read_sharpness(path, lambda text: None)
     done = set(zip(table["measure"], table["settings"], strict=True))
-    names = config.measures
-    return [name for name in names if (name, MEASURES[name].settings(config.options)) not in done]
+    return [name for name, settings in config.measured.items() if (name, settings) not in done]
 
 
 def still_unmeasured(path: Path, config: StudyConfig) -> list[str]:
@@ -205,7 +203,7 @@ def describe_run(path: Path) -> str:
     latest = directory.latest_checkpoint(path)
     measured: list[str] = []
     with contextlib.suppress(claims.RunError):  # `damages` names it
-        measured = [*directory.read_sharpness(path, lambda text: None)["measure"]]
+        measured = [*directory.read_sharpness(path, lambda text: None)["measure"].unique()]
     age = duration(time.time() - latest_news(path))
     lines = [
         f"{path}: {config.label}, seed {config.seed}, {config.model} on {config.dataset}",

@@ -245,7 +245,7 @@ def write_tables(out: Path, config: StudyConfig, done: set[RunConfig]) -> None:
         if member not in done:
             continue
         path = out / "runs" / member.name
-        rows.append(directory.row(path, config.measures))
+        rows.append(directory.row(path, config.measured))
         labels = {name: rows[-1][name] for name in (*config.axes(), "seed")}
         histories.append(pd.DataFrame({**labels, **directory.read_history(path)}))
     files.write_table(out / "runs.csv", pd.DataFrame(rows))

@@ -150,11 +150,14 @@ def test_train_sharpness_and_plot_work_on_run_directories(tmp_path, capsys, stud
     odd = ["--measures", "random_perturbation", "--radius", "1e30", "--quiet"]
     cli.main(["sharpness", str(tmp_path / "plain"), *odd])
     assert "has no random_perturbation: the loss is not finite at" in capsys.readouterr().err
-    table = pd.read_csv(tmp_path / "plain" / "sharpness.csv").set_index("measure")
-    assert np.isnan(table.loc["random_perturbation", "value"])
-    assert table["finished"].to_dict() == {
-        **{"minimum_sharpness": 1, "top_eigenvalue": 1, "random_perturbation": 0}
-    }
+    table = pd.read_csv(tmp_path / "plain" / "sharpness.csv")
+    measured = ["minimum_sharpness", "top_eigenvalue", "random_perturbation", "random_perturbation"]
+    assert list(table["measure"]) == measured and list(table["finished"]) == [1, 1, 1, 0]
+    assert np.isnan(table["value"].iloc[-1])
+    again = ["--measures", "random_perturbation", "--num-perturbations", "4", "--quiet"]
+    cli.main(["sharpness", str(tmp_path / "plain"), *again])  # as before, and not measured again
+    out = capsys.readouterr().out
+    assert f"{table['value'].iloc[-2]:.6g}" in out and "top_eigenvalue" not in out
     in_study = study / "runs" / "adam-asam-seed1"
     for name in ("sharpness.csv", "history.csv", "config.json"):
         assert (tmp_path / "asam" / name).read_bytes() == (in_study / name).read_bytes()

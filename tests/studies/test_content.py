@@ -258,13 +258,12 @@ def test_a_finished_study_says_so_at_once_and_whenever_it_is_asked_for_again(stu
 
 def test_the_tables_of_a_study_have_its_own_measures_alone(study, tmp_path):
     out = shutil.copytree(study, tmp_path / "out")
-    member = CONFIG.members()[0]
-    settings = MEASURES["random_perturbation"].settings(CONFIG.options)
-    measuring.record(
-        *(out / "runs" / member.name, "random_perturbation", settings),
-        Record(1.5, 0.5, True, 12),
-    )
-    assert "random_perturbation" in directory.row(out / "runs" / member.name)
+    path = out / "runs" / CONFIG.members()[0].name
+    for name in ("random_perturbation", "top_eigenvalue"):
+        settings = MEASURES[name].settings(replace(CONFIG.options, eigenvalue_tol=0.5))
+        measuring.record(path, name, settings, Record(1.5, 0.5, True, 12))
+        assert directory.row(path)[name] == 1.5
+    assert "2 measured" in status.describe(out)
     studies.run(CONFIG, out, bench_of())
     for name in ("runs.csv", "history.csv", "summary.csv", "correlations.csv"):
         assert (out / name).read_bytes() == (study / name).read_bytes()
