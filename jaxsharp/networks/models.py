@@ -101,8 +101,6 @@ def _batch_cnn(blocks, hidden, padding):
                 height, width, channels = height - shrink, width - shrink, features
             steps.append(layers.max_pool)
             height, width = height // 2, width // 2
-        if min(height, width) < 1:
-            raise ValueError(f"images of shape {shape} are too small for {len(blocks)} poolings")
         flat = height * width * channels
         head = [layers.dense(flat, hidden, rngs), jax.nn.relu]
         return [*steps, _flatten, *head, layers.dense(hidden, num_classes, rngs)]
@@ -113,8 +111,6 @@ def _batch_cnn(blocks, hidden, padding):
 def _lenet(shape, num_classes, lowering, rngs):
     height, width, channels = shape
     flat = ((height - 5) // 2 - 4) * ((width - 5) // 2 - 4) * 120
-    if min(height, width) < 15:
-        raise ValueError(f"images of shape {shape} are too small for lenet (15 x 15 at least)")
 
     def conv(features_in, features, padding):
         return layers.ConvReLU(
@@ -130,11 +126,15 @@ def _lenet(shape, num_classes, lowering, rngs):
 
 
 class ModelSpec(NamedTuple):
-    """One line of ``jaxsharp list``, the layers, and whether channels are standardized."""
+    """One line of ``jaxsharp list``, the layers, and whether channels are standardized.
+
+    ``least`` is the smallest height and width of images.
+    """
 
     description: str
     body: Callable
     standardize: bool = False
+    least: int = 1
 
 
 MODELS: dict[str, ModelSpec] = {
@@ -145,17 +145,21 @@ MODELS: dict[str, ModelSpec] = {
         standardize=True,
     ),
     "mlp": ModelSpec("MLP of Ibayashi et al.: 512, 128, 512 hidden units", _mlp((512, 128, 512))),
-    "lenet": ModelSpec("LeNet of Ibayashi et al.", _lenet),
+    "lenet": ModelSpec("LeNet of Ibayashi et al.", _lenet, least=15),
     "simple_batch": ModelSpec(
-        "CNN of study A: 4 convolutions, BatchNorm", _batch_cnn(((16, 32), (64, 128)), 128, "VALID")
+        "CNN of study A: 4 convolutions, BatchNorm",
+        _batch_cnn(((16, 32), (64, 128)), 128, "VALID"),
+        least=16,
     ),
     "middle_batch": ModelSpec(
         "CNN of study A: 6 convolutions, BatchNorm",
         _batch_cnn(((16, 32), (64, 128), (256, 512)), 512, "SAME"),
+        least=8,
     ),
     "complex_batch": ModelSpec(
         "CNN of study A: 9 convolutions, BatchNorm",
         _batch_cnn(((16, 32, 32), (64, 128, 128), (256, 512, 512)), 512, "SAME"),
+        least=8,
     ),
 }
 
@@ -193,11 +197,15 @@ def load(name: str, dataset, *, lowering: layers.Lowering = "auto") -> Network:
             f"{name} takes images or real numbers; the inputs of {dataset.name} are integers"
         )
     if len(shape) != 3 and not name.endswith(FLAT):
+        valid = ", ".join(each for each in MODELS if each.endswith(FLAT))
         raise ValueError(
-            f"{name} takes images; the inputs of {dataset.name} have shape {('n', *shape)}, for "
-            f"which valid are {', '.join(n for n in MODELS if n.endswith(FLAT))}".replace(
-                "'n'", "n"
-            )
+            f"{name} takes images; an input of {dataset.name} has shape {shape}, for which valid "
+            f"are {valid}"
+        )
+    if spec.least > 1 and min(shape[:2]) < spec.least:
+        raise ValueError(
+            f"images of shape {shape} are too small for {name} "
+            f"({spec.least} x {spec.least} at least)"
         )
     pixels = images.dtype == np.uint8
     wanted = spec.standardize or not pixels
