@@ -44,8 +44,9 @@ def make_run(path, member, *, epoch=3, measures=STUDY.measures, made_from=MADE_F
     directory.save(path, state_at(epoch, **ends), history_to(epoch), made_from)
     directory.write_sharpness(path, pd.DataFrame(columns=list(directory.SHARPNESS)))
     for name in measures:
-        settings = MEASURES[name].settings(STUDY.options)
-        measuring.record(path, name, settings, Record(1.5, 0.5, True, 12))
+        measure = MEASURES[name]
+        settings = measure.settings(STUDY.options)
+        measuring.record(path, name, measure, settings, Record(1.5, 0.5, True, 12))
     return path
 
 

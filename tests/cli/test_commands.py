@@ -122,10 +122,7 @@ def test_a_finished_study_is_read_and_not_repeated(study, monkeypatch, capsys):
         raise AssertionError("nothing is left to train")
 
     monkeypatch.setattr("jaxsharp.studies.sweep.epoch_program", fail)
-    monkeypatch.setattr(
-        "jaxsharp.studies.measuring.MEASURES",
-        {m: v._replace(arrays=fail) for m, v in MEASURES.items()},
-    )
+    monkeypatch.setattr("jaxsharp.studies.measuring.measuring_program", fail)
     before = (study / "runs.csv").read_bytes()
     cli.main([*STUDY, "--out", str(study), "--quiet"])
     assert (study / "runs.csv").read_bytes() == before

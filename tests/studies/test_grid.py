@@ -12,6 +12,8 @@ from jaxsharp.measures import Options
 from jaxsharp.runs import SAM, Settings
 from jaxsharp.studies import StudyConfig
 from jaxsharp.studies.grid import group_key, parse_shard, parse_vary
+from jaxsharp.studies.study import check_names
+from jaxsharp.studies.workbench import Workbench
 
 VARY = {"learning_rate": (0.1, 0.01), "rho": (0.05, 0.5)}
 GRID = StudyConfig(optimizers=("sgd", "adam"), sam=("none", "sam"), seeds=2, vary=VARY)
@@ -75,7 +77,7 @@ def test_a_study_is_the_same_in_whatever_order_it_is_given():
     assert given.measures == measures[::-1] and given.vary["learning_rate"] == (0.25, 0.5, 1.0)
     unknown = replace(given, optimizers=("sgd", "nadam", "adam"))
     with pytest.raises(ValueError, match="unknown optimizer 'nadam'"):
-        unknown.check()
+        check_names(unknown, Workbench(None, None, None))
 
 
 def test_a_radius_makes_no_second_run_where_no_variant_takes_it():

@@ -248,7 +248,8 @@ def test_measures_see_the_first_examples_alone(tmp_path, bench):
     trained = [(replace(config, settings=SETTINGS), state)]
     width = measuring.auto_width(1, 1)
     want = [
-        measuring.results(m, trained, small, OPTIONS, width, budget())[0][0] for m in MEASURES[:2]
+        measuring.results(m, bench.measures[m], trained, small, OPTIONS, width, budget())[0][0]
+        for m in MEASURES[:2]
     ]
     np.testing.assert_array_equal(runs.read_sharpness(path)["value"], want)
     measuring.measure([config], [path], bench, ("random_perturbation",), OPTIONS)
