@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from jaxsharp import analysis
-from jaxsharp.analysis import canvas, figures
+from jaxsharp.analysis import canvas, comparisons, figures
 from jaxsharp.optimizers import SHARPNESS_AWARE
 from tests.drawings import MEASURES, against_gap, drawn, one_history, study_history, study_runs
 
@@ -99,7 +99,7 @@ def test_nothing_global_changes_or_matters(tmp_path):
 
 def test_pyplot_is_not_needed(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # an import of it fails
-    for module in (canvas, figures):
+    for module in (canvas, comparisons, figures):
         importlib.reload(module)
     canvas.save(analysis.run_curves({"run": one_history()}), tmp_path / "run.png")
     assert (tmp_path / "run.png").exists()
