@@ -1,13 +1,14 @@
 """Configurations: everything that decides the numbers of one training run, and its name."""
 
-import inspect
 import math
 from dataclasses import dataclass, replace
 
 from jaxsharp.core.choices import LARGEST, known, plain, shown
-from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE
+from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE, own_arguments
 
 SAM = ("none", *SHARPNESS_AWARE)
+# Settings that are arguments of a compiled program, so that its members may differ in them.
+HYPER_PARAMETERS = ("learning_rate", "momentum", "weight_decay", "rho")
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ class Settings:
     """Fraction of the training labels that is redrawn at random."""
     measure_size: int | None = None
     """Measure sharpness on the first N training examples instead of all."""
+
+    @property
+    def judged(self) -> bool:
+        """Whether there is a rule that says when a run has converged."""
+        return self.loss_below is not None or self.change_below is not None
 
     def check(self) -> None:
         """Raise ValueError for a value that no run can have; the data set's limits come later."""
@@ -144,9 +150,18 @@ class RunConfig:
     @property
     def own_rho(self) -> float | None:
         """The radius that the variant takes unless one is given; None without a variant."""
-        if self.sam == "none":
-            return None
-        return inspect.signature(SHARPNESS_AWARE[self.sam]).parameters["rho"].default
+        return None if self.sam == "none" else own_arguments(SHARPNESS_AWARE[self.sam])["rho"]
+
+    @property
+    def used(self) -> dict[str, float]:
+        """The `HYPER_PARAMETERS` that the run has: those given, others the optimizer's own.
+
+        One that it does not have, such as the momentum of plain SGD, is left out.
+        """
+        own = own_arguments(OPTIMIZERS[self.optimizer]) | {"rho": self.own_rho}
+        given = {name: getattr(self.settings, name) for name in HYPER_PARAMETERS}
+        found = {n: own.get(n) if value is None else value for n, value in given.items()}
+        return {name: value for name, value in found.items() if value is not None}
 
     def resolved(self) -> "RunConfig":
         """The same with the radius that it takes: the variant's own unless given, or None."""

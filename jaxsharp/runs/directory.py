@@ -243,21 +243,30 @@ def measurement(file: Path, cells: list[str]) -> list:
 
 
 def row(path: Path) -> dict[str, Any]:
-    """One row of runs.csv: configuration, end of training, and the record of each measure."""
+    """One row of runs.csv: configuration, end of training, and the record of each measure.
+
+    Hyper-parameters are those that the run used; NaN is one that its optimizer does not have.
+    Accuracies and the gaps are fractions, losses nats; gaps are positive where the training data
+    look better: of accuracies training - test, of losses test - training. ``converged`` is None
+    without a rule for it.
+    """
     config = read_run_config(path)
     end, history = newest_history(path)
     last = history.iloc[-1]
     metrics = {name: float(last[name]) for name in HISTORY[1:]}
-    varied = {name: getattr(config.settings, name) for name in VARIED}
+    used = {name: getattr(config.settings, name) for name in VARIED} | config.used
+    ends: dict[str, bool | None] = {name: end.name == name for name in ENDS}
+    if not config.settings.judged:
+        ends["converged"] = None
     table = {
         **{k: getattr(config, k) for k in ("dataset", "model", "optimizer", "sam")},
-        **{name: math.nan if value is None else value for name, value in varied.items()},
+        **{name: math.nan if value is None else value for name, value in used.items()},
         "seed": config.seed,
         "epochs": int(last["epoch"]),
-        **{name: end.name == name for name in ENDS},
+        **ends,
         **metrics,
-        "gap": 100 * (metrics["train_accuracy"] - metrics["test_accuracy"]),
-        "loss_gap": metrics["train_loss"] - metrics["test_loss"],
+        "gap": metrics["train_accuracy"] - metrics["test_accuracy"],
+        "loss_gap": metrics["test_loss"] - metrics["train_loss"],
     }
     for record in read_sharpness(path).itertuples():
         measured = record._replace(finished=bool(record.finished))._asdict()

@@ -3,10 +3,11 @@
 OUT/config.json   the study's configuration
 OUT/runs.csv      one row a run, with the record of each measure
 OUT/history.csv   one row a run and epoch
-OUT/summary.csv   mean and 95 % interval over seeds of each combination of hyper-parameters
+OUT/summary.csv   mean (of measures: geometric mean) and 95 % interval over seeds of each
+                  combination of hyper-parameters
 OUT/correlations.csv   Kendall's tau of each measure with the gap, raw and within groups, with
                   intervals or why there is none
-OUT/training.png, OUT/sharpness.png
+OUT/training.png, OUT/sharpness.png, and OUT/vary_NAME.png for each setting that is varied
 OUT/times.csv     seconds of each group, in every session that worked on it
 OUT/status.json   how far the study is (``status``)
 OUT/runs/NAME     directory of one run (``runs``)
@@ -60,6 +61,7 @@ class Progress(NamedTuple):
     rows: dict[str, tuple]
 
 
+RANGES = {"train_accuracy": (0.0, 1.0), "test_accuracy": (0.0, 1.0), "gap": (-1.0, 1.0)}
 TIMES = ["group", "member_epochs", "training_s", "measuring_s"]
 Report = Callable[[Progress], Any]
 
@@ -104,6 +106,7 @@ class Work:
         self.config, self.out, self.bench, self.report = config, out, bench, report
         self.save_every, self.layout = save_every, layout
         self.runs = len(config.shard_members())
+        self.groups, self.begun = len(config.groups()), 0
         self.done: list[RunConfig] = []
         self.converged = self.diverged = 0
 
@@ -116,13 +119,15 @@ class Work:
         paths = [self.path(member) for member in group]
         start = time.monotonic()
         latest = sweep.GroupProgress(len(group), 0, 0, 0, 0, 0, {})
+        self.begun += 1
+        name = f"group {self.begun} of {self.groups}, {group[0].label}"
 
         def tell(doing, measured, epochs):
             trained = len(self.done) + latest.stopped
             seconds = time.monotonic() - start
             self.report(
                 Progress(
-                    *(group[0].label, doing, self.runs, trained),
+                    *(name, doing, self.runs, trained),
                     *(self.converged + latest.converged, self.diverged + latest.diverged),
                     len(self.done) + measured // len(self.config.measures),
                     len(self.done) * self.config.steps_per_run + epochs + measured,
@@ -196,8 +201,8 @@ def describe(progress: sweep.GroupProgress) -> str:
     """State of a group after an epoch: the latest of those at work, and how the others ended."""
     latest = max(epoch for epoch, *_ in progress.rows.values())
     text = f"epoch {latest}, {progress.stopped} of {progress.members} done"
-    text += f", {progress.converged} converged"
-    return text + (f", {progress.diverged} diverged" if progress.diverged else "")
+    counts = {"converged": progress.converged, "diverged": progress.diverged}
+    return text + "".join(f", {num} {name}" for name, num in counts.items() if num)
 
 
 def note_times(out: Path, group: str, epochs: int, training: float, measuring: float) -> None:
@@ -237,21 +242,29 @@ def write_tables(out: Path, config: StudyConfig, done: set[RunConfig]) -> None:
 
 def summarize(config: StudyConfig, out: Path) -> StudyResult:
     """Statistics and figures from the tables of a study; nothing else is read."""
-    from jaxsharp.analysis import canvas, figures
+    from jaxsharp.analysis import canvas, comparisons, figures
 
     table, history = pd.read_csv(out / "runs.csv"), pd.read_csv(out / "history.csv")
-    columns = ["train_accuracy", "test_accuracy", "gap", *config.measures]
-    axes = config.axes()
-    summary = statistics.summarize(table, axes, columns)
+    axes, varied = config.axes(), list(config.vary)
+    summary = statistics.summarize(table, axes, RANGES, config.measures)
     correlations = {
         name: statistics.correlation(table, name, "gap", axes) for name in config.measures
     }
     if is_writer():
         files.write_table(out / "summary.csv", summary)
         files.write_table(out / "correlations.csv", correlation_table(correlations))
-        canvas.save(figures.training_curves(history), out / "training.png")
-        sharpness = figures.sharpness_against_gap(table, list(config.measures), correlations)
-        canvas.save(sharpness, out / "sharpness.png")
+        drawn = {
+            "training": figures.training_curves(history, varied),
+            "sharpness": comparisons.sharpness_against_gap(
+                table, config.measures, correlations, varied
+            ),
+        }
+        for name in varied:
+            drawn[f"vary_{name}"] = comparisons.against_setting(
+                summary, name, config.measures, varied
+            )
+        for name, figure in drawn.items():
+            canvas.save(figure, out / f"{name}.png")
     return StudyResult(table, summary, correlations)
 
 

@@ -18,12 +18,10 @@ from jaxsharp.data.datasets import Dataset, redraw_labels
 from jaxsharp.networks import models
 from jaxsharp.networks.network import Network
 from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE
-from jaxsharp.runs.config import RunConfig, Settings
+from jaxsharp.runs.config import HYPER_PARAMETERS, RunConfig, Settings
 from jaxsharp.runs.fingerprint import Fingerprint
 from jaxsharp.training.epochs import Data, Recipe, Stopping, streams, training_gradient
 
-# Settings that are arguments of a compiled program, so that its members may differ in them.
-TRACED = ("learning_rate", "momentum", "weight_decay", "rho")
 EXAMPLES = 16  # with which programs are traced for their digests, whatever the batch size
 
 
@@ -186,7 +184,7 @@ def check_step(recipe: Recipe) -> None:
 
 def hyper_parameters(config: RunConfig) -> dict[str, float]:
     """The numeric hyper-parameters that are traced: those given, others are the optimizer's own."""
-    given = {name: getattr(config.settings, name) for name in TRACED}
+    given = {name: getattr(config.settings, name) for name in HYPER_PARAMETERS}
     if config.sam == "none":
         del given["rho"]
     return {name: value for name, value in given.items() if value is not None}

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from jaxsharp import runs
-from jaxsharp.runs import RunError, Settings, checkpoint, claims, directory, files
+from jaxsharp.runs import RunConfig, RunError, Settings, checkpoint, claims, directory, files
 from tests import savedruns
-from tests.folders import MADE_FROM, damage, history_to, state_at
+from tests.folders import MADE_FROM, damage, history_to, make_run, state_at
 from tests.savedruns import CONFIG, saved_run
 
 run = savedruns.run  # the fixture
@@ -226,3 +226,23 @@ def test_a_row_has_the_settings_that_a_grid_varies(tmp_path):
     }
     assert {part: row[f"top_eigenvalue{part}"] for part in expected} == expected
     assert row["minimum_sharpness_finished"] is True
+
+
+def test_a_row_has_one_unit_and_one_sign_and_what_the_run_used(tmp_path):
+    """A gap is positive where the training data look better."""
+    settings = Settings(learning_rate=0.5, momentum=0.25)
+    config = RunConfig("digits", "small_mlp", "heavy_ball", "none", 0, settings)
+    row = directory.row(make_run(tmp_path / "judged", config, measures=(), converged=True))
+    last = history_to(3).iloc[-1]
+    gaps = last["train_accuracy"] - last["test_accuracy"], last["test_loss"] - last["train_loss"]
+    np.testing.assert_allclose([row["gap"], row["loss_gap"]], gaps, rtol=1e-5)  # of float32
+    used = ("learning_rate", "momentum", "weight_decay", "rho")
+    np.testing.assert_equal([row[name] for name in used], [0.5, 0.25, 0.0, float("nan")])
+    assert row["converged"] is True and row["diverged"] is False
+
+
+@pytest.mark.parametrize("diverged", [False, True])
+def test_without_a_rule_a_row_does_not_say_whether_it_converged(tmp_path, diverged):
+    config = RunConfig("digits", "small_mlp", "adam", "sam", 0, Settings(loss_below=None))
+    row = directory.row(make_run(tmp_path / "run", config, measures=(), diverged=diverged))
+    assert row["converged"] is None and row["diverged"] is diverged and row["epochs"] == 3
