@@ -11,7 +11,7 @@ from jaxsharp.cli import report
 from jaxsharp.cli.output import make_console
 from jaxsharp.cli.parsing import naming
 from jaxsharp.cli.progress import Tracker
-from jaxsharp.core.choices import at_least_one, checked, known, known_list, width_of
+from jaxsharp.core.choices import at_least_one, checked, counted, known, known_list, width_of
 from jaxsharp.data import datasets
 from jaxsharp.measures.registry import DEFAULT_MEASURES, MEASURES, Options
 from jaxsharp.networks import models
@@ -146,7 +146,7 @@ def opening(config: StudyConfig, bench, out: Path) -> str:
     """What is about to be done."""
     split, source = bench.dataset, bench.dataset.source
     return (
-        f"{len(config.shard_members())} runs of {config.model} on {config.dataset} "
+        f"{counted(len(config.shard_members()), 'run')} of {config.model} on {config.dataset} "
         f"({len(split.train.labels)} training and {len(split.test.labels)} test examples from "
         f"{source}) into {out}"
     )
