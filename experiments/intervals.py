@@ -89,7 +89,14 @@ LEAST = [
     *((coefficients, f"MIN_{of}") for of in ("GROUPS", "RUNS", "PAIRS", "SEEDS", "SEEDS_WITHIN")),
     (means, "MIN_VALUES"),
 ]
-COUNTS = np.arange(360)
+
+
+def counts(mean: float, deviation: float) -> stats.rv_discrete:
+    """Right answers of 360, normal but for rounding."""
+    ends = stats.norm(mean, deviation).cdf(np.arange(362) - 0.5)
+    return stats.rv_discrete(values=(np.arange(361), np.diff(ends)))
+
+
 # Of accuracies the mean is covered, of positive quantities the geometric mean.
 MEANS = {
     "mean": {
@@ -97,9 +104,7 @@ MEANS = {
         "uniform": stats.uniform(0.85, 0.1),
         "324 of 360, binomial": stats.binom(360, 0.9),
         "355 of 360, binomial": stats.binom(360, 355 / 360),
-        "324 of 360, deviation 1": stats.rv_discrete(
-            values=(COUNTS, np.diff(stats.norm(324, 1).cdf(np.append(COUNTS - 0.5, np.inf))))
-        ),
+        **{f"324 of 360, deviation {d}": counts(324, d) for d in (1, 2)},
         "errors log-normal, 0.3": stats.lognorm(0.3),
         "errors log-normal, 0.5": stats.lognorm(0.5),
     },

@@ -1,7 +1,7 @@
 """What a person reads at the end of a command."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ from jaxsharp.runs import directory
 from jaxsharp.studies.grid import StudyConfig
 from jaxsharp.studies.study import StudyResult
 
+Writer = Callable[[float, int], str]
 NAMES = {"optimizer": "optimizer", "SAM": "sam"}
-DIGITS = ((4, 3), (3, 3), (3, 2))  # of a mean, and of the ends of its interval
+# Decimals of fractions, significant digits of measures: of a mean, and of the ends of its interval.
+DIGITS = ((4, 3), (3, 3), (3, 2))
 SHORT = {"converged": "conv."}
 NOTE = (
     "test accuracy and gap (training - test accuracy) are fractions: mean [95 % interval], "
@@ -50,7 +52,7 @@ def print_study(
         say(console, line)
     figures = ["training", "sharpness", *(f"vary_{name}" for name in config.vary)]
     tables = [f"{name}.csv" for name in ("runs", "history", "summary", "correlations")]
-    say(console, "summary.csv has all digits and columns, runs.csv every run")
+    say(console, "A wider terminal shows more digits; summary.csv has all, runs.csv every run.")
     names = ", ".join([*tables, *(f"{name}.png" for name in figures)])
     console.print(f"{out}: {names} ({seconds:.0f} s)", highlight=False, soft_wrap=True)
 
@@ -70,24 +72,29 @@ def value_columns(
         columns = [Column("converged", [f"{row['converged']}/{row['runs']}" for row in rows])]
     if any(row["diverged"] for row in rows):
         columns.append(Column("diverged", [str(row["diverged"]) for row in rows]))
-    for name in ("test_accuracy", "gap"):
-        cells = [interval(row, name, "mean", *digits) for row in rows]
-        columns.append(Column(name.replace("_", " "), cells))
-    for name in config.measures:
-        cells = [interval(row, name, "geomean", *digits) for row in rows]
+    written = dict.fromkeys(("test_accuracy", "gap"), fraction)
+    written |= dict.fromkeys(config.measures, number)
+    for name, write in written.items():
+        cells = [interval(row, name, write, *digits) for row in rows]
         columns.append(Column(name.replace("_", " "), cells))
     return columns
 
 
-def interval(row: Mapping[str, Any], name: str, kind: str, digits: int, end_digits: int) -> str:
+def fraction(value: float, digits: int) -> str:
+    """A share of a whole with so many decimals."""
+    return f"{value:.{digits}f}"
+
+
+def interval(row: Mapping[str, Any], name: str, write: Writer, digits: int, end_digits: int) -> str:
     """A mean of a row of summary.csv with the ends of its interval."""
+    kind = "mean" if f"{name}_mean" in row else "geomean"
     mean, low, high = (row[f"{name}_{part}"] for part in (kind, "low", "high"))
     out = row.get(f"{name}_unfinished", 0)
     note = f" ({out} unfinished)" if out else ""
     if math.isnan(mean):
         return f"-{note}"
-    ends = "" if math.isnan(low) else f" [{number(low, end_digits)}, {number(high, end_digits)}]"
-    return f"{number(mean, digits)}{ends}{note}"
+    ends = "" if math.isnan(low) else f" [{write(low, end_digits)}, {write(high, end_digits)}]"
+    return f"{write(mean, digits)}{ends}{note}"
 
 
 def correlation_line(name: str, found: Correlation, judged: bool, epochs: int) -> str:

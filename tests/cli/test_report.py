@@ -85,8 +85,8 @@ def test_means_are_those_of_the_summary_in_one_unit(tmp_path, capsys):
     mean, gap = (analysis.mean_interval(x[:3]) for x in (1 - runs["gap"], runs["gap"]))
     sharp = analysis.geometric_mean_interval(runs["minimum_sharpness"][:3])
     texts = [
-        f"{number(each.mean, 4)} [{number(each.low, 3)}, {number(each.high, 3)}]"
-        for each in (mean, gap, sharp)
+        *(f"{each.mean:.4f} [{each.low:.3f}, {each.high:.3f}]" for each in (mean, gap)),
+        f"{number(sharp.mean, 4)} [{number(sharp.low, 3)}, {number(sharp.high, 3)}]",
     ]
     assert " ".join(texts) in re.sub(" +", " ", line)
     assert mean.mean < 1 and "gap (training - test accuracy) are fractions" in out
@@ -129,7 +129,7 @@ def test_at_every_width_all_is_there_and_no_heading_is_broken(names, width, tmp_
     assert len(cells) == 5 * 2 * 2 * 4
     tables = sum(line.strip().startswith("\N{BOX DRAWINGS LIGHT HORIZONTAL}") for line in lines)
     assert (tables == 1) if width == 200 else (tables > 1) if width <= 80 else (1 <= tables <= 3)
-    assert "summary.csv has all digits" in out
+    assert "summary.csv has all" in out
     if terminal:  # texts are broken between words
         texts = [line for line in out.splitlines() if str(path) not in line]
         assert max(map(cell_len, texts)) <= width
