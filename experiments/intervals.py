@@ -13,8 +13,7 @@ r = a sqrt(u u') + b sqrt(s s') + c sqrt(e e'), those of one configuration
 6/pi arcsin(r / 2). Where no interval would be printed the rule is lifted, and the row says so.
 
 Means: as many values as seeds, of several distributions; of positive ones the geometric mean, whose
-population value is exp(E log v). Four minutes on two cores; `--smoke` takes
-seconds.
+population value is exp(E log v). Four minutes on two cores; `--smoke` takes seconds.
 """
 
 import importlib.metadata

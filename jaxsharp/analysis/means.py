@@ -37,7 +37,20 @@ def mean_interval(
     none the mean too; an infinite value gives the mean that arithmetic gives, and no interval.
     Raises ValueError for a confidence outside (0, 1).
 
-    COVERAGE_MEAN
+    Coverage of 95 % intervals of accuracies, simulated (`experiments/intervals.py`), log-normal by
+    the standard deviation of the logarithm, in brackets what is not printed:
+
+        accuracies                       2 values        3        5       10
+        normal                             (95.1)     94.7     94.5     94.5
+        uniform                            (93.2)     91.3     93.8     94.3
+        binomial, 324 of 360               (98.9)     94.6     96.2     94.6
+        binomial, 355 of 360              (100.0)     96.6     94.0     94.2
+        324 of 360, deviation 2           (100.0)     97.1     94.9     94.8
+        324 of 360, deviation 1           (100.0)     99.3     96.3     95.4
+        errors log-normal, 0.3             (95.3)     94.2     93.8     94.0
+        errors log-normal, 0.5             (94.3)     93.2     91.8     91.1
+
+    With a deviation of one example 9 % of three values are equal, and have no interval.
     """
     check_confidence(confidence)
     values = _present(values)
@@ -63,7 +76,18 @@ def geometric_mean_interval(values, confidence: float = 0.95) -> Interval:
     missing; with a value that is zero or negative the mean is NaN too; infinity, equal values, few
     values and `confidence` are as there.
 
-    COVERAGE_GEOMETRIC
+    Coverage of 95 % intervals, simulated, as there:
+
+        values                           2 values        3        5       10
+        log-normal, 0.3                    (94.7)     94.8     94.7     95.2
+        log-normal, 0.5                    (95.0)     94.4     95.8     95.0
+        log-normal, 1                      (94.3)     94.3     95.0     94.6
+        log-normal, 1.5                    (95.0)     94.8     94.1     95.6
+        normal, deviation 0.1 of mean      (95.3)     94.2     95.7     95.5
+        normal, deviation 0.3 of mean      (94.8)     93.8     93.9     93.5
+        uniform, 1 to 3                    (92.0)     92.8     93.0     94.0
+        gamma, shape 4                     (94.3)     94.8     94.8     95.0
+        Poisson, 20                        (99.3)     95.7     95.4     94.3
     """
     values = _present(values)
     if (values <= 0).any():

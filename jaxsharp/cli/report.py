@@ -44,7 +44,7 @@ def print_study(
         labels.append(Column(name.replace("_", " "), values))
     choices = [value_columns(config, rows, *digits) for digits in DIGITS]
     choices.append([c._replace(heading=SHORT.get(c.heading, c.heading)) for c in choices[-1]])
-    print_fitting(console, labels, choices)
+    whole = print_fitting(console, labels, choices)
     say(console, NOTE)
     for name, found in result.correlations.items():
         say(console, correlation_line(name, found, settings.judged, settings.epochs))
@@ -52,7 +52,8 @@ def print_study(
         say(console, line)
     figures = ["training", "sharpness", *(f"vary_{name}" for name in config.vary)]
     tables = [f"{name}.csv" for name in ("runs", "history", "summary", "correlations")]
-    say(console, "A wider terminal shows more digits; summary.csv has all, runs.csv every run.")
+    wider = "" if whole else "A wider terminal shows more digits in fewer tables; "
+    say(console, f"{wider}summary.csv has all digits, runs.csv every run.")
     names = ", ".join([*tables, *(f"{name}.png" for name in figures)])
     console.print(f"{out}: {names} ({seconds:.0f} s)", highlight=False, soft_wrap=True)
 

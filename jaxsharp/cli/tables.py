@@ -19,14 +19,17 @@ LONGEST_WORD = 20  # of a heading that is not broken
 
 
 class Column(NamedTuple):
-    """A heading and the cells below it; names of rows are set to the left."""
+    """A heading, in one line if ``whole``, and the cells below it; names of rows stand left."""
 
     heading: str
     cells: Sequence[str]
     names: bool = False
+    whole: bool = False
 
     def width(self, most: int) -> int:
         """Width of its cells, and of the longest word of its heading."""
+        if self.whole:
+            return max(cell_len(self.heading), *map(cell_len, self.cells), 0)
         word = max((cell_len(word) for word in self.heading.split()), default=0)
         widest = max(map(cell_len, self.cells), default=0)
         return max(min(widest, most) if self.names else widest, min(word, LONGEST_WORD))
@@ -34,10 +37,13 @@ class Column(NamedTuple):
 
 def print_fitting(
     console: Console, labels: Sequence[Column], choices: Sequence[Sequence[Column]]
-) -> None:
+) -> bool:
     """Print the first choice of columns that needs the fewest tables, each with the labels.
 
-    A choice with a column that is too wide even alone comes after all others.
+    Return whether that is the first of all in one table, so that no more width would show more.
+
+    A choice with a column that is too wide even alone comes after all others. Headings are broken
+    where that saves a table.
     """
     most = console.width // 5
     room = console.width - sum(label.width(most) + SPACE for label in labels)
@@ -46,8 +52,12 @@ def print_fitting(
         widest = max(column.width(room) for part in parts for column in part)
         return widest > room, len(parts)
 
-    for part in min((in_parts(columns, room) for columns in choices), key=cost):
+    both = [[[c._replace(whole=w) for c in columns] for w in (True, False)] for columns in choices]
+    candidates = [in_parts(columns, room) for pair in both for columns in pair]
+    best = min(candidates, key=cost)
+    for part in best:
         print_table(console, [*labels, *part], most)
+    return best is candidates[0] and len(best) == 1
 
 
 def in_parts(columns: Sequence[Column], room: int) -> list[list[Column]]:

@@ -130,6 +130,7 @@ def test_at_every_width_all_is_there_and_no_heading_is_broken(names, width, tmp_
     tables = sum(line.strip().startswith("\N{BOX DRAWINGS LIGHT HORIZONTAL}") for line in lines)
     assert (tables == 1) if width == 200 else (tables > 1) if width <= 80 else (1 <= tables <= 3)
     assert "summary.csv has all" in out
+    assert ("A wider terminal" in out) == (width < 200)
     if terminal:  # texts are broken between words
         texts = [line for line in out.splitlines() if str(path) not in line]
         assert max(map(cell_len, texts)) <= width
