@@ -16,6 +16,7 @@ Means: as many values as seeds, of several distributions; of positive ones the g
 population value is exp(E log v). Four minutes on two cores; `--smoke` takes seconds.
 """
 
+import functools
 import importlib.metadata
 import itertools
 import json
@@ -217,14 +218,20 @@ class lifted:
             setattr(at, name, least)
 
 
+@functools.cache
+def population(kind: str, name: str) -> float:
+    """What the interval of a mean should cover."""
+    distribution = MEANS[kind][name]
+    if kind == "mean":
+        return distribution.mean()
+    quantiles = distribution.ppf((np.arange(1_000_000) + 0.5) / 1_000_000)
+    return np.exp(np.mean(np.log(quantiles)))
+
+
 def mean_row(kind: str, name: str, num: int, tables: int, key: list[int]) -> dict:
     """Coverage of the interval of a mean of a number of values of a distribution."""
-    distribution, interval = MEANS[kind][name], INTERVALS[kind]
-    grid = (np.arange(1_000_000) + 0.5) / 1_000_000
-    truth = distribution.mean()
-    if kind == "geometric mean":
-        truth = np.exp(np.mean(np.log(distribution.ppf(grid))))
-    draws = distribution.rvs(size=(tables, num), random_state=np.random.default_rng(key))
+    interval, truth = INTERVALS[kind], population(kind, name)
+    draws = MEANS[kind][name].rvs(size=(tables, num), random_state=np.random.default_rng(key))
     printed = not np.isnan(interval(np.arange(num) + 1.0).low)
     with lifted():
         found = [interval(values) for values in draws]

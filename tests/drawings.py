@@ -74,14 +74,14 @@ def against_gap(runs, measures=MEASURES, varied=()):
     return analysis.sharpness_against_gap(runs, measures, correlations, varied)
 
 
-def labels_that_collide(figure):
-    """Neighbouring tick labels of a drawn figure that touch, axis by axis."""
+def labels_too_near(figure):
+    """Neighbouring tick labels of a drawn figure that touch, or nearly, axis by axis."""
     found = []
     for axis in [axis for panel in figure.axes for axis in (panel.xaxis, panel.yaxis)]:
         low, high = sorted(axis.get_view_interval())
         shown = [t for t in axis.get_major_ticks() if low <= t.get_loc() <= high]
         boxes = [t.label1.get_window_extent() for t in shown if t.label1.get_visible()]
-        found += [(a, b) for a, b in itertools.pairwise(boxes) if a.overlaps(b)]
+        found += [(a, b) for a, b in itertools.pairwise(boxes) if a.padded(2).overlaps(b)]
     return found
 
 

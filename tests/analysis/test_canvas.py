@@ -37,7 +37,7 @@ def test_legends_of_whole_studies_stay_inside_the_page():
     names = ["sgd", "heavy_ball", "adagrad", "adam", "adashift", "adabound"]
     variants = ["none", *SHARPNESS_AWARE]
     runs = study_runs(names, variants=variants)
-    for measures in (MEASURES[:1], MEASURES, [*MEASURES, *MEASURES[:1]]):
+    for measures in (MEASURES[:1], [*MEASURES, *MEASURES[:1]]):
         figure = drawn(against_gap(runs, measures))
         box = figure.legends[0].get_window_extent()
         assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
