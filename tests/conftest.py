@@ -24,6 +24,20 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+# Each compiled program holds a few memory maps, of which Linux gives a process 65,530; XLA crashes
+# where there are no more. A worker that runs a third of the tests comes near that.
+MOST_MAPS = 20_000
+MAPS = Path("/proc/self/maps")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """Forget compiled programs after a module that left too many; most are in the cache."""
+    yield
+    if MAPS.exists() and len(MAPS.read_bytes().splitlines()) > MOST_MAPS:
+        jax.clear_caches()
+
+
 @pytest.fixture
 def x64():
     """Double precision for one test."""

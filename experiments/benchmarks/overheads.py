@@ -18,13 +18,8 @@ from measuring import Row, Target, Work
 from jaxsharp import data, training
 from jaxsharp.runs import RunConfig, Settings, claims
 from jaxsharp.studies import sweep
-from jaxsharp.studies.workbench import (
-    Workbench,
-    hyper_parameters,
-    make_recipe,
-    shared_data,
-    workbench,
-)
+from jaxsharp.studies.recipes import hyper_parameters, make_recipe
+from jaxsharp.studies.workbench import Workbench, shared_data, workbench
 from jaxsharp.training import epochs
 from jaxsharp.training.members import auto_width, member_mesh, place, stack
 

@@ -106,7 +106,7 @@ def _task(model, network, dataset, num, steps):
     if jax.tree.leaves(stats):
         recompute = functools.partial(recompute_statistics, network, chunk_size=REFERENCE_CHUNK)
         stats = jax.jit(recompute)(params, stats, images)
-    loss = networks.frozen_loss(network.apply, stats)
+    loss = network.frozen_loss(stats)
     if steps:
         params = _trained(loss, params, images[:TRAINED_ON], labels[:TRAINED_ON], steps)
     pixels = (dataset.max_pixel, (0.0,), (1.0,))

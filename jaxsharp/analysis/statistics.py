@@ -5,7 +5,7 @@ A value that its measure did not finish, as NAME_finished says beside NAME, ente
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -210,6 +210,19 @@ def correlation(
         excluded=split.counts,
         confidence=confidence,
     )
+
+
+def correlation_table(correlations: dict[str, Correlation]) -> pd.DataFrame:
+    """One row a measure: coefficients, their intervals or why there is none, and counts of runs."""
+    rows = []
+    for name, found in correlations.items():
+        row: dict[str, Any] = {"measure": name, "target": "gap", "runs": found.num_runs}
+        for kind in ("raw", "within", "pearson", "spearman"):
+            value, low, high, remark = getattr(found, kind)
+            row |= {kind: value, f"{kind}_low": low, f"{kind}_high": high}
+            row[f"{kind}_remark"] = remark
+        rows.append(row | {f"excluded {reason}": n for reason, n in found.excluded.items()})
+    return pd.DataFrame(rows)
 
 
 def _labels(runs: pd.DataFrame, names: Sequence[str] | None) -> Int[np.ndarray, " n"] | None:

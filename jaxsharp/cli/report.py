@@ -13,7 +13,7 @@ from jaxsharp.analysis.means import MIN_VALUES
 from jaxsharp.analysis.statistics import Correlation, unfinished
 from jaxsharp.cli.tables import Column, number, print_fitting
 from jaxsharp.core.choices import counted
-from jaxsharp.runs import directory
+from jaxsharp.runs import tables
 from jaxsharp.studies.grid import StudyConfig
 from jaxsharp.studies.study import StudyResult
 
@@ -135,10 +135,13 @@ def left_out_lines(config: StudyConfig, runs: pd.DataFrame) -> list[str]:
     return lines
 
 
-def print_run(console: Console, path: Path) -> None:
-    """Where the files of a single run are, its settings, end of training and measures."""
+def print_run(console: Console, path: Path, measures: Mapping[str, str] | None = None) -> None:
+    """Where the files of a single run are, its settings, end of training and measures.
+
+    The row is that of `tables.row`.
+    """
     console.print(f"{path}:", highlight=False, soft_wrap=True)
-    row = directory.row(path)
+    row = tables.row(path, measures)
     width = max(map(len, row))
     for name, value in row.items():
         text = f"{value:.6g}" if isinstance(value, float) else str(value)

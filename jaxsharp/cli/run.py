@@ -12,16 +12,19 @@ from jaxsharp.cli import report
 from jaxsharp.cli.output import make_console
 from jaxsharp.cli.parsing import naming
 from jaxsharp.cli.progress import Tracker
-from jaxsharp.cli.study import USUAL_MEASURES, Dataset, Measures, Model, Shared, model_of
+from jaxsharp.cli.sources import dataset_name, network_of
+from jaxsharp.cli.study import USUAL_MEASURES, Dataset, Measures, Model, Shared
 from jaxsharp.core.choices import at_least_one, checked, known, known_list
 from jaxsharp.data import datasets
 from jaxsharp.measures.registry import MEASURES, Options
 from jaxsharp.networks import models
 from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE, own_arguments
-from jaxsharp.runs import claims, directory, files
+from jaxsharp.runs import claims, directory, files, reading
 from jaxsharp.runs.config import HYPER_PARAMETERS, SAM, RunConfig, Settings
 from jaxsharp.studies import measuring, study, sweep
-from jaxsharp.studies.workbench import load_workbench, make_recipe
+from jaxsharp.studies.origins import fingerprint
+from jaxsharp.studies.recipes import make_recipe
+from jaxsharp.studies.workbench import load_workbench
 
 RunPath = tyro.conf.Positional[Path]
 
@@ -47,8 +50,8 @@ def train(
     jaxsharp train --dataset fashion_mnist --model lenet --learning-rate 0.05 --epochs 20
 
     Args:
-        dataset: Data set.
-        model: Network; small_mlp for the digits, simple_batch otherwise.
+        dataset: Data set, or a file of the user's own.
+        model: Network, or FILE.py:FUNCTION of the user's own (`jaxsharp study --help`).
         optimizer: Optimizer.
         sam: Sharpness-aware variant; none is the optimizer alone.
         seed: Seed of initialization, data order, label noise and measures.
@@ -58,9 +61,10 @@ def train(
         save_every: Epochs between checkpoints.
         quiet: Print the result alone.
     """
+    model_name, network = network_of(model, dataset)
     config = RunConfig(
-        dataset=known("dataset", dataset, datasets.DATASETS),
-        model=known("model", model_of(dataset, model), models.MODELS),
+        dataset=dataset_name(dataset),
+        model=model_name,
         optimizer=known("optimizer", optimizer, OPTIMIZERS),
         sam=known("SAM variant", sam, SAM),
         seed=seed,
@@ -68,7 +72,7 @@ def train(
     )
     config = checked(config).resolved()
     at_least_one("save_every", save_every)
-    bench = load_workbench(config.dataset, config.model, training, data_dir)
+    bench = load_workbench(dataset, network, training, data_dir)
     make_recipe(config, bench)
     out = out or Path("runs") / f"{config.dataset}-{config.model}-{config.name}"
     console = make_console()
@@ -89,6 +93,8 @@ def sharpness(
     run: RunPath,
     *,
     measures: Measures = USUAL_MEASURES,
+    dataset: str | None = None,
+    model: str | None = None,
     data_dir: Path | None = None,
     quiet: bool = False,
     settings: Shared[Options] = Options(),
@@ -102,6 +108,8 @@ def sharpness(
     Args:
         run: Run directory.
         measures: Sharpness measures, separated by commas.
+        dataset: File of the user's own that the run was trained on.
+        model: FILE.py:FUNCTION of the user's own network.
         data_dir: Directory with the official files of the data set.
         quiet: Print the result alone.
     """
@@ -110,7 +118,16 @@ def sharpness(
     config = claims.read_run_config(run)
     if directory.latest_checkpoint(run) is None:
         raise claims.RunError(f"{run} has no checkpoint yet; train the run first")
-    bench = load_workbench(config.dataset, config.model, config.settings, data_dir)
+    model_name, network = network_of(model or config.model, config.dataset)
+    for what, told, own in (
+        ("dataset", dataset_name(dataset or config.dataset), config.dataset),
+        ("model", model_name, config.model),
+    ):
+        if told != own:
+            raise ValueError(f"{what} is {told}; the run was trained with {own}")
+    bench = load_workbench(dataset or config.dataset, network, config.settings, data_dir)
+    made_from = fingerprint(config, bench)
+    directory.check_origin(run, made_from, "measure it with what it was made from (--data-dir)")
     console = make_console()
     with (
         files.lock(run),
@@ -118,29 +135,25 @@ def sharpness(
     ):
         measuring.measure(
             *([config], [run], bench, names, settings),
+            made_from=made_from,
             report=lambda name, _: tracker.update(names.index(name), name),
         )
-    report.print_run(console, run)
+    report.print_run(console, run, {name: MEASURES[name].settings(settings) for name in names})
 
 
-def plot(run: tyro.conf.Positional[tuple[Path, ...]], *, out: Path | None = None) -> None:
+def plot(run: tyro.conf.Positional[tuple[Path, ...]], *, out: Path = Path("curves.png")) -> None:
     """Draw loss and accuracy against epoch, of a run with SAM beside one without, say.
 
     Args:
-        run: One or more run directories.
-        out: File of the figure (png, pdf, svg); by default curves.png in the first directory.
+        run: Runs, studies, or folders that hold some; a curve for each run.
+        out: File of the figure (png, pdf, svg), outside of runs and studies.
     """
     from jaxsharp.analysis import canvas, figures
 
     if not run:
-        raise ValueError("plot needs one or more run directories")
-    histories = {}
-    for path in run:
-        config = claims.read_run_config(path)
-        label = f"{config.label}, seed {config.seed}"
-        histories[label if label not in histories else str(path)] = directory.read_history(path)
-    out = out or run[0] / "curves.png"
-    canvas.save(figures.run_curves(histories), out)
+        raise ValueError("plot needs one or more runs, studies, or folders of them")
+    claims.check_outside(out)
+    canvas.save(figures.run_curves(reading.histories(run)), out)
     print(out)
 
 

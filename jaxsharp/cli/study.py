@@ -11,7 +11,8 @@ from jaxsharp.cli import report
 from jaxsharp.cli.output import make_console
 from jaxsharp.cli.parsing import naming
 from jaxsharp.cli.progress import Tracker
-from jaxsharp.core.choices import at_least_one, checked, counted, known, known_list, width_of
+from jaxsharp.cli.sources import dataset_name, network_of
+from jaxsharp.core.choices import at_least_one, checked, counted, known_list, width_of
 from jaxsharp.data import datasets
 from jaxsharp.measures.registry import DEFAULT_MEASURES, MEASURES, Options
 from jaxsharp.networks import models
@@ -20,22 +21,17 @@ from jaxsharp.runs import files
 from jaxsharp.runs.config import SAM, Settings
 from jaxsharp.studies import interrupts, merge, status, study, sweep
 from jaxsharp.studies.grid import StudyConfig, parse_shard, parse_vary
+from jaxsharp.studies.recipes import make_recipe
 from jaxsharp.studies.tensorboard import Scalars
-from jaxsharp.studies.workbench import load_workbench, make_recipe
+from jaxsharp.studies.workbench import load_workbench
 from jaxsharp.training.hosts import Hosts, join
 from jaxsharp.training.members import agreed
 
 Shared = tyro.conf.OmitArgPrefixes
-Dataset = Annotated[str, naming(datasets.DATASETS)]
-Model = Annotated[str | None, naming(models.MODELS)]
+Dataset = Annotated[str, naming([*datasets.DATASETS, "a file .npz, .csv, .parquet"])]
+Model = Annotated[str | None, naming([*models.MODELS, "FILE.py:FUNCTION"])]
 Measures = Annotated[str, naming(MEASURES)]
 USUAL_MEASURES = ",".join(DEFAULT_MEASURES)
-DEFAULT_MODEL = {"digits": "small_mlp"}
-
-
-def model_of(dataset: str, model: str | None) -> str:
-    """The network that is named, or else the one that a data set is usually trained with."""
-    return DEFAULT_MODEL.get(dataset, "simple_batch") if model is None else model
 
 
 def run_study(
@@ -68,9 +64,13 @@ def run_study(
 
     jaxsharp study --dataset fashion_mnist --train-size 5000 --vary learning_rate=0.1,0.01
 
+    jaxsharp study --dataset mine.csv --holdout 100 --model mynet.py:make --schedule cosine
+
     Args:
-        dataset: Data set.
-        model: Network; small_mlp for the digits, simple_batch otherwise.
+        dataset: Data set, or a file of the user's own.
+        model: Network, or a function of a file of the user's own that takes nnx.Rngs and returns
+            an NNX module, or takes nothing and returns a networks.Network; by default small_mlp for
+            the digits and files, simple_batch otherwise.
         optimizers: Optimizers, separated by commas.
         sam: Sharpness-aware variants, separated by commas; none is the optimizer alone.
         seeds: Runs of each combination, with seeds 0, 1, ...
@@ -89,9 +89,10 @@ def run_study(
     if shard is not None:
         parse_shard(shard)
     checked(hosts)
+    model_name, network = network_of(model, dataset)
     config = StudyConfig(
-        dataset=known("dataset", dataset, datasets.DATASETS),
-        model=known("model", model_of(dataset, model), models.MODELS),
+        dataset=dataset_name(dataset),
+        model=model_name,
         optimizers=known_list("optimizer", optimizers, OPTIMIZERS),
         sam=known_list("SAM variant", sam, SAM),
         seeds=at_least_one("seeds", seeds),
@@ -106,7 +107,7 @@ def run_study(
     layout = sweep.Layout(width_of(width), at_least_one("devices_per_member", devices_per_member))
     begin = time.monotonic()
     join(hosts)
-    bench = load_workbench(config.dataset, config.model, training, data_dir)
+    bench = load_workbench(dataset, network, training, data_dir)
     sweep.check_layout(layout)
     if not config.groups():
         raise ValueError(
@@ -117,6 +118,7 @@ def run_study(
     out = out or Path("runs") / config.name
     console = make_console()
     quiet = quiet or not study.is_writer()
+    kept = Scalars(out / "tensorboard") if tensorboard else nullcontext()
     with interrupts.deferred() as requested, study.claimed(out, config, fresh=fresh):
         if not quiet:
             console.print(opening(config, bench, out))
@@ -124,7 +126,7 @@ def run_study(
         with (
             Tracker(console, "study", total, quiet=quiet) as tracker,
             status.Board(out) as board,
-            Scalars(out / "tensorboard") if tensorboard else nullcontext() as scalars,
+            kept as scalars,
         ):
 
             def tell(progress: study.Progress) -> None:
@@ -135,7 +137,7 @@ def run_study(
                 if scalars is not None:
                     scalars.update(progress)
 
-            result = study.run(
+            result = study.conduct(
                 *(config, out, bench), save_every=save_every, layout=layout, report=tell
             )
     if study.is_writer():
@@ -167,10 +169,12 @@ def merge_parts(parts: tyro.conf.Positional[tuple[Path, ...]], *, out: Path) -> 
     report.print_study(make_console(), config, result, out, time.monotonic() - begin)
 
 
-def show_status(folder: tyro.conf.Positional[Path]) -> None:
+def show_status(folder: tyro.conf.Positional[tuple[Path, ...]]) -> None:
     """Say how far a study is, from another terminal or after it stopped.
 
     Args:
-        folder: Folder of the study.
+        folder: Studies, runs, or folders that hold some.
     """
-    make_console().print(status.describe(folder), soft_wrap=True)
+    if not folder:
+        raise ValueError("status needs one or more studies, runs, or folders of them")
+    make_console().print(status.describe_all(folder), soft_wrap=True)

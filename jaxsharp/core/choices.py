@@ -59,10 +59,10 @@ def plain(kind: str, name: str) -> str:
     return name
 
 
-def each_once(kind: str, names: tuple[str, ...], valid: Iterable[str]) -> None:
-    """Raise ValueError unless there are names, each of them known, and there once."""
+def each_once(kind: str, names: tuple[str, ...], valid: Iterable[str] | None = None) -> None:
+    """Raise ValueError unless there are names, each once, and each of the valid ones, or plain."""
     for name in names:
-        known(kind, name, valid)
+        plain(kind, name) if valid is None else known(kind, name, valid)
     if not names or len(set(names)) < len(names):
         raise ValueError(f"{kind}s are {shown(names)}; they must be one or more, each once")
 

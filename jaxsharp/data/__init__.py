@@ -1,14 +1,20 @@
-"""Data sets as arrays of uint8, read from files that are there; nothing is downloaded.
+"""Data sets as arrays, the user's own or read from files that are there; nothing is downloaded.
 
-datasets   the data sets by name, parts of them, label noise; the digits are embedded
+arrays     the user's own arrays, checked
+tables     the user's own files: .npz, .csv, .parquet
+augment    random changes of training images
+datasets   the data sets by name; the digits are embedded
+parts      what a data set is, parts of it, label noise
 readers    official binary files, .npz, and what tensorflow-datasets has prepared
 """
 
+from jaxsharp.data.arrays import from_arrays as from_arrays
+from jaxsharp.data.augment import AUGMENTATIONS as AUGMENTATIONS
 from jaxsharp.data.datasets import DATASETS as DATASETS
-from jaxsharp.data.datasets import Dataset as Dataset
 from jaxsharp.data.datasets import DatasetSpec as DatasetSpec
 from jaxsharp.data.datasets import load as load
-from jaxsharp.data.datasets import redraw_labels as redraw_labels
-from jaxsharp.data.datasets import stratified as stratified
+from jaxsharp.data.parts import Dataset as Dataset
+from jaxsharp.data.parts import redraw_labels as redraw_labels
+from jaxsharp.data.parts import stratified as stratified
 from jaxsharp.data.readers import DataError as DataError
 from jaxsharp.data.readers import Split as Split

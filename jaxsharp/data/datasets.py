@@ -12,17 +12,12 @@ that one.
 """
 
 import functools
-import numbers
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Int, PRNGKeyArray, ScalarLike
-
+from jaxsharp.data.parts import Dataset, divided, subset
 from jaxsharp.data.readers import (
     DataError,
     Shape,
@@ -35,20 +30,7 @@ from jaxsharp.data.readers import (
     read_prepared,
     user_directory,
 )
-
-
-class Dataset(NamedTuple):
-    """Training and test examples, and what a network needs to know of them.
-
-    `max_pixel` is the largest value a pixel can have; `source` says where the data was read.
-    """
-
-    name: str
-    train: Split
-    test: Split
-    num_classes: int
-    max_pixel: int
-    source: str
+from jaxsharp.data.tables import SUFFIXES, is_file, load_file
 
 
 class DatasetSpec(NamedTuple):
@@ -137,6 +119,8 @@ def load(
 ) -> Dataset:
     """The named data set, from the first place that holds it; nothing is ever downloaded.
 
+    A `name` that ends in .npz, .csv or .parquet is a file of the user's own (`tables`).
+
     With `data_dir` that directory alone: the official files in it or in a subfolder named after the
     data set, or an array_record copy that tensorflow-datasets has prepared (the same examples in
     another order). Without it, in order: the directory that the environment variable JAXSHARP_DATA
@@ -149,8 +133,13 @@ def load(
 
     Raises DataError, with one line that says what would be valid.
     """
+    if is_file(name):
+        return load_file(Path(name), train_size=train_size, holdout=holdout)
     if name not in DATASETS:
-        raise DataError(f"name is {name!r}; it must be one of {', '.join(DATASETS)}")
+        raise DataError(
+            f"name is {name!r}; it must be one of {', '.join(DATASETS)}, or a file "
+            f"({', '.join(SUFFIXES)})"
+        )
     if holdout < 0:
         raise DataError(f"holdout is {holdout}; it must be 0 or a number of training examples")
     spec = DATASETS[name]
@@ -165,58 +154,10 @@ def load(
                 f"holdout is {holdout}; it must be less than {total} (the number of training "
                 f"examples of {name})"
             )
-        train, test = _divided(train, total - holdout)
+        train, test = divided(train, total - holdout)
     if train_size is not None:
-        train = stratified(train, train_size, spec.num_classes)
+        train = subset(train, train_size, spec.num_classes)
     return Dataset(name, train, test, spec.num_classes, spec.max_pixel, source)
-
-
-def stratified(split: Split, train_size: int, num_classes: int) -> Split:
-    """The first examples of each class, `train_size` in all, in their original order.
-
-    Each class gets its share of `train_size` rounded by largest remainder (ties go to the lower
-    class), so the class frequencies of the split are kept to within one example. Deterministic.
-    """
-    total = len(split.labels)
-    if not num_classes <= train_size <= total:
-        raise DataError(
-            f"train_size is {train_size}; it must be from {num_classes} (the number of classes) "
-            f"to {total} (the number of training examples)"
-        )
-    counts = np.bincount(split.labels, minlength=num_classes)
-    quotas, remainders = np.divmod(train_size * counts, total)
-    by_remainder = np.argsort(-remainders, kind="stable")
-    quotas[by_remainder[: train_size - quotas.sum()]] += 1
-    chosen = [np.flatnonzero(split.labels == c)[: quotas[c]] for c in range(num_classes)]
-    order = np.sort(np.concatenate(chosen))
-    return Split(split.images[order], split.labels[order])
-
-
-def redraw_labels(
-    key: PRNGKeyArray,
-    labels: Int[Array | np.ndarray, " n"],
-    fraction: ScalarLike,
-    num_classes: int,
-) -> Int[Array, " n"]:
-    """The labels with round(fraction * n) of them, chosen at random, drawn anew.
-
-    A new label is uniform over all classes, so it is the old one with probability 1 / num_classes,
-    and about fraction * (1 - 1 / num_classes) of the labels change. With one key the choice is
-    nested: a larger fraction redraws the same examples to the same labels, and more. `fraction` may
-    be traced; half an example is rounded to even, for a traced fraction in its own precision.
-
-    Raises DataError if a Python number `fraction` is not in [0, 1]; a traced one must be.
-    """
-    known = isinstance(fraction, numbers.Real)
-    if known and not 0 <= fraction <= 1:
-        raise DataError(f"fraction is {fraction}; it must be from 0 to 1")
-    labels = jnp.asarray(labels)
-    (n,) = labels.shape
-    choice_key, label_key = jax.random.split(key)
-    count = round(fraction * n) if known else jnp.round(fraction * n)
-    redrawn = jax.random.permutation(choice_key, n) < count
-    drawn = jax.random.randint(label_key, (n,), 0, num_classes, labels.dtype)
-    return jnp.where(redrawn, drawn, labels)
 
 
 def _reader(
@@ -250,7 +191,7 @@ def _reader(
 
 
 def _read_embedded(path: Path, spec: DatasetSpec, part: str) -> Split:
-    train, test = _divided(spec.read(path, spec.shape, spec.num_classes), spec.train_size)
+    train, test = divided(spec.read(path, spec.shape, spec.num_classes), spec.train_size)
     return train if part == "train" else test
 
 
@@ -271,11 +212,6 @@ def _read_files(directory: Path, name: str, spec: DatasetSpec, part: str) -> Spl
         if other != name and begins == other_spec.first_labels:
             raise DataError(f"{directory}: expected the files of {name}, found those of {other}")
     return split
-
-
-def _divided(split: Split, cut: int) -> tuple[Split, Split]:
-    images, labels = split
-    return Split(images[:cut], labels[:cut]), Split(images[cut:], labels[cut:])
 
 
 def _how_to_get(name: str, spec: DatasetSpec, directories: list[Path], roots: list[Path]) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Shaped, UInt8
 
 Shape = tuple[int, int, int]
 
@@ -25,10 +25,13 @@ class DataError(ValueError):
 
 
 class Split(NamedTuple):
-    """Images and their labels, in one order; the arrays may be read-only."""
+    """Inputs and their targets, in one order; the arrays may be read-only.
 
-    images: UInt8[np.ndarray, "n h w c"]
-    labels: Int32[np.ndarray, " n"]
+    Of images uint8 and int32; what else there may be is said in `arrays`.
+    """
+
+    images: Shaped[np.ndarray, "n ..."]
+    labels: Shaped[np.ndarray, "n ..."]
 
 
 def user_directory(data_dir: str | os.PathLike[str] | None) -> Path | None:

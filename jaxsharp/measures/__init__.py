@@ -5,9 +5,11 @@ spectrum        the top eigenvalue
 neighbourhood   the rise of the loss at random points of a sphere
 scales          the problem over rescalings that it solves
 output_losses   the losses that outputs may have been trained with
+catalogue       measures by name of one network
 registry        MEASURES, which studies and commands choose from, and their options
 """
 
+from jaxsharp.measures.catalogue import measure as measure
 from jaxsharp.measures.minimum import minimum_sharpness as minimum_sharpness
 from jaxsharp.measures.neighbourhood import RandomSharpness as RandomSharpness
 from jaxsharp.measures.neighbourhood import random_perturbation as random_perturbation

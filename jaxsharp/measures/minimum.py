@@ -20,8 +20,9 @@ from jaxtyping import Array, ArrayLike, PyTree
 from jaxsharp.core.memory import Budget, budget
 from jaxsharp.curvature import exact
 from jaxsharp.curvature.structure import analyze
-from jaxsharp.measures.output_losses import OUTPUT_LOSSES, check_fit
+from jaxsharp.measures.output_losses import check_known, factors_of
 from jaxsharp.measures.scales import ScaleMinimum, minimize_over_scales
+from jaxsharp.networks.losses import loss_of
 from jaxsharp.networks.network import Network
 
 
@@ -31,7 +32,7 @@ def minimum_sharpness(
     stats: PyTree,
     batch: PyTree,
     *,
-    loss: str = "cross_entropy",
+    loss: str | None = None,
     chunk_size: int | None = None,
     memory: Budget | None = None,
 ) -> ScaleMinimum:
@@ -42,10 +43,11 @@ def minimum_sharpness(
     rescalings are read off the network's program (``curvature.analyze``), so that any
     piecewise-linear network has its own exponents.
 
-    ``loss`` names the loss of an example, which is summed over its outputs f and averaged over
-    examples: "cross_entropy", of softmax(f) and an integer class; "binary_cross_entropy", of
-    sigmoid(f) and targets from 0 to 1; "squared_error", (f - y)^2. It must be the one that the
-    network was trained with (divided by the number of outputs for a mean over these). The targets
+    The loss is the network's, or the one of `networks.LOSSES` that ``loss`` names, of an example
+    summed over its outputs f, and averaged over examples: "cross_entropy", of softmax(f) and an
+    integer class; "binary_cross_entropy", of sigmoid(f) and targets from 0 to 1; "squared_error",
+    (f - y)^2. It must be the one that the network was trained with (divided by the number of
+    outputs for a mean over these). The targets
     do not enter the value; they are checked to be such as the loss takes.
 
     Invariant to every rescaling of the parameters that leaves the function unchanged. Raises
@@ -53,8 +55,10 @@ def minimum_sharpness(
     outputs or targets that do not fit the loss, before anything compiles.
     """
     images, targets = batch
-    check_fit(network, params, stats, images, targets, loss)
-    static = (network, chunk_size, memory or budget(), loss)
+    if loss is not None:
+        network = network._replace(loss=loss_of(loss))
+    check_known(network, params, stats, images, targets)
+    static = (network, chunk_size, memory or budget())
     traces = group_traces(*static, params, stats, images)
     return from_traces(network, params, stats, images, traces)
 
@@ -68,21 +72,20 @@ def from_traces(
 
 
 def _example(network: Network):
-    return lambda params, stats, image: network.apply(params, stats, image[None], False)[0][0]
+    return lambda params, stats, image: network.evaluate(params, stats, image[None])[0]
 
 
-@partial(jax.jit, static_argnums=range(4))
+@partial(jax.jit, static_argnums=range(3))
 def group_traces(
     network: Network,
     chunk_size: int | None,
     memory: Budget,
-    loss: str,
     params: PyTree,
     stats: PyTree,
     images: Array,
 ) -> PyTree:
     """Exact trace of every parameter array's block, compiled once for all models of a network."""
-    factors = OUTPUT_LOSSES[loss].factors
+    factors = factors_of(network.loss)
     arguments = (_example(network), params, stats, images)
     options = {"factors": factors, "chunk_size": chunk_size, "memory": memory}
     return exact.exact_traces(*arguments, **options)

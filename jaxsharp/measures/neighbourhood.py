@@ -13,7 +13,6 @@ from jaxsharp.core.chunks import mean_over_chunks
 from jaxsharp.core.keys import stream
 from jaxsharp.core.memory import Budget, affordable_chunk, budget
 from jaxsharp.core.trees import random_direction
-from jaxsharp.networks.losses import frozen_loss
 from jaxsharp.networks.network import Network, recompute_statistics
 
 
@@ -124,14 +123,14 @@ def loss_increases(
     if vmapped is None:
         vmapped = 8 if memory.vmapped else 1
     if chunk_size is None:
-        frozen = partial(frozen_loss(network.apply, stats), params)
+        frozen = partial(network.frozen_loss(stats), params)
         chunk_size = affordable_chunk(frozen, batch, memory.divided(vmapped))
 
     def loss(params):
         at = stats
         if recompute:
             at = recompute_statistics(network, params, stats, batch[0], chunk_size=chunk_size)
-        return mean_over_chunks(partial(frozen_loss(network.apply, at), params), batch, chunk_size)
+        return mean_over_chunks(partial(network.frozen_loss(at), params), batch, chunk_size)
 
     def perturbed_loss(index):
         drawn, sign = (index // 2, 1 - 2 * (index % 2)) if antithetic else (index, 1)

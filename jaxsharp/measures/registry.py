@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import jax
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxsharp.core.choices import LARGEST, shown
 from jaxsharp.measures import minimum, neighbourhood, spectrum
+from jaxsharp.networks.losses import name_of
 
 SOLVED = 1e-6  # duality gap of a scale problem that is solved, relative to the minimum
 # Allowed for the traces, in eps of their dtype, relative: the minimum changes no more than the
@@ -64,6 +65,9 @@ class Record(NamedTuple):
     cost: int
 
 
+UNDEFINED = Record(math.nan, math.nan, False, 0)
+
+
 class Measure(NamedTuple):
     """One line of ``jaxsharp list``: kind of error, unit of cost, options it reads; the measure.
 
@@ -87,13 +91,12 @@ class Measure(NamedTuple):
 
 
 def _traces(network, params, stats, batch, key, options, memory):
-    static = (network, None, memory, "cross_entropy")
-    return minimum.group_traces(*static, params, stats, batch[0])
+    return minimum.group_traces(network, None, memory, params, stats, batch[0])
 
 
 def _minimum(network, params, stats, images, options, traces):
     found = minimum.from_traces(network, params, stats, images, traces)
-    outputs, _ = jax.eval_shape(partial(network.apply, train=False), params, stats, images[:1])
+    outputs = jax.eval_shape(network.evaluate, params, stats, images[:1])
     eps = float(jnp.finfo(jax.tree.leaves(traces)[0].dtype).eps)
     solved = found.error <= SOLVED * found.value
     error = found.error + TRACE_ROUNDING * eps * found.value
@@ -158,3 +161,41 @@ MEASURES: dict[str, Measure] = {
     ),
 }
 DEFAULT_MEASURES = ("minimum_sharpness", "top_eigenvalue", "random_perturbation")
+
+
+def settings_of(name: str, options: Options) -> str:
+    """The options that decide the value of a measure; of the user's own there are none."""
+    return MEASURES[name].settings(options) if name in MEASURES else ""
+
+
+def place_of(name: str) -> int:
+    """Where a measure stands in tables: in the order of the registry, the user's own at the end."""
+    return list(MEASURES).index(name) if name in MEASURES else len(MEASURES)
+
+
+@cache  # so that one function is one static argument of compiled programs
+def own_measure(fn: Callable) -> Measure:
+    """The user's own measure: ``fn(network, params, stats, batch, key)``, a function of arrays.
+
+    It returns a number, or a number and its error, and is compiled and mapped over runs, so that it
+    may use JAX alone.
+    """
+
+    def arrays(network, params, stats, batch, key, options, memory):
+        found = fn(network, params, stats, batch, key)
+        value, error = found if isinstance(found, tuple) else (found, jnp.nan)
+        if jnp.shape(value) or jnp.shape(error):
+            raise ValueError(
+                f"{name_of(fn)} returns shapes {jnp.shape(value)} and {jnp.shape(error)}; it must "
+                "return a number, or a number and its error"
+            )
+        return jnp.asarray(value), jnp.asarray(error)
+
+    def record(network, params, stats, images, options, found):
+        value, error = map(float, found)
+        if not math.isfinite(value):
+            raise ValueError(f"its value is {value}")
+        return Record(value, error, True, 1)
+
+    text = (fn.__doc__ or "the user's own").strip().splitlines()[0]
+    return Measure(text, "of the measure's own kind", "calls", (), arrays, record)

@@ -13,7 +13,6 @@ from jaxsharp.core.keys import stream
 from jaxsharp.core.memory import Budget, budget
 from jaxsharp.curvature.lanczos import eigenpairs_at
 from jaxsharp.curvature.products import hessian
-from jaxsharp.networks.losses import frozen_loss
 from jaxsharp.networks.network import Network
 
 MAX_PRODUCTS = 200
@@ -115,7 +114,7 @@ def eigenvalues(
     key: Array,
 ) -> Found:
     """Top eigenvalue from each start, compiled once for all models of one network."""
-    loss = frozen_loss(network.apply, stats)
+    loss = network.frozen_loss(stats)
     matvec = hessian(loss, params, batch, chunk_size=chunk_size, memory=memory)
     return largest(matvec, params, key, tol=tol, max_products=max_products, starts=starts)
 

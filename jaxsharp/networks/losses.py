@@ -1,31 +1,47 @@
-"""The training loss and accuracy, and the loss of a network with its BatchNorm frozen."""
+"""What the outputs of a network are trained for: losses and accuracy, means over examples."""
 
 from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from jaxsharp.core.choices import known_classes
+from jaxsharp.core.choices import known, known_classes
 from jaxsharp.core.trees import widen
 
-Labels = Array | np.ndarray
+
+class Loss(NamedTuple):
+    """A loss of outputs and targets, and the accuracy that goes with it.
+
+    ``mean(outputs, targets)`` is the mean over examples, in which each counts alike; ``accuracy``
+    likewise, None where there is none. ``whole``, of the user's own losses alone, is the function
+    as it was given.
+    """
+
+    name: str
+    mean: Callable
+    accuracy: Callable | None = None
+    whole: Callable | None = None
 
 
-def cross_entropy(logits: Float[Array, "n classes"], labels: Labels) -> Float[Array, ""]:
+def cross_entropy(logits: Float[Array, "n ... classes"], labels: ArrayLike) -> Float[Array, ""]:
     """Mean over the examples of -log softmax(logits)[label], in nats, in at least float32.
 
-    `labels`, integers of shape (n,), are the classes from 0 on. Raises ValueError, one line, for
-    other shapes and types, and for a label that is no class; inside jit, where labels are not
-    known, the mean and its derivatives are NaN for such a label.
+    `labels`, integers of the shape of `logits` without its last axis, are the classes from 0 on;
+    over axes between the first and the last, as of tokens, the mean is taken too. Raises
+    ValueError, one line, for other shapes and types, and for a label that is no class; inside jit,
+    where labels are not known, the mean and its derivatives are NaN for such a label.
     """
     known = known_classes(labels, logits.shape[:-1], logits.shape[-1])
     losses = optax.softmax_cross_entropy_with_integer_labels(widen(logits), labels)
     return (losses if known is None else losses * known.astype(losses.dtype)).mean()
 
 
-def accuracy(logits: Float[Array, "n classes"], labels: Labels) -> Float[Array, ""]:
+def accuracy(logits: Float[Array, "n ... classes"], labels: ArrayLike) -> Float[Array, ""]:
     """Fraction of examples whose largest logit is the label's; labels as in `cross_entropy`."""
     known = known_classes(labels, logits.shape[:-1], logits.shape[-1])
     dtype = jnp.promote_types(logits.dtype, jnp.float32)
@@ -33,15 +49,131 @@ def accuracy(logits: Float[Array, "n classes"], labels: Labels) -> Float[Array, 
     return jnp.mean(right if known is None else jnp.where(jnp.isnan(known), jnp.nan, right))
 
 
-def frozen_loss(apply: Callable, stats) -> Callable:
-    """Return ``loss(params, (images, labels))``: cross-entropy with BatchNorm at ``stats``.
+def binary_cross_entropy(logits: Float[Array, "n ..."], targets: ArrayLike) -> Float[Array, ""]:
+    """Mean over the examples of the cross-entropy of sigmoid(logits) and targets from 0 to 1.
 
-    The data loss alone, no weight decay. In evaluation mode a network maps every example by
-    itself, so that the loss is a mean over examples however they are cut into chunks.
+    Summed over the outputs of an example, in nats, in at least float32. Targets have the shape of
+    the outputs, or (n,) where there is one.
     """
+    logits, targets = alike(logits, targets)
+    losses = optax.sigmoid_binary_cross_entropy(logits, targets)
+    inside = (targets >= 0) & (targets <= 1)
+    return jnp.where(inside, losses, jnp.nan).sum() / len(logits)
 
-    def loss(params, batch):
-        images, labels = batch
-        return cross_entropy(apply(params, stats, images, False)[0], labels)
 
-    return loss
+def binary_accuracy(logits: Float[Array, "n ..."], targets: ArrayLike) -> Float[Array, ""]:
+    """Fraction of outputs whose sign says on which side of 1/2 the target lies."""
+    logits, targets = alike(logits, targets)
+    return jnp.mean(((logits > 0) == (targets > 0.5)).astype(logits.dtype))
+
+
+def squared_error(outputs: Float[Array, "n ..."], targets: ArrayLike) -> Float[Array, ""]:
+    """Mean over the examples of the sum over outputs of (f - y)^2, in at least float32."""
+    outputs, targets = alike(outputs, targets)
+    return jnp.square(outputs - targets).sum() / len(outputs)
+
+
+def alike(outputs: Array, targets: ArrayLike) -> tuple[Array, Array]:
+    """Outputs and targets in the precision and shape of the outputs; nothing is broadcast."""
+    check_alike(outputs.shape, targets)
+    outputs = widen(outputs)
+    return outputs, jnp.asarray(targets).astype(outputs.dtype).reshape(outputs.shape)
+
+
+def check_alike(outputs: tuple[int, ...], targets: ArrayLike) -> None:
+    """Raise ValueError unless targets have the shape of outputs, or (n,) for those of one."""
+    shape, column = np.shape(targets), outputs[1:] == (1,)
+    if shape != outputs and not (column and shape == outputs[:1]):
+        raise ValueError(
+            f"targets have shape {shape}; they must have that of the outputs, {outputs}"
+        )
+
+
+LOSSES = {
+    "cross_entropy": Loss("cross_entropy", cross_entropy, accuracy),
+    "binary_cross_entropy": Loss("binary_cross_entropy", binary_cross_entropy, binary_accuracy),
+    "squared_error": Loss("squared_error", squared_error),
+}
+CROSS_ENTROPY = LOSSES["cross_entropy"]
+
+
+def loss_of(loss: str | Callable | Loss) -> Loss:
+    """One of `LOSSES` by name, or the user's own ``loss(outputs, targets)``.
+
+    The latter returns one number for each example, or their mean: then it is taken of one example
+    at a time, so that no chunk or batch can change what it means (`check_loss`).
+    """
+    if isinstance(loss, Loss):
+        return loss
+    return own_loss(loss) if callable(loss) else LOSSES[known("loss", loss, LOSSES)]
+
+
+@cache  # so that one function is one static argument of compiled programs
+def own_loss(fn: Callable) -> Loss:
+    """The user's own loss as a mean over examples."""
+
+    def mean(outputs, targets):
+        found = jax.eval_shape(fn, outputs, targets)
+        shape, n = getattr(found, "shape", None), jax.tree.leaves(outputs)[0].shape[0]
+        if shape == (n,):
+            losses = fn(outputs, targets)
+        elif shape == ():
+            losses = jax.vmap(lambda *one: fn(*jax.tree.map(lambda x: x[None], one)))(
+                outputs, targets
+            )
+        else:
+            raise ValueError(
+                f"loss {name_of(fn)} returns {shown_shapes(found)} for {n} examples; it must "
+                f"return one number for each, shape ({n},), or their mean, shape ()"
+            )
+        return widen(losses).mean()
+
+    return Loss(name_of(fn), mean, None, fn)
+
+
+def check_fit(loss: Loss, outputs: Any, targets: ArrayLike) -> None:
+    """Raise ValueError unless a loss takes outputs and targets: one array, of some examples.
+
+    Of ``outputs`` shape and dtype are looked at, of targets that are not traced all values.
+    """
+    if not isinstance(outputs, jax.ShapeDtypeStruct):
+        raise ValueError(f"the network returns {type(outputs).__name__}; it must return one array")
+    shape = (outputs.shape[0], *np.shape(targets)[1:])
+    few = jax.ShapeDtypeStruct(shape, jnp.result_type(targets))
+    try:
+        jax.eval_shape(loss.mean, outputs, few)
+        if loss == CROSS_ENTROPY:
+            if outputs.shape[-1] < 2:
+                raise ValueError("of one output softmax is constant")
+            known_classes(targets, np.shape(targets), outputs.shape[-1])
+        if loss == LOSSES["binary_cross_entropy"] and not isinstance(targets, jax.core.Tracer):
+            low, high = np.min(targets), np.max(targets)
+            if not 0 <= low <= high <= 1:
+                raise ValueError(f"targets lie from {low} to {high}; they must lie from 0 to 1")
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"outputs of shape {outputs.shape} and targets of shape {few.shape} do not fit the "
+            f"loss {loss.name}: {error}"
+        ) from None
+
+
+def check_loss(loss: Loss, outputs: PyTree, targets: PyTree) -> None:
+    """Raise ValueError for an own loss that is no mean over examples, seen on some of them."""
+    if loss.whole is None:
+        return
+    whole, mean = (np.asarray(f(outputs, targets)).mean() for f in (loss.whole, loss.mean))
+    if not abs(whole - mean) <= 1e-3 * abs(mean) + 1e-6:
+        raise ValueError(
+            f"loss {loss.name} is {whole:.6g} of some examples, and {mean:.6g} the mean of its "
+            "values for each; it must be a mean over examples: return one number for each"
+        )
+
+
+def name_of(fn: Callable) -> str:
+    """What a user's function is called."""
+    return getattr(fn, "__name__", type(fn).__name__)
+
+
+def shown_shapes(found: Any) -> str:
+    """The shapes of what a function returns."""
+    return ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(found)) or "nothing"

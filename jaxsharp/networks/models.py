@@ -101,8 +101,6 @@ def _batch_cnn(blocks, hidden, padding):
                 height, width, channels = height - shrink, width - shrink, features
             steps.append(layers.max_pool)
             height, width = height // 2, width // 2
-        if min(height, width) < 1:
-            raise ValueError(f"images of shape {shape} are too small for this network")
         flat = height * width * channels
         head = [layers.dense(flat, hidden, rngs), jax.nn.relu]
         return [*steps, _flatten, *head, layers.dense(hidden, num_classes, rngs)]
@@ -113,8 +111,6 @@ def _batch_cnn(blocks, hidden, padding):
 def _lenet(shape, num_classes, lowering, rngs):
     height, width, channels = shape
     flat = ((height - 5) // 2 - 4) * ((width - 5) // 2 - 4) * 120
-    if min(height, width) < 15:
-        raise ValueError(f"images of shape {shape} are too small for lenet (15 x 15 at least)")
 
     def conv(features_in, features, padding):
         return layers.ConvReLU(
@@ -130,11 +126,15 @@ def _lenet(shape, num_classes, lowering, rngs):
 
 
 class ModelSpec(NamedTuple):
-    """One line of ``jaxsharp list``, the layers, and whether channels are standardized."""
+    """One line of ``jaxsharp list``, the layers, and whether channels are standardized.
+
+    ``least`` is the smallest height and width of images.
+    """
 
     description: str
     body: Callable
     standardize: bool = False
+    least: int = 1
 
 
 MODELS: dict[str, ModelSpec] = {
@@ -145,23 +145,34 @@ MODELS: dict[str, ModelSpec] = {
         standardize=True,
     ),
     "mlp": ModelSpec("MLP of Ibayashi et al.: 512, 128, 512 hidden units", _mlp((512, 128, 512))),
-    "lenet": ModelSpec("LeNet of Ibayashi et al.", _lenet),
+    "lenet": ModelSpec("LeNet of Ibayashi et al.", _lenet, least=15),
     "simple_batch": ModelSpec(
-        "CNN of study A: 4 convolutions, BatchNorm", _batch_cnn(((16, 32), (64, 128)), 128, "VALID")
+        "CNN of study A: 4 convolutions, BatchNorm",
+        _batch_cnn(((16, 32), (64, 128)), 128, "VALID"),
+        least=16,
     ),
     "middle_batch": ModelSpec(
         "CNN of study A: 6 convolutions, BatchNorm",
         _batch_cnn(((16, 32), (64, 128), (256, 512)), 512, "SAME"),
+        least=8,
     ),
     "complex_batch": ModelSpec(
         "CNN of study A: 9 convolutions, BatchNorm",
         _batch_cnn(((16, 32, 32), (64, 128, 128), (256, 512, 512)), 512, "SAME"),
+        least=8,
     ),
 }
 
 
+FLAT = ("mlp", "mlp_1")  # how names end of networks that take inputs of any shape
+
+
 def channel_moments(images: np.ndarray, max_pixel: int) -> tuple[tuple[float, ...], ...]:
-    """Mean and standard deviation per channel of pixels scaled to [0, 1], in float64."""
+    """Mean and standard deviation per channel (the last axis) in float64, of pixels in [0, 1]."""
+    if images.dtype != np.uint8:
+        rows = images.reshape(-1, images.shape[-1]).astype(np.float64)
+        stds = rows.std(0)
+        return tuple(rows.mean(0).tolist()), tuple(np.where(stds > 0, stds, 1.0).tolist())
     levels = np.arange(max_pixel + 1) / max_pixel
     means, stds = [], []
     for channel in range(images.shape[-1]):
@@ -173,17 +184,35 @@ def channel_moments(images: np.ndarray, max_pixel: int) -> tuple[tuple[float, ..
 
 
 def load(name: str, dataset, *, lowering: layers.Lowering = "auto") -> Network:
-    """The network of ``MODELS[name]`` for the image shape, classes and pixels of a data set.
+    """The network of ``MODELS[name]`` for the inputs and the outputs of a data set.
 
-    ``dataset`` is a ``data.Dataset``; channel means and deviations, where the model wants them,
-    are those of its training images. Raises ValueError for images the network cannot take.
+    ``dataset`` is a ``data.Dataset``; channel means and deviations, where the model wants them and
+    for inputs that are no pixels, are those of its training inputs. Raises ValueError for inputs
+    the network cannot take.
     """
     spec = MODELS[name]
-    images = dataset.train.images
-    moments = channel_moments(images, dataset.max_pixel) if spec.standardize else ()
-    first = Normalize(dataset.max_pixel, *moments)
+    images, shape = dataset.train.images, dataset.train.images.shape[1:]
+    if images.dtype == np.int32:
+        raise ValueError(
+            f"{name} takes images or real numbers; the inputs of {dataset.name} are integers"
+        )
+    if len(shape) != 3 and not name.endswith(FLAT):
+        valid = ", ".join(each for each in MODELS if each.endswith(FLAT))
+        raise ValueError(
+            f"{name} takes images; an input of {dataset.name} has shape {shape}, for which valid "
+            f"are {valid}"
+        )
+    if spec.least > 1 and min(shape[:2]) < spec.least:
+        raise ValueError(
+            f"images of shape {shape} are too small for {name} "
+            f"({spec.least} x {spec.least} at least)"
+        )
+    pixels = images.dtype == np.uint8
+    wanted = spec.standardize or not pixels
+    moments = channel_moments(images, dataset.max_pixel) if wanted else ()
+    first = Normalize(dataset.max_pixel if pixels else 1, *moments)
 
     def build(rngs):
-        return Chain(first, *spec.body(images.shape[1:], dataset.num_classes, lowering, rngs))
+        return Chain(first, *spec.body(shape, dataset.num_outputs, lowering, rngs))
 
     return from_nnx(build)

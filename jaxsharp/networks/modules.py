@@ -1,12 +1,19 @@
 """Any module of Flax NNX as a network: pure functions, and statistics made anew."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
+from jax.interpreters.partial_eval import dce_jaxpr
+from jaxtyping import Array, ArrayLike, PyTree
 
 from jaxsharp.networks.layers import Moments
+from jaxsharp.networks.losses import CROSS_ENTROPY, Loss, loss_of
 from jaxsharp.networks.network import Network, is_layer
+
+PARTS = (nnx.Param, nnx.RngState, ...)  # in which a module is split
 
 MODES = {
     "train": {"use_running_average": False, "deterministic": False},
@@ -14,10 +21,16 @@ MODES = {
 }
 
 
-def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> Network:
+def from_nnx(
+    build: Callable[[nnx.Rngs], nnx.Module], loss: str | Callable | Loss = CROSS_ENTROPY
+) -> Network:
     """Return the pure functions of the NNX module that ``build(rngs)`` makes.
 
-    Parameters and statistics are plain nested dicts. Images are cast to the parameters' dtype.
+    Parameters and statistics are plain nested dicts; the latter hold whatever variables are
+    neither parameters nor random keys. Inputs of real numbers and uint8 are cast to the parameters'
+    dtype, other integers are indices and are not. Training draws random numbers (dropout) from
+    the key it is given; ValueError where evaluation would too. ``loss`` is one of `LOSSES`, or the
+    user's own (`losses.loss_of`).
 
     Statistics of every nnx.BatchNorm, of any momentum, epsilon and axis, can be recomputed, and of
     the classes that inherit from it unless they call it their own way. Other modules with
@@ -28,25 +41,34 @@ def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> Network:
     graphs = {}
     for mode, attributes in MODES.items():
         model.set_attributes(**attributes, raise_if_not_found=False)
-        graphs[mode] = nnx.split(model, nnx.Param, nnx.BatchStat)[0]
+        graphs[mode] = nnx.split(model, *PARTS)[0]
     unknown = collect_moments(model)
-    graphs["moments"] = nnx.split(model, nnx.Param, nnx.BatchStat)[0]
+    graphs["moments"], shapes, random, _ = nnx.split(model, *PARTS)
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves(shapes)}
 
     @jax.jit  # eagerly, every array would be drawn by a program of its own
     def init(key):
-        _, params, stats = nnx.split(build(nnx.Rngs(key)), nnx.Param, nnx.BatchStat)
+        _, params, _, stats = nnx.split(build(nnx.Rngs(key)), *PARTS)
         return nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
 
-    def call(mode, params, stats, images):
-        module = nnx.merge(graphs[mode], params, stats)
-        dtype = jax.tree.leaves(params)[0].dtype
-        return module, module(images.astype(dtype))
+    def call(mode, params, stats, inputs, key=None):
+        # Arrays of NumPy, as files have them, could not be written by the module.
+        params, stats = jax.tree.map(jnp.asarray, (params, stats))
+        module = nnx.merge(graphs[mode], params, keys_from(random, key), stats)
+        return module, module(jax.tree.map(lambda x: as_input(x, dtypes), inputs))
 
-    def apply(params, stats, images, train):
-        module, logits = call("train" if train else "eval", params, stats, images)
-        return logits, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
+    def apply(params, stats, inputs, train):
+        module, outputs = call("train" if train else "eval", params, stats, inputs)
+        return outputs, collections(module) if train else stats
 
-    def moments(params, stats, centers, images):
+    def random_apply(params, stats, inputs, train, key):
+        if not train:
+            check_evaluation(partial(call, "eval"), params, stats, inputs)
+            return apply(params, stats, inputs, False)
+        module, outputs = call("train", params, stats, inputs, key)
+        return outputs, collections(module)
+
+    def moments(params, stats, centers, inputs):
         if unknown:
             raise ValueError(
                 f"statistics of {', '.join(unknown)} cannot be recomputed; valid is nnx.BatchNorm"
@@ -57,18 +79,60 @@ def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> Network:
             centers,
             is_leaf=is_layer,
         )
-        module, _ = call("moments", params, centered, images)
+        module, _ = call("moments", params, centered, inputs)
         for _, layer in nnx.iter_modules(module):
             if isinstance(layer, Moments) and not layer.collected:  # it is not in use
                 layer.mean[...] = 0 * layer.mean[...]
-        found = nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
         return jax.tree.map(
             lambda layer: {name: layer[name] for name in ("mean", "var")},
-            found,
+            collections(module),
             is_leaf=lambda node: "center" in node,
         )
 
-    return Network(init, apply, moments)
+    draws = bool(jax.tree.leaves(random))
+    return Network(init, random_apply if draws else apply, moments, loss_of(loss))
+
+
+def check_evaluation(call: Callable, params: PyTree, stats: PyTree, inputs: PyTree) -> None:
+    """Raise ValueError if the outputs in evaluation mode depend on the random key."""
+    shapes = [
+        jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), tree)
+        for tree in (params, stats, inputs)
+    ]
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    program = jax.make_jaxpr(lambda key, *rest: call(*rest, key)[1])(key, *shapes)
+    _, used = dce_jaxpr(program.jaxpr, [True] * len(program.jaxpr.outvars))
+    if used[0]:
+        raise ValueError(
+            "the network draws random numbers in evaluation; each module that draws must have an "
+            "attribute deterministic, as nnx.Dropout has"
+        )
+
+
+def collections(module: nnx.Module) -> PyTree:
+    """The variables of a module that are neither parameters nor random keys."""
+    return nnx.to_pure_dict(nnx.split(module, *PARTS)[3])
+
+
+def as_input(x: ArrayLike, dtypes: set) -> Array:
+    """An input as a network with parameters of these dtypes takes it: indices stay integers."""
+    x = jnp.asarray(x)
+    is_index = jnp.issubdtype(x.dtype, jnp.integer) and x.dtype != jnp.uint8
+    return x if is_index or len(dtypes) != 1 else x.astype(*dtypes)
+
+
+def keys_from(shapes: PyTree, key: Array | None) -> PyTree:
+    """Random state of a module, each of its streams with a key of its own, counted from zero."""
+    key = jax.random.key(0) if key is None else key
+    leaves, structure = jax.tree.flatten(shapes)
+    made = []
+    for i, leaf in enumerate(leaves):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            own = jax.random.fold_in(key, i)
+            made.append(jax.random.split(own, leaf.shape) if leaf.shape else own)
+        else:
+            made.append(jnp.zeros(leaf.shape, leaf.dtype))
+    return jax.tree.unflatten(structure, made)
 
 
 def collect_moments(model: nnx.Module) -> list[str]:

@@ -1,13 +1,17 @@
 """What the rest of the package sees of a network: pure functions, whatever library made them."""
 
+import inspect
 from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from jaxsharp.core.chunks import mean_over_chunks
+from jaxsharp.core.convolutions import as_matrix_products
+from jaxsharp.networks.losses import CROSS_ENTROPY, Loss
 
 # Examples whose mean is the center about which moments are taken.
 CENTERING = 32
@@ -16,17 +20,73 @@ CENTERING = 32
 class Network(NamedTuple):
     """A network as pure functions of its parameters and BatchNorm statistics.
 
-    ``init(key) -> (params, stats)``; ``apply(params, stats, images, train) -> (logits, stats)``,
-    where evaluation mode (``train=False``) normalizes by ``stats`` and returns them unchanged;
-    ``moments(params, stats, centers, images) -> stats`` returns, in evaluation mode, the mean and
+    ``init(key) -> (params, stats)``; ``apply(params, stats, inputs, train) -> (outputs, stats)``,
+    where evaluation mode (``train=False``) normalizes by ``stats`` and returns them unchanged.
+    A network that draws random numbers in training, as dropout does, has a fifth argument ``key``:
+    ``apply(params, stats, inputs, train, key)``, which is None in evaluation. ``stats`` is an
+    empty dict where there are none.
+
+    ``moments(params, stats, centers, inputs) -> stats`` returns, in evaluation mode, the mean and
     the mean square of the inputs of every BatchNorm layer about the ``mean`` that ``centers``, a
     tree like ``stats``, has for it. A network without ``moments`` has no statistics that
     `recompute_statistics` could make anew.
+
+    ``loss`` is what the outputs are trained for, by which they are measured too.
     """
 
     init: Callable
     apply: Callable
     moments: Callable | None = None
+    loss: Loss = CROSS_ENTROPY
+
+    @property
+    def is_random(self) -> bool:
+        """Whether training draws random numbers."""
+        return "key" in inspect.signature(self.apply).parameters
+
+    def forward(self, params: PyTree, stats: PyTree, inputs: PyTree, key: Array | None) -> tuple:
+        """Outputs and new statistics in training mode, random numbers by ``key``."""
+        extra = (key,) if self.is_random else ()
+        return self.apply(params, stats, inputs, True, *extra)
+
+    def evaluate(self, params: PyTree, stats: PyTree, inputs: PyTree) -> PyTree:
+        """Outputs in evaluation mode."""
+        extra = (None,) if self.is_random else ()
+        return self.apply(params, stats, inputs, False, *extra)[0]
+
+    def frozen_loss(self, stats: PyTree) -> Callable:
+        """Return ``f(params, (inputs, targets))``: the mean loss in evaluation mode, a scalar.
+
+        The data loss alone, no weight decay.
+        """
+        return lambda params, batch: self.loss.mean(
+            self.evaluate(params, stats, batch[0]), batch[1]
+        )
+
+
+@lru_cache(maxsize=32)  # so that one network is one static argument of compiled programs
+def without_convolutions(network: Network) -> Network:
+    """The same network to rounding, its convolutions as matrix products (`core.convolutions`)."""
+
+    def apply(params, stats, inputs, train):
+        at_mode = as_matrix_products(partial(network.apply, train=train))
+        return at_mode(params, stats, inputs)
+
+    def random_apply(params, stats, inputs, train, key):
+        def at_mode(params, stats, inputs, key=None):
+            return network.apply(params, stats, inputs, train, key)
+
+        return as_matrix_products(at_mode)(params, stats, inputs, *((key,) if train else ()))
+
+    made = network._replace(apply=random_apply if network.is_random else apply)
+    if network.moments is not None:
+        made = made._replace(moments=as_matrix_products(network.moments))
+    return made
+
+
+def fast_here(network: Network) -> Network:
+    """A network in the form that loops on this platform are fast with."""
+    return without_convolutions(network) if jax.default_backend() == "cpu" else network
 
 
 def is_layer(node) -> bool:

@@ -1,14 +1,17 @@
 """Configurations: everything that decides the numbers of one training run, and its name."""
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 
 from jaxsharp.core.choices import LARGEST, known, plain, shown
+from jaxsharp.data.augment import steps_of
 from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE, own_arguments
+from jaxsharp.training.regimes import SCHEDULES
 
 SAM = ("none", *SHARPNESS_AWARE)
 # Settings that are arguments of a compiled program, so that its members may differ in them.
-HYPER_PARAMETERS = ("learning_rate", "momentum", "weight_decay", "rho")
+HYPER_PARAMETERS = ("learning_rate", "momentum", "weight_decay", "decoupled_weight_decay", "rho")
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class Settings:
     """Momentum instead of the optimizer's own."""
     weight_decay: float | None = None
     """Coupled weight decay instead of none."""
+    decoupled_weight_decay: float | None = None
+    """Decoupled weight decay, as in AdamW, instead of none."""
     rho: float | None = None
     """Radius of the sharpness-aware variants instead of the own one of each."""
     loss_below: float | None = 0.01
@@ -39,6 +44,20 @@ class Settings:
     """Evaluate on the last N training examples instead of the test set."""
     label_noise: float = 0.0
     """Fraction of the training labels that is redrawn at random."""
+    loss: str | None = None
+    """Loss of the outputs; None: cross_entropy for classes, squared_error for real numbers."""
+    schedule: str = "constant"
+    """Learning rate over the epochs: constant, linear, cosine, step or exponential."""
+    warmup_epochs: int = 0
+    """Epochs in which the learning rate rises from zero."""
+    clip_norm: float | None = None
+    """Norm to which gradients are clipped."""
+    augment: str = "none"
+    """Random changes of training images: crop, flip, cutout, or several as in crop_flip."""
+    label_smoothing: float = 0.0
+    """Part of each training label that is spread over all classes."""
+    mixup: float = 0.0
+    """Parameter of the beta distribution by which training examples are mixed; 0: they are not."""
     measure_size: int | None = None
     """Measure sharpness on the first N training examples instead of all."""
 
@@ -58,6 +77,14 @@ class Settings:
             "learning_rate": (is_positive(self.learning_rate), "a finite number above 0"),
             "momentum": (momentum is None or 0 <= momentum < 1, "from 0 up to below 1"),
             "weight_decay": (decay is None or 0 <= decay < math.inf, "a finite number, at least 0"),
+            "decoupled_weight_decay": (
+                self.decoupled_weight_decay is None or 0 <= self.decoupled_weight_decay < math.inf,
+                "a finite number, at least 0",
+            ),
+            "warmup_epochs": (0 <= self.warmup_epochs < self.epochs, "from 0 to below epochs"),
+            "clip_norm": (is_positive(self.clip_norm), "a finite number above 0"),
+            "label_smoothing": (0 <= self.label_smoothing < 1, "from 0 up to below 1"),
+            "mixup": (0 <= self.mixup < math.inf, "a finite number, at least 0"),
             "rho": (rho is None or 0 <= rho < math.inf, "a finite number, at least 0"),
             "loss_below": (is_positive(self.loss_below), "a finite number above 0, or None"),
             "change_below": (is_positive(self.change_below), "a finite number above 0, or None"),
@@ -71,6 +98,10 @@ class Settings:
                 raise ValueError(f"{name} is {value}; it must be {what}")
             if isinstance(value, int) and value > LARGEST:
                 raise ValueError(f"{name} is {shown(value)}; it must be at most {LARGEST}")
+        known("schedule", self.schedule, SCHEDULES)
+        steps_of(self.augment)
+        if self.loss is not None:
+            plain("loss", self.loss)
         if self.change_below is not None and self.patience > self.epochs:
             raise ValueError(
                 f"patience is {self.patience}; of {self.epochs} epochs at most {self.epochs} "
@@ -89,6 +120,7 @@ SHORT_NAMES = {
     "rho": "rho",
     "momentum": "m",
     "weight_decay": "wd",
+    "decoupled_weight_decay": "dwd",
     "batch_size": "bs",
     "label_noise": "noise",
 }
@@ -111,10 +143,14 @@ class RunConfig:
             raise ValueError(f"sam is {shown(self.sam)}; it must be one of {', '.join(SAM)}")
 
     def check(self) -> None:
-        """Raise ValueError for what no run can have; data sets and networks may be the caller's."""
+        """Raise ValueError for what no run can have.
+
+        Data sets, networks and optimizers may be the caller's own: of their names only that they
+        are plain is checked.
+        """
         plain("dataset", self.dataset)
         plain("model", self.model)
-        known("optimizer", self.optimizer, OPTIMIZERS)
+        plain("optimizer", self.optimizer)
         if not 0 <= self.seed < 2**32:
             raise ValueError(
                 f"seed is {shown(self.seed)}; it must be from 0 to {2**32 - 1}, "
@@ -152,13 +188,15 @@ class RunConfig:
         """The radius that the variant takes unless one is given; None without a variant."""
         return None if self.sam == "none" else own_arguments(SHARPNESS_AWARE[self.sam])["rho"]
 
-    @property
-    def used(self) -> dict[str, float]:
+    def used(self, optimizers: Mapping[str, Callable] = OPTIMIZERS) -> dict[str, float]:
         """The `HYPER_PARAMETERS` that the run has: those given, others the optimizer's own.
 
-        One that it does not have, such as the momentum of plain SGD, is left out.
+        One that it does not have, such as the momentum of plain SGD, is left out, and so are the
+        own ones of an optimizer that is not in ``optimizers``.
         """
-        own = own_arguments(OPTIMIZERS[self.optimizer]) | {"rho": self.own_rho}
+        factory = optimizers.get(self.optimizer)
+        own = {} if factory is None else own_arguments(factory)
+        own = own | {"rho": self.own_rho}
         given = {name: getattr(self.settings, name) for name in HYPER_PARAMETERS}
         found = {n: own.get(n) if value is None else value for n, value in given.items()}
         return {name: value for name, value in found.items() if value is not None}
@@ -169,3 +207,25 @@ class RunConfig:
         if rho is not None and self.settings.rho is not None:
             rho = self.settings.rho
         return replace(self, settings=replace(self.settings, rho=rho))
+
+
+def labels(configs: Sequence[RunConfig], *, seeds: bool = True) -> list[str]:
+    """What tells each of several runs from the others: the fields in which they differ.
+
+    Of a single run, or equal ones: optimizer, variant and seed. Seeds are named if ``seeds``.
+    """
+    rows = []
+    for config in configs:
+        taken = asdict(config.resolved().settings)
+        taken["rho"] = None if taken["rho"] == config.own_rho else taken["rho"]
+        row = {"dataset": config.dataset, "model": config.model, "label": config.label}
+        rows.append(row | taken | ({"seed": config.seed} if seeds else {}))
+    differing = [name for name in rows[0] if any(row[name] != rows[0][name] for row in rows)]
+
+    def said(name, value):
+        if name in ("dataset", "model", "label"):
+            return value
+        return f"{name.replace('_', ' ')} {'default' if value is None else value}"
+
+    names = differing or ["label", "seed"][: 1 + seeds]
+    return [", ".join(said(name, row[name]) for name in names) for row in rows]

@@ -4,7 +4,10 @@ study         the main job: train, measure, write
 grid          configurations of studies: members, groups of one program, parts
 sweep         a group of runs trained to the end, saved and resumed
 measuring     the measures of a group in one program
-workbench     what a configuration means in arrays and functions
+workbench     a data set and a network, and what may be done with them
+recipes       what a configuration means to training
+origins       what runs are made from, as digests
+own           studies of the user's own network, data and recipe
 interrupts    signals that wait for the end of an epoch
 status        how far a study is
 merge         parts put together
@@ -12,7 +15,8 @@ tensorboard   scalars of running studies
 """
 
 from jaxsharp.studies.grid import StudyConfig as StudyConfig
+from jaxsharp.studies.own import run as run
 from jaxsharp.studies.study import StudyResult as StudyResult
-from jaxsharp.studies.study import run as run
+from jaxsharp.studies.study import conduct as conduct
 from jaxsharp.studies.sweep import Layout as Layout
 from jaxsharp.studies.workbench import load_workbench as load_workbench

@@ -5,12 +5,12 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from jaxsharp.core.choices import at_least_one, checked, construct, counted, each_once, plain, shown
-from jaxsharp.measures.registry import DEFAULT_MEASURES, MEASURES, Options
+from jaxsharp.measures.registry import DEFAULT_MEASURES, MEASURES, Options, settings_of
 from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE
 from jaxsharp.runs.config import SAM, SHORT_NAMES, RunConfig, Settings
 
@@ -22,7 +22,8 @@ class StudyConfig:
     """Everything that decides the numbers of a study.
 
     ``vary`` has settings of `config.SHORT_NAMES` and the values that the grid gives them. A
-    ``shard`` "i/n" is the i-th of n parts of the grid, i from 1.
+    ``shard`` "i/n" is the i-th of n parts of the grid, i from 1. In which order names and values
+    are given makes no difference: they are put in that of their registries, and of numbers.
     """
 
     dataset: str = "digits"
@@ -36,16 +37,25 @@ class StudyConfig:
     vary: dict[str, tuple[int | float, ...]] = field(default_factory=dict)
     shard: str | None = None
 
-    def check(self) -> None:
-        """Raise ValueError for what no study can have; data sets and networks may be the caller's.
+    def __post_init__(self) -> None:
+        """Put names and values in order."""
+        orders = {"optimizers": OPTIMIZERS, "sam": SAM, "measures": MEASURES}
+        for name, order in orders.items():
+            object.__setattr__(self, name, in_order(getattr(self, name), order))
+        vary = {name: tuple(sorted(self.vary[name])) for name in in_order(self.vary, SHORT_NAMES)}
+        object.__setattr__(self, "vary", vary)
 
-        So no run of a study that passed has a name that is no plain file name.
+    def check(self) -> None:
+        """Raise ValueError for what no study can have.
+
+        Data sets, networks, optimizers and measures may be the caller's own: their names are plain,
+        so that no run of a study that passed has one that is no plain file name.
         """
         plain("dataset", self.dataset)
         plain("model", self.model)
-        each_once("optimizer", self.optimizers, OPTIMIZERS)
+        each_once("optimizer", self.optimizers)
         each_once("SAM variant", self.sam, SAM)
-        each_once("measure", self.measures, MEASURES)
+        each_once("measure", self.measures)
         self.settings.check()
         self.options.check()
         lengths = (self.optimizers, self.sam, *self.vary.values())
@@ -98,6 +108,11 @@ class StudyConfig:
         """Epochs at most, and measures."""
         return self.settings.epochs + len(self.measures)
 
+    @property
+    def measured(self) -> dict[str, str]:
+        """The settings with which each measure is taken."""
+        return {name: settings_of(name, self.options) for name in self.measures}
+
     def axes(self) -> list[str]:
         """Columns of a table that tell the combinations of hyper-parameters apart."""
         return ["optimizer", "sam", *self.vary]
@@ -133,10 +148,19 @@ def listed(names: Sequence[str], noun: str) -> str:
     return joined if len(joined) <= 16 else f"{len(names)}{noun}"
 
 
+def in_order(names: Iterable[str], order: Iterable[str]) -> tuple[str, ...]:
+    """The names as they follow each other in ``order``, and what is unknown there last."""
+    places = {name: place for place, name in enumerate(order)}
+    return tuple(sorted(names, key=lambda name: places.get(name, len(places))))
+
+
 def group_key(member: RunConfig) -> tuple:
     """What the runs of one program have in common: code and shapes, no numbers."""
     settings = member.settings
-    given = (settings.learning_rate, settings.momentum, settings.weight_decay)
+    given = (
+        *(settings.learning_rate, settings.momentum),
+        *(settings.weight_decay, settings.decoupled_weight_decay),
+    )
     return (
         *(member.optimizer, member.sam, settings.batch_size),
         tuple(value is not None for value in given),

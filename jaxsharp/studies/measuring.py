@@ -12,15 +12,18 @@ import pandas as pd
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
+from jaxsharp.core.choices import known
 from jaxsharp.core.keys import stream
 from jaxsharp.core.memory import Budget, budget
-from jaxsharp.measures.registry import MEASURES, Options, Record
+from jaxsharp.measures.registry import UNDEFINED, Measure, Options, Record, place_of
 from jaxsharp.networks.network import Network
-from jaxsharp.runs import claims, directory
+from jaxsharp.runs import claims, directory, reading
 from jaxsharp.runs.config import RunConfig
 from jaxsharp.runs.fingerprint import Fingerprint
-from jaxsharp.studies.sweep import ANYHOW, Layout, resume
-from jaxsharp.studies.workbench import Workbench, fingerprint, labels_of, make_recipe
+from jaxsharp.studies.origins import fingerprint
+from jaxsharp.studies.recipes import beginning, make_recipe
+from jaxsharp.studies.sweep import ANYHOW, Layout
+from jaxsharp.studies.workbench import Workbench, labels_of
 from jaxsharp.training.epochs import TrainState, streams
 from jaxsharp.training.members import (
     auto_width,
@@ -62,7 +65,8 @@ def measure(
     runs_of, memory = list(zip(configs, paths, strict=True)), layout.memory or budget()
     states: dict[Path, TrainState] = {}
     for name in measures:
-        settings = MEASURES[name].settings(options)
+        taken = bench.measures[known("measure", name, bench.measures)]
+        settings = taken.settings(options)
         missing = [run for run in runs_of if not is_measured(run[1], name, settings)]
         if not missing:
             continue
@@ -74,21 +78,20 @@ def measure(
             report(name, len(runs_of) - len(missing) + start)
             part = missing[start : start + width]
             trained = [(config, states[path]) for config, path in part]
-            found = results(name, trained, bench, options, width, memory)
+            found = results(name, taken, trained, bench, options, width, memory)
             for (_, path), measured in zip(part, found, strict=True):
-                record(path, name, settings, measured)
+                record(path, name, taken, settings, measured)
     barrier()
 
 
 @functools.lru_cache(maxsize=64)
 def measuring_program(
-    name: str, network: Network, options: Options, mesh: Mesh, memory: Budget
+    measure: Measure, network: Network, options: Options, mesh: Mesh, memory: Budget
 ) -> Callable:
     """Compiled `f((active, params, stats, labels, keys), images) -> arrays` of a measure.
 
     One for all groups; a place that is not active computes nothing.
     """
-    measure = MEASURES[name]
 
     def member(active, params, stats, labels, key, images, memory):
         def arrays():
@@ -105,6 +108,7 @@ def measuring_program(
 
 def results(
     name: str,
+    measure: Measure,
     members: list[tuple[RunConfig, TrainState]],
     bench: Workbench,
     options: Options,
@@ -115,7 +119,7 @@ def results(
 
     NaN for one that diverged, or whose value is not finite, for which a warning says the reason.
     """
-    measure, mesh = MEASURES[name], member_mesh(width)
+    mesh = member_mesh(width)
     size = members[0][0].settings.measure_size
     images = bench.dataset.train.images[:size]
     rows = []
@@ -125,12 +129,16 @@ def results(
         labels, key = labels_of(config, bench)[:size], measuring_key(config, name)
         rows.append((active, state.params, state.stats, labels, key))
     *arguments, keys = (place(stack(column), mesh) for column in zip(*rows, strict=True))
-    program = measuring_program(name, bench.network, options, mesh, memory)
+    program = measuring_program(measure, bench.network, options, mesh, memory)
     keys = jax.jit(jax.random.wrap_key_data)(keys)
-    found = fetch(program((*arguments, keys), place(images, mesh, shared=True)))
+    try:
+        found = fetch(program((*arguments, keys), place(images, mesh, shared=True)))
+    except ValueError as reason:  # the measure is not defined for such a network
+        claims.warn_once(f"no {name} of {members[0][0].model}: {reason}")
+        return [UNDEFINED] * len(members)
     records = []
     for i, (config, state) in enumerate(members):
-        measured = Record(float("nan"), float("nan"), False, 0)
+        measured = UNDEFINED
         if not state.diverged:
             arrays = jax.tree.map(lambda leaf, i=i: leaf[i], found)
             trained = (bench.network, state.params, state.stats)
@@ -167,10 +175,8 @@ def final_state(
     config: RunConfig, path: Path, bench: Workbench, made_from: Fingerprint
 ) -> TrainState:
     """State at the end of a run; RunError if it has none, or none that is intact."""
-    state, _ = resume(make_recipe(config, bench), config, path, bench, made_from)
-    if not directory.is_trained(path, config.settings.epochs):
-        raise claims.RunError(f"{path} is not trained to its end; train the run first")
-    return state
+    like = jax.eval_shape(lambda: beginning(make_recipe(config, bench), config, bench))
+    return reading.load_end(path, like, made_from, config.settings.epochs)
 
 
 def is_measured(path: Path, name: str, settings: str) -> bool:
@@ -179,14 +185,15 @@ def is_measured(path: Path, name: str, settings: str) -> bool:
     return bool(((table["measure"] == name) & (table["settings"] == settings)).any())
 
 
-def record(path: Path, name: str, settings: str, measured: Record) -> None:
+def record(path: Path, name: str, measure: Measure, settings: str, measured: Record) -> None:
     """Write a measurement into a run's directory; of several processes one does."""
     if not is_mine(path.name):
         return
     table = directory.read_sharpness(path)
-    table = table[table["measure"] != name].reset_index(drop=True)
-    kinds = {"error_kind": MEASURES[name].error, "cost_unit": MEASURES[name].cost}
+    same = (table["measure"] == name) & (table["settings"] == settings)
+    table = table[~same].reset_index(drop=True)
+    kinds = {"error_kind": measure.error, "cost_unit": measure.cost}
     row = {"measure": name, "settings": settings, **measured._asdict(), **kinds}
     table = pd.DataFrame([*table.to_dict("records"), row], columns=list(directory.SHARPNESS))
-    table = table.sort_values("measure", key=lambda names: names.map(list(MEASURES).index))
+    table = table.sort_values("measure", key=lambda names: names.map(place_of), kind="stable")
     directory.write_sharpness(path, table)

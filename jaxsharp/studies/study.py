@@ -15,7 +15,7 @@ OUT/runs/NAME     directory of one run (``runs``)
 
 import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,12 +24,15 @@ import jax
 import pandas as pd
 
 from jaxsharp.analysis import statistics
-from jaxsharp.runs import claims, directory, files
+from jaxsharp.core.choices import known
+from jaxsharp.optimizers.registry import OPTIMIZERS
+from jaxsharp.runs import claims, directory, files, tables
 from jaxsharp.runs.config import RunConfig
 from jaxsharp.runs.fingerprint import Fingerprint
 from jaxsharp.studies import measuring, sweep
 from jaxsharp.studies.grid import StudyConfig
-from jaxsharp.studies.workbench import Workbench, contents, fingerprint
+from jaxsharp.studies.origins import contents, fingerprint
+from jaxsharp.studies.workbench import Workbench
 from jaxsharp.training.members import barrier
 
 
@@ -66,7 +69,7 @@ TIMES = ["group", "member_epochs", "training_s", "measuring_s"]
 Report = Callable[[Progress], Any]
 
 
-def run(
+def conduct(
     config: StudyConfig,
     out: Path,
     bench: Workbench,
@@ -82,8 +85,10 @@ def run(
     before anything else, if a run there was made from other data, another network or optimizer.
     """
     config.check()
+    check_names(config, bench)
     files.check_tree(out)
-    read_times(out)
+    if is_writer():
+        read_times(out)
     groups, digests = config.groups(), contents(bench)
     work = Work(config, out, bench, save_every, layout, report)
     made_from = [fingerprint(group[0], bench, digests) for group in groups]
@@ -97,6 +102,14 @@ def run(
         barrier()
         work.do(group, each)
     return summarize(config, out)
+
+
+def check_names(config: StudyConfig, bench: Workbench) -> None:
+    """Raise ValueError for optimizers and measures that are neither known nor the user's own."""
+    for name in config.optimizers:
+        known("optimizer", name, bench.optimizers)
+    for name in config.measures:
+        known("measure", name, bench.measures)
 
 
 class Work:
@@ -118,11 +131,11 @@ class Work:
         """Train and measure a group, and write the tables of all that is done."""
         paths = [self.path(member) for member in group]
         start = time.monotonic()
-        latest = sweep.GroupProgress(len(group), 0, 0, 0, 0, 0, {})
+        latest = standing(group, paths)
         self.begun += 1
         name = f"group {self.begun} of {self.groups}, {group[0].label}"
 
-        def tell(doing, measured, epochs):
+        def tell(doing, measured):
             trained = len(self.done) + latest.stopped
             seconds = time.monotonic() - start
             self.report(
@@ -130,7 +143,7 @@ class Work:
                     *(name, doing, self.runs, trained),
                     *(self.converged + latest.converged, self.diverged + latest.diverged),
                     len(self.done) + measured // len(self.config.measures),
-                    len(self.done) * self.config.steps_per_run + epochs + measured,
+                    len(self.done) * self.config.steps_per_run + latest.epochs + measured,
                     self.runs * self.config.steps_per_run,
                     latest.trained / seconds if seconds > 0 else 0.0,
                     latest.rows,
@@ -140,9 +153,9 @@ class Work:
         def after_epoch(progress):
             nonlocal latest
             latest = progress
-            tell(describe(progress), 0, progress.epochs)
+            tell(describe(progress), 0)
 
-        tell("compiling", 0, 0)
+        tell("compiling", 0)
         sweep.train(
             *(group, paths, self.bench),
             save_every=self.save_every,
@@ -151,12 +164,11 @@ class Work:
             report=after_epoch,
         )
         trained_at = time.monotonic()
-        latest = sweep.GroupProgress(len(group), len(group), *ends(paths), 0, latest.trained, {})
-        epochs = len(group) * self.config.settings.epochs
+        latest = standing(group, paths)._replace(trained=latest.trained)
         names = self.config.measures
 
         def before_measure(name, done):
-            tell(f"measuring {name}", names.index(name) * len(group) + done, epochs)
+            tell(f"measuring {name}", names.index(name) * len(group) + done)
 
         measuring.measure(
             *(group, paths, self.bench, names, self.config.options),
@@ -164,21 +176,29 @@ class Work:
             made_from=made_from,
             report=before_measure,
         )
-        self.done += group
-        self.converged += latest.converged
-        self.diverged += latest.diverged
         seconds = (trained_at - start, time.monotonic() - trained_at)
         if is_writer():
             note_times(self.out, group[0].label, latest.trained, *seconds)
-            write_tables(self.out, self.config, {*self.done})
+            write_tables(self.out, self.config, {*self.done, *group}, self.bench.optimizers)
         barrier()
+        tell("finished", len(names) * len(group))
+        self.done += group
+        self.converged += latest.converged
+        self.diverged += latest.diverged
 
 
 @contextmanager
-def claimed(out: Path, config: StudyConfig, *, fresh: bool) -> Iterator[None]:
-    """Keep ``out`` as the directory of the study, and other processes out of it."""
+def claimed(
+    out: Path, config: StudyConfig, *, fresh: bool = False, advice: str = claims.ELSEWHERE
+) -> Iterator[None]:
+    """Keep ``out`` as the directory of the study, and other processes out of it.
+
+    A config.json that is missing or damaged among its runs is written anew.
+    """
     if is_writer():
-        with claims.claimed(out, config.as_dict(), fresh=fresh):
+        if not fresh:
+            claims.keep_study(out, config.as_dict(), config.shard_members())
+        with claims.claimed(out, config.as_dict(), fresh=fresh, advice=advice):
             barrier()
             yield
     else:
@@ -191,10 +211,17 @@ def is_writer() -> bool:
     return jax.process_index() == 0
 
 
-def ends(paths: list[Path]) -> tuple[int, int]:
-    """How many runs converged, and how many diverged."""
-    names = [end.name for path in paths if (end := directory.latest_checkpoint(path)) is not None]
-    return names.count("converged"), names.count("diverged")
+def standing(members: list[RunConfig], paths: list[Path]) -> sweep.GroupProgress:
+    """How far runs are, as their directories show."""
+    newest = [latest.name if (latest := directory.latest_checkpoint(p)) else "" for p in paths]
+    limits = [member.settings.epochs for member in members]
+    ended = [directory.is_trained(p, limit) for p, limit in zip(paths, limits, strict=True)]
+    epochs = [
+        limit if done else int(name[6:] or 0)
+        for limit, done, name in zip(limits, ended, newest, strict=True)
+    ]
+    ends = [newest.count(name) for name in directory.ENDS]
+    return sweep.GroupProgress(len(paths), sum(ended), *ends, sum(epochs), 0, {})
 
 
 def describe(progress: sweep.GroupProgress) -> str:
@@ -212,8 +239,8 @@ def note_times(out: Path, group: str, epochs: int, training: float, measuring: f
     files.write_table(out / "times.csv", table)
 
 
-def read_times(out: Path) -> pd.DataFrame:
-    """What times.csv has so far; RunError for a file of something else."""
+def read_times(out: Path, warn: claims.Warn = claims.print_warning) -> pd.DataFrame:
+    """What times.csv has so far; one that is damaged is renamed, and ``warn`` gets a line on it."""
     file = out / "times.csv"
     if not file.exists():
         return pd.DataFrame(columns=TIMES)
@@ -221,19 +248,26 @@ def read_times(out: Path) -> pd.DataFrame:
         table = pd.read_csv(io.BytesIO(files.read_bytes(file)))
     except ValueError:
         table = pd.DataFrame()
-    if list(table) != TIMES or any(kind.kind not in "if" for kind in table.dtypes[1:]):
-        raise claims.RunError(f"{file} is not a table of {', '.join(TIMES)}; remove it")
-    return table
+    if list(table) == TIMES and all(kind.kind in "if" for kind in table.dtypes[1:]):
+        return table
+    aside = files.set_aside(file)
+    warn(f"{file} is not a table of {', '.join(TIMES)}; it is now {aside.name}, and begun anew")
+    return pd.DataFrame(columns=TIMES)
 
 
-def write_tables(out: Path, config: StudyConfig, done: set[RunConfig]) -> None:
+def write_tables(
+    out: Path,
+    config: StudyConfig,
+    done: set[RunConfig],
+    optimizers: Mapping[str, Callable] = OPTIMIZERS,
+) -> None:
     """Write runs.csv and history.csv, in the order of the grid, from the directories of runs."""
     rows, histories = [], []
     for member in config.shard_members():
         if member not in done:
             continue
         path = out / "runs" / member.name
-        rows.append(directory.row(path))
+        rows.append(tables.row(path, config.measured, optimizers))
         labels = {name: rows[-1][name] for name in (*config.axes(), "seed")}
         histories.append(pd.DataFrame({**labels, **directory.read_history(path)}))
     files.write_table(out / "runs.csv", pd.DataFrame(rows))
@@ -252,30 +286,11 @@ def summarize(config: StudyConfig, out: Path) -> StudyResult:
     }
     if is_writer():
         files.write_table(out / "summary.csv", summary)
-        files.write_table(out / "correlations.csv", correlation_table(correlations))
-        drawn = {
-            "training": figures.training_curves(history, varied),
-            "sharpness": comparisons.sharpness_against_gap(
-                table, config.measures, correlations, varied
-            ),
-        }
+        files.write_table(out / "correlations.csv", statistics.correlation_table(correlations))
+        canvas.save(figures.training_curves(history, varied), out / "training.png")
+        pairs = table, config.measures, correlations
+        canvas.save(comparisons.sharpness_against_gap(*pairs, varied), out / "sharpness.png")
         for name in varied:
-            drawn[f"vary_{name}"] = comparisons.against_setting(
-                summary, name, config.measures, varied
-            )
-        for name, figure in drawn.items():
-            canvas.save(figure, out / f"{name}.png")
+            drawn = comparisons.against_setting(summary, name, config.measures, varied)
+            canvas.save(drawn, out / f"vary_{name}.png")
     return StudyResult(table, summary, correlations)
-
-
-def correlation_table(correlations: dict[str, statistics.Correlation]) -> pd.DataFrame:
-    """One row a measure: coefficients, their intervals or why there is none, and counts of runs."""
-    rows = []
-    for name, found in correlations.items():
-        row: dict[str, Any] = {"measure": name, "target": "gap", "runs": found.num_runs}
-        for kind in ("raw", "within", "pearson", "spearman"):
-            value, low, high, remark = getattr(found, kind)
-            row |= {kind: value, f"{kind}_low": low, f"{kind}_high": high}
-            row[f"{kind}_remark"] = remark
-        rows.append(row | {f"excluded {reason}": n for reason, n in found.excluded.items()})
-    return pd.DataFrame(rows)

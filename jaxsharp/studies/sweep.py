@@ -23,20 +23,14 @@ from jaxsharp.runs import directory
 from jaxsharp.runs.config import RunConfig
 from jaxsharp.runs.fingerprint import Fingerprint
 from jaxsharp.studies import interrupts
-from jaxsharp.studies.workbench import (
-    Workbench,
-    fingerprint,
-    hyper_arrays,
-    labels_of,
-    make_recipe,
-    shared_data,
-)
+from jaxsharp.studies.origins import fingerprint
+from jaxsharp.studies.recipes import beginning, hyper_arrays, make_recipe
+from jaxsharp.studies.workbench import Workbench, labels_of, shared_data
 from jaxsharp.training.epochs import (
     Metrics,
     Recipe,
     TrainState,
     epoch_program,
-    init_state,
     streams,
     training_gradient,
 )
@@ -95,7 +89,7 @@ class Member:
 
     def __init__(self, config: RunConfig, path: Path, recipe: Recipe, bench: Workbench, made_from):
         self.config, self.path, self.made_from = config, path, made_from
-        self.hyper = hyper_arrays(config)
+        self.hyper = hyper_arrays(config, bench.optimizers)
         self.order = np.asarray(jax.random.key_data(streams(config.seed).order))
         self.labels = labels_of(config, bench)
         self.state, self.history = resume(recipe, config, path, bench, made_from)
@@ -282,7 +276,9 @@ def progress_of(crew: list[Member], places: list[Member | None]) -> GroupProgres
 def member_bytes(recipe: Recipe, member: Member, bench: Workbench) -> int:
     """Memory that a member takes in training: its states, and everything that a step writes."""
     state, batch = member.state, tuple(x[: recipe.batch_size] for x in bench.dataset.train)
-    step = jax.make_jaxpr(training_gradient(recipe.network))(state.params, state.stats, batch)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    gradient = training_gradient(recipe.network, recipe.network.loss.mean)
+    step = jax.make_jaxpr(gradient)(state.params, state.stats, batch, key)
     held = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(state))
     return 3 * held + intermediate_bytes(step.jaxpr)
 
@@ -291,8 +287,7 @@ def resume(
     recipe: Recipe, config: RunConfig, path: Path, bench: Workbench, made_from: Fingerprint
 ) -> tuple[TrainState, list[tuple]]:
     """State of a member and the rows of its history, where its directory left them."""
-    key = streams(config.seed).init
-    fresh = lambda: init_state(recipe, hyper_arrays(config), *bench.trained.init(key))  # noqa: E731
+    fresh = lambda: beginning(recipe, config, bench)  # noqa: E731
     saved = directory.load(path, jax.eval_shape(fresh), made_from)
     if saved is None:
         return jax.device_get(fresh()), []

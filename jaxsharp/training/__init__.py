@@ -1,5 +1,6 @@
 """Training as one compiled program an epoch, and many runs in one program.
 
+regimes   schedules, augmentation, smoothed labels, mixed examples
 epochs    state, step, epoch, evaluation, and when a run has ended
 members   runs stacked in one program, over the devices of one host or of several
 hosts     several processes that work on one study
@@ -12,3 +13,5 @@ from jaxsharp.training.epochs import Stopping as Stopping
 from jaxsharp.training.epochs import Streams as Streams
 from jaxsharp.training.epochs import TrainState as TrainState
 from jaxsharp.training.hosts import Hosts as Hosts
+from jaxsharp.training.regimes import SCHEDULES as SCHEDULES
+from jaxsharp.training.regimes import Regime as Regime

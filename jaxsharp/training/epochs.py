@@ -14,13 +14,14 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int, PyTree, UInt8
+from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
 from jaxsharp.core.chunks import mean_over_chunks
+from jaxsharp.core.keys import stream
 from jaxsharp.core.memory import Budget, affordable_chunk, budget
-from jaxsharp.networks.losses import accuracy, cross_entropy
 from jaxsharp.networks.network import Network
 from jaxsharp.training.members import over_members, split_examples
+from jaxsharp.training.regimes import Regime, changed, objective, rate_factor
 
 
 class Streams(NamedTuple):
@@ -38,12 +39,12 @@ def streams(seed: int) -> Streams:
 
 
 class Data(NamedTuple):
-    """Device arrays: images uint8, shared by the members; training labels one row a member."""
+    """Device arrays: inputs, shared by the members; training targets one row a member."""
 
-    images: UInt8[Array, "n h w c"]
-    labels: Int[Array, "*members n"] | tuple[()]
-    test_images: UInt8[Array, "t h w c"]
-    test_labels: Int[Array, " t"]
+    images: Shaped[Array, "n ..."]
+    labels: Shaped[Array, "..."] | tuple[()]
+    test_images: Shaped[Array, "t ..."]
+    test_labels: Shaped[Array, "t ..."]
 
 
 class Stopping(NamedTuple):
@@ -74,7 +75,7 @@ class TrainState(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """Loss (nats) and accuracy (fraction) on both splits in evaluation mode."""
+    """Loss and accuracy (fraction; NaN for losses without) on both splits in evaluation mode."""
 
     train_loss: Float[Array, "*members"]
     train_accuracy: Float[Array, "*members"]
@@ -87,7 +88,8 @@ class Recipe(NamedTuple):
 
     ``optimizer(**hyper)`` makes the transformation, a sharpness-aware one included: it may take
     ``grad_fn`` and ``batch`` as `optimizers.sharpness.sharpness_aware` has it. With
-    ``split_batches`` the devices of a member share each of its batches.
+    ``split_batches`` the devices of a member share each of its batches. A regime with a schedule
+    multiplies the ``learning_rate`` that ``hyper`` then must have.
     """
 
     network: Network
@@ -95,6 +97,17 @@ class Recipe(NamedTuple):
     batch_size: int
     stopping: Stopping
     split_batches: bool = False
+    regime: Regime = Regime()
+
+    @property
+    def gradient(self) -> Callable:
+        """`training_gradient` of the network and the loss that the regime makes of its own."""
+        return training_gradient(self.network, objective(self.network.loss, self.regime))
+
+    @property
+    def is_random(self) -> bool:
+        """Whether a step draws random numbers."""
+        return self.network.is_random or self.regime.is_random
 
 
 def init_state(recipe: Recipe, hyper: dict, params: PyTree, stats: PyTree) -> TrainState:
@@ -110,30 +123,32 @@ def is_active(state: TrainState, stopping: Stopping) -> Bool[Array, "*members"]:
 
 
 @lru_cache(maxsize=8)
-def training_gradient(network: Network) -> Callable:
-    """Return ``f(params, stats, batch) -> ((loss, stats), grads)`` in training mode."""
+def training_gradient(network: Network, loss: Callable) -> Callable:
+    """Return ``f(params, stats, batch, key) -> ((loss, stats), grads)`` in training mode."""
 
-    def loss(params, stats, batch):
-        images, labels = batch
-        logits, stats = network.apply(params, stats, images, True)
-        return cross_entropy(logits, labels), stats
+    def mean(params, stats, batch, key):
+        inputs, targets = batch
+        outputs, stats = network.forward(params, stats, inputs, key)
+        return loss(outputs, targets), stats
 
     # Compiled as a part of the step. A network is traced once for all calls, and all optimizers.
-    return jax.jit(jax.value_and_grad(loss, has_aux=True))
+    return jax.jit(jax.value_and_grad(mean, has_aux=True))
 
 
 @lru_cache(maxsize=8)
 def evaluation(network: Network) -> Callable:
     """Return ``f(params, stats, batch, memory) -> (loss, accuracy)`` in evaluation mode."""
+    kinds = tuple(kind for kind in (network.loss.mean, network.loss.accuracy) if kind is not None)
 
     @jax.jit
     def means(params, stats, chunk):
-        logits, _ = network.apply(params, stats, chunk[0], False)
-        return cross_entropy(logits, chunk[1]), accuracy(logits, chunk[1])
+        outputs = network.evaluate(params, stats, chunk[0])
+        return tuple(mean(outputs, chunk[1]) for mean in kinds)
 
     def evaluate(params, stats, batch, memory):
         chunk_means = partial(means, params, stats)
-        return mean_over_chunks(chunk_means, batch, affordable_chunk(chunk_means, batch, memory))
+        found = mean_over_chunks(chunk_means, batch, affordable_chunk(chunk_means, batch, memory))
+        return found if len(found) == 2 else (*found, jnp.full_like(found[0], jnp.nan))
 
     return evaluate
 
@@ -145,31 +160,42 @@ def train_epoch(
 
     The permutation is drawn from ``fold_in(key, epoch)``; the n % batch_size examples at its end
     are left out of this epoch (PyTorch's default makes a short batch of them). BatchNorm statistics
-    are those of the clean pass, whatever other gradients a sharpness-aware optimizer takes.
+    are those of the clean pass, whatever other gradients a sharpness-aware optimizer takes. What a
+    step draws, of ``stream(key, "step")`` by epoch and step, is the same in all of its gradients.
     """
-    value_and_grad = training_gradient(recipe.network)
-    optimizer = optax.with_extra_args_support(recipe.optimizer(**hyper))
+    regime, value_and_grad = recipe.regime, recipe.gradient
+    num_examples = data.labels.shape[0]
+    steps = num_examples // recipe.batch_size
+    step_keys = jax.random.fold_in(stream(key, "step"), state.epoch)
 
-    def step(carry, indices):
+    def step(carry, indices_and_place):
         params, stats, opt_state = carry
+        indices, place = indices_and_place
         batch = data.images[indices], data.labels[indices]
         if recipe.split_batches:
             batch = split_examples(batch)
+        step_key, now = None, hyper
+        if recipe.is_random:
+            step_key = jax.random.fold_in(step_keys, place)
+            batch = changed(regime, stream(step_key, "batch"), batch)
+        if regime.is_scheduled:
+            count = state.epoch * steps + place
+            factor = rate_factor(regime, count, steps, recipe.stopping.max_epochs)
+            now = {**hyper, "learning_rate": hyper["learning_rate"] * factor}
+        optimizer = optax.with_extra_args_support(recipe.optimizer(**now))
 
         def grad_fn(params, batch=batch):
-            return value_and_grad(params, stats, batch)[1]
+            return value_and_grad(params, stats, batch, step_key)[1]
 
-        (_, new_stats), grads = value_and_grad(params, stats, batch)
+        (_, new_stats), grads = value_and_grad(params, stats, batch, step_key)
         extra = {"grad_fn": grad_fn, "batch": batch}
         updates, opt_state = optimizer.update(grads, opt_state, params, **extra)
         return (optax.apply_updates(params, updates), new_stats, opt_state), None
 
-    num_examples = data.labels.shape[0]
-    steps = num_examples // recipe.batch_size
     order = jax.random.permutation(jax.random.fold_in(key, state.epoch), num_examples)
     batches = order[: steps * recipe.batch_size].reshape(steps, recipe.batch_size)
     carry = (state.params, state.stats, state.opt_state)
-    (params, stats, opt_state), _ = jax.lax.scan(step, carry, batches)
+    (params, stats, opt_state), _ = jax.lax.scan(step, carry, (batches, jnp.arange(steps)))
     evaluate = evaluation(recipe.network)
     metrics = Metrics(
         *evaluate(params, stats, (data.images, data.labels), memory),

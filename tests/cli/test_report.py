@@ -9,12 +9,13 @@ from rich.cells import cell_len
 
 from jaxsharp import analysis
 from jaxsharp.analysis import Coefficient
+from jaxsharp.analysis.statistics import correlation_table
 from jaxsharp.cli import report
 from jaxsharp.cli.output import Output, make_console
 from jaxsharp.cli.tables import Column, in_parts, number, print_fitting
 from jaxsharp.runs import Settings
 from jaxsharp.studies import StudyConfig
-from jaxsharp.studies.study import RANGES, StudyResult, correlation_table
+from jaxsharp.studies.study import RANGES, StudyResult
 from tests.drawings import MEASURES, study_runs, varied_runs
 from tests.folders import STUDY, make_run
 

@@ -20,7 +20,6 @@ from jaxsharp.curvature import (
     softmax_factors,
     squared_factors,
 )
-from jaxsharp.networks import frozen_loss
 from tests.cases import CASES, NUM_EXAMPLES, cross_entropy, make_case, squared_error
 from tests.references import dense_hessian, dot_precisions
 from tests.tinynets import cnn, generic_point, mlp, tiny_dataset
@@ -88,7 +87,7 @@ def test_cases_have_the_diagonal_of_the_dense_hessian(name, loss):
 )
 def test_networks_have_the_diagonal_of_the_dense_hessian(network):
     batch, (params, stats) = tiny_dataset(num=12).train, generic_point(network)
-    want = dense_diagonal(frozen_loss(network.apply, stats), params, batch)
+    want = dense_diagonal(network.frozen_loss(stats), params, batch)
     images = jnp.asarray(batch.images)
     assert_both(FUNCTIONS, want, single(network), params, stats, images, chunk_size=5)
 

@@ -9,7 +9,6 @@ from jax.flatten_util import ravel_pytree
 
 from jaxsharp.measures import chain_exponents, minimize_over_scales, minimum_sharpness
 from jaxsharp.measures.scales import duality_gap
-from jaxsharp.networks import frozen_loss
 from tests.tinynets import cnn, generic_point, mlp, tiny_dataset
 
 
@@ -128,7 +127,7 @@ def test_minimum_sharpness_is_the_least_trace_of_the_dense_hessian(x64):
     network = mlp(widths=(4, 4), features=12)
     params, stats = generic_point(network)
     _flat, unflatten = ravel_pytree(params)
-    loss = frozen_loss(network.apply, stats)
+    loss = network.frozen_loss(stats)
     hessian = jax.jit(jax.hessian(lambda flat: loss(unflatten(flat), batch)))
 
     def trace(log_scales):

@@ -13,7 +13,6 @@ from jaxsharp.core.keys import stream
 from jaxsharp.core.trees import random_direction
 from jaxsharp.measures import random_perturbation
 from jaxsharp.measures.neighbourhood import from_increases, loss_increases
-from jaxsharp.networks import frozen_loss
 from tests.references import dot_precisions
 from tests.tinynets import cnn, generic_point, mlp, tiny_dataset
 
@@ -25,7 +24,7 @@ def setting(network, shape=(6, 6, 2), num=13):
 def test_small_radii_give_the_trace(x64):
     network, params, stats, batch = setting(mlp(features=12), shape=(2, 3, 2))
     flat, unflatten = ravel_pytree(params)
-    loss = frozen_loss(network.apply, stats)
+    loss = network.frozen_loss(stats)
     hessian = jax.jit(jax.hessian(lambda f: loss(unflatten(f), batch)))(flat)
     radius, num = 1e-4, 400
     gradient = jax.grad(lambda f: loss(unflatten(f), batch))(flat)
@@ -51,7 +50,7 @@ def test_small_radii_give_the_trace(x64):
 
 def test_increases_are_losses_at_distance_radius(x64):
     network, params, stats, batch = setting(cnn())
-    loss = frozen_loss(network.apply, stats)
+    loss = network.frozen_loss(stats)
     found = random_perturbation(
         *(network, params, stats, batch, jax.random.key(3)),
         radius=2.0,
@@ -73,7 +72,7 @@ def test_increases_are_losses_at_distance_radius(x64):
 
 def test_pairs_are_opposite_and_the_error_is_over_pairs(x64):
     network, params, stats, batch = setting(cnn())
-    loss = frozen_loss(network.apply, stats)
+    loss = network.frozen_loss(stats)
     found = random_perturbation(
         *(network, params, stats, batch, jax.random.key(3)), radius=0.7, num_perturbations=6
     )

@@ -100,7 +100,7 @@ def test_a_column_of_targets_may_be_flat(x64):
         ("binary_cross_entropy", 1, np.full(17, -1.0), "targets lie from -1.0 to -1.0"),
         ("squared_error", 3, np.zeros(17, int), "targets have shape (17,)"),
         ("squared_error", 2, np.zeros((17, 3)), "targets have shape (17, 3)"),
-        ("mse", 3, np.zeros(17, int), "unknown output loss 'mse'; valid are"),
+        ("mse", 3, np.zeros(17, int), "unknown loss 'mse'; valid are"),
     ],
 )
 def test_what_does_not_fit_the_loss_is_refused(x64, monkeypatch, loss, outputs, targets, named):
@@ -130,4 +130,4 @@ def test_softmax_of_one_output_has_no_factors_anywhere(x64):
     with pytest.raises(ValueError, match="sigmoid_factors"):
         exact_traces(lambda p, s, image: apply(p, s, image[None], False)[0][0], params, {}, x)
     with pytest.raises(ValueError, match="sigmoid_factors"):
-        group_traces(NETWORK, None, budget(), "cross_entropy", params, {}, x)
+        group_traces(NETWORK, None, budget(), params, {}, x)

@@ -7,7 +7,6 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from jaxsharp.measures import spectrum, top_eigenvalue
-from jaxsharp.networks import frozen_loss
 from tests.tinynets import cnn, generic_point, mlp, tiny_dataset
 
 NETWORKS = {"mlp": (mlp(features=12, widths=(5, 4)), (2, 3, 2)), "cnn": (cnn(), (6, 6, 2))}
@@ -15,7 +14,7 @@ NETWORKS = {"mlp": (mlp(features=12, widths=(5, 4)), (2, 3, 2)), "cnn": (cnn(), 
 
 def dense_eigenvalues(network, params, stats, batch):
     flat, unflatten = ravel_pytree(params)
-    loss = frozen_loss(network.apply, stats)
+    loss = network.frozen_loss(stats)
     return jnp.linalg.eigvalsh(jax.jit(jax.hessian(lambda f: loss(unflatten(f), batch)))(flat))
 
 

@@ -46,17 +46,18 @@ def test_what_a_grid_varies_is_in_the_name_where_it_is_not_the_default():
 
 
 def used(optimizer, sam="none", **settings):
-    return RunConfig("digits", "small_mlp", optimizer, sam, 0, Settings(**settings)).used
+    return RunConfig("digits", "small_mlp", optimizer, sam, 0, Settings(**settings)).used()
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_what_a_run_uses_is_given_or_the_default_of_the_factory(optimizer):
     parameters = inspect.signature(OPTIMIZERS[optimizer]).parameters
     own = {n: parameters[n].default for n in ("learning_rate", "momentum") if n in parameters}
-    assert used(optimizer) == {**own, "weight_decay": 0.0}
+    decay = {"weight_decay": 0.0, "decoupled_weight_decay": 0.0}
+    assert used(optimizer) == {**own, **decay}
     rho = inspect.signature(SHARPNESS_AWARE["asam"]).parameters["rho"].default
     given = {"learning_rate": 0.5, "weight_decay": 0.25}
-    assert used(optimizer, "asam", **given) == {**own, **given, "rho": rho}
+    assert used(optimizer, "asam", **given) == {**own, **decay, **given, "rho": rho}
     assert used(optimizer, "asam", rho=0.0)["rho"] == 0.0
 
 

@@ -7,16 +7,19 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 
 from jaxsharp import runs, studies
+from jaxsharp.measures import MEASURES, Record
 from jaxsharp.networks import Network
 from jaxsharp.optimizers import OPTIMIZERS
-from jaxsharp.runs import RunError, Settings, claims, directory
-from jaxsharp.studies import measuring, sweep
+from jaxsharp.runs import RunError, Settings, claims, directory, tables
+from jaxsharp.studies import measuring, status, sweep
 from jaxsharp.studies.grid import parse_vary
-from jaxsharp.studies.workbench import Workbench, fingerprint
-from tests.folders import state_at
+from jaxsharp.studies.origins import fingerprint
+from jaxsharp.studies.workbench import Workbench
+from tests.folders import damage, state_at
 from tests.tinynets import NUM_CLASSES, tiny_dataset
 
 CONFIG = studies.StudyConfig(
@@ -126,11 +129,14 @@ def content(path):
     }
 
 
+TOLD = []  # how far the study said that it was, while it was made
+
+
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     out = tmp_path_factory.mktemp("fingerprints") / "out"
     claims.claim(out, CONFIG.as_dict())
-    studies.run(CONFIG, out, bench_of())
+    studies.conduct(CONFIG, out, bench_of(), report=TOLD.append)
     return out
 
 
@@ -153,7 +159,7 @@ def test_what_changed_under_the_same_names_is_refused_and_named(study, monkeypat
     member = CONFIG.members()[0]
     path = study / "runs" / member.name
     for call in (
-        lambda: studies.run(CONFIG, study, bench),
+        lambda: studies.conduct(CONFIG, study, bench),
         lambda: sweep.train([member], [path], bench, save_every=1),
         lambda: measuring.measure([member], [path], bench, CONFIG.measures, CONFIG.options),
     ):
@@ -169,7 +175,7 @@ def test_what_did_not_change_continues_and_is_not_repeated(study, monkeypatch):
     monkeypatch.setattr(measuring, "measuring_program", None)
     before = (study / "runs.csv").read_bytes()
     copied = bench_of(data_of(images=DATA.train.images.copy()), shift=SHIFT.copy())
-    studies.run(CONFIG, study, copied)
+    studies.conduct(CONFIG, study, copied)
     assert (study / "runs.csv").read_bytes() == before
     first, second = CONFIG.members()
     bench = bench_of()
@@ -194,7 +200,7 @@ def test_an_optimizer_that_changed_is_refused_unless_what_changed_is_given(study
     after = [fingerprint(each, bench_of()) for each in (member, given)]
     assert before[0].network == after[0].network
     assert before[0].optimizer != after[0].optimizer and before[1] == after[1]
-    said = refusal(study, lambda: studies.run(CONFIG, study, bench_of()))
+    said = refusal(study, lambda: studies.conduct(CONFIG, study, bench_of()))
     assert re.search(r"another program under the same name \(optimizer \w{8} -> \w{8}\)", said)
 
 
@@ -202,7 +208,7 @@ def test_more_runs_beside_those_of_other_data_are_refused_before_any_is_trained(
     out = shutil.copytree(study, tmp_path / "out")
     shutil.rmtree(out / "runs" / CONFIG.members()[0].name)
     grown = replace(CONFIG, optimizers=("adam", "sgd"), seeds=3)
-    said = refusal(out, lambda: studies.run(grown, out, bench_of(with_one_pixel())))
+    said = refusal(out, lambda: studies.conduct(grown, out, bench_of(with_one_pixel())))
     assert "other data under the same name (train images " in said
 
 
@@ -211,7 +217,7 @@ def test_another_version_of_jax_is_told_and_other_data_still_refused(study, tmp_
     said = []
     monkeypatch.setattr("jaxsharp.runs.fingerprint.warn_once", said.append)
     monkeypatch.setattr(jax, "__version__", "99.0")
-    studies.run(CONFIG, out, bench_of())
+    studies.conduct(CONFIG, out, bench_of())
     assert said == []  # nothing differs but the version
     path = out / "runs" / CONFIG.members()[0].name
     directory.check_origin(path, fingerprint(CONFIG.members()[0], bench_of(scale=254.0)))
@@ -235,3 +241,62 @@ def test_measurements_whose_checkpoint_is_lost_are_not_taken_over(study, tmp_pat
     assert lines == [
         f"{path} has measurements and no checkpoint; they are now in damaged-sharpness.csv"
     ]
+
+
+def test_a_finished_study_says_so_at_once_and_whenever_it_is_asked_for_again(study):
+    def counts(progress):
+        return progress.trained, progress.measured, progress.steps, progress.total
+
+    first, last = TOLD[0], TOLD[-1]
+    assert counts(first) == (0, 0, 0, 4) and counts(last) == (2, 2, 4, 4)
+    again = []
+    studies.conduct(CONFIG, study, bench_of(), report=again.append)
+    assert again[0].trained == 2 and counts(again[-1]) == (2, 2, 4, 4)
+    stale = replace(status.derive(study), measured=1, trained=0)
+    status.write(study, stale)  # as a process leaves it that is killed
+    assert "2 runs: 2 trained (0 converged, 0 diverged), 2 measured" in status.describe(study)
+
+
+def test_the_tables_of_a_study_have_its_own_measures_alone(study, tmp_path):
+    out = shutil.copytree(study, tmp_path / "out")
+    path = out / "runs" / CONFIG.members()[0].name
+    for name in ("random_perturbation", "top_eigenvalue"):
+        settings = MEASURES[name].settings(replace(CONFIG.options, eigenvalue_tol=0.5))
+        measuring.record(path, name, settings, Record(1.5, 0.5, True, 12))
+        assert tables.row(path)[name] == 1.5
+    assert "2 measured" in status.describe(out)
+    studies.conduct(CONFIG, out, bench_of())
+    for name in ("runs.csv", "history.csv", "summary.csv", "correlations.csv"):
+        assert (out / name).read_bytes() == (study / name).read_bytes()
+
+
+@pytest.mark.parametrize("content", [b"", b"path\n../victim\n", b"\xff\xfe", None])
+def test_times_that_are_damaged_are_set_aside_and_block_nothing(study, tmp_path, capsys, content):
+    out = shutil.copytree(study, tmp_path / "out")
+    times = out / "times.csv"
+    if content is None:
+        times.unlink()
+        times.mkdir()
+    else:
+        times.write_bytes(content)
+    capsys.readouterr()
+    studies.conduct(CONFIG, out, bench_of())
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(times) in line and "it is now damaged-times.csv, and begun anew" in line
+    assert (out / "damaged-times.csv").exists() and len(pd.read_csv(times)) == 1
+    assert (out / "runs.csv").read_bytes() == (study / "runs.csv").read_bytes()
+
+
+def test_sharpness_of_a_run_whose_end_is_damaged_changes_nothing(study, tmp_path):
+    out = shutil.copytree(study, tmp_path / "out")
+    member = CONFIG.members()[0]
+    path = out / "runs" / member.name
+    damage(path / "checkpoints" / "epoch_0001")
+    said = refusal(
+        out,
+        lambda: measuring.measure(
+            [member], [path], bench_of(), ["minimum_sharpness"], CONFIG.options
+        ),
+    )
+    assert "epoch_0001 cannot be read: " in said and "no other is whole" in said
+    assert "give the command that trained it again" in said

@@ -9,7 +9,7 @@ import pytest
 from jaxsharp.core import budget
 from jaxsharp.networks import cross_entropy
 from jaxsharp.optimizers import OPTIMIZERS, SHARPNESS_AWARE, ascent_step
-from jaxsharp.studies.workbench import optimizer_factory
+from jaxsharp.studies.recipes import optimizer_factory
 from jaxsharp.training import Data, Recipe, Stopping, TrainState
 from jaxsharp.training.epochs import (
     epoch_program,
@@ -31,7 +31,7 @@ def data_of(dataset, members=1):
 
 
 def recipe_of(network, optimizer="sgd", sam="none", epochs=3, *, batch_size=BATCH_SIZE, **stopping):
-    factory = optimizer_factory(optimizer, sam)
+    factory = optimizer_factory(OPTIMIZERS[optimizer], sam)
     return Recipe(network, factory, batch_size, Stopping(epochs, **stopping))
 
 

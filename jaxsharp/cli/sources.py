@@ -1,0 +1,100 @@
+"""The user's own networks and data as commands name them: FILE.py:FUNCTION, and files of arrays."""
+
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from jaxsharp.core.choices import known, shown
+from jaxsharp.data import datasets, tables
+from jaxsharp.networks.models import MODELS
+from jaxsharp.networks.modules import from_nnx
+from jaxsharp.networks.network import Network
+
+OWN = re.compile(r"(.+\.py):(\w+)")
+DEFAULT_MODEL = {"digits": "small_mlp"}
+
+
+def dataset_name(dataset: str) -> str:
+    """What tables call a data set: its name, or that of its file; ValueError for another."""
+    if tables.is_file(dataset):
+        return tables.name_of(Path(dataset))
+    return known("dataset", dataset, (*datasets.DATASETS, *tables.SUFFIXES))
+
+
+def network_of(model: str | None, dataset: str) -> tuple[str, str | Network]:
+    """What tables call a network, and the network itself, or its name in `MODELS`.
+
+    Without a model the one that a data set is usually trained with. ValueError for names that are
+    unknown, and for files and functions that do not give a network.
+    """
+    if model is None:
+        usual = "small_mlp" if tables.is_file(dataset) else "simple_batch"
+        model = DEFAULT_MODEL.get(dataset, usual)
+    if (found := OWN.fullmatch(model)) is None:
+        return model, known("model", model, (*MODELS, "FILE.py:FUNCTION"))
+    path, function = Path(found[1]), found[2]
+    return f"{tables.name_of(path)}.{function}", own_network(path, function)
+
+
+def own_network(path: Path, function: str) -> Network:
+    """The network that a function of a file makes: of nnx.Rngs a module, of nothing a Network."""
+    make = getattr(own_module(path), function, None)
+    if not callable(make):
+        raise ValueError(f"{path} has no function {function}")
+    try:
+        needed = [
+            parameter
+            for parameter in inspect.signature(make).parameters.values()
+            if parameter.default is parameter.empty
+            and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        ]
+        if not needed:
+            made = make()
+        elif len(needed) == 1:
+            return from_nnx(given_rngs(make, needed[0]))
+        else:
+            names = ", ".join(parameter.name for parameter in needed)
+            raise ValueError(f"takes {names}; it must take nnx.Rngs alone, or nothing")
+    except Exception as error:
+        raise ValueError(f"{path}:{function}: {described(error)}") from None
+    if not isinstance(made, Network):
+        raise ValueError(
+            f"{path}:{function} returns {type(made).__name__}; it must return a networks.Network, "
+            "or take nnx.Rngs and return an NNX module"
+        )
+    return made
+
+
+def given_rngs(make: Callable, parameter: inspect.Parameter) -> Callable:
+    """A function of nnx.Rngs, by position, of one that may want it by name."""
+    if parameter.kind is parameter.KEYWORD_ONLY:
+        return lambda rngs: make(**{parameter.name: rngs})
+    return make
+
+
+def own_module(path: Path):
+    """The module of a file, run as Python runs a script beside its neighbours."""
+    if not path.is_file():
+        raise ValueError(f"{path} is no file; valid is FILE.py:FUNCTION of a file that exists")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent.resolve()))
+    sys.modules.setdefault(path.stem, module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f"{path} cannot be run: {described(error)}") from None
+    finally:
+        sys.path.remove(str(path.parent.resolve()))
+    return module
+
+
+def described(error: Exception) -> str:
+    """An error of the user's own code in one line."""
+    text = " ".join(str(error).split())
+    if type(error) is ValueError:
+        return text
+    return f"{type(error).__name__}: {shown(text) if len(text) > 200 else text}"

@@ -1,0 +1,156 @@
+"""The user's own arrays as a data set: every array checked, or refused in one line.
+
+Inputs are of any shape, examples first: real numbers (kept as float32), uint8 as images have it, or
+other integers, which are indices as tokens are (kept as int32). Targets are classes, integers from
+0 on, of shape (n,) or (n, tokens), or real numbers of shape (n,) or (n, outputs).
+"""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import ArrayLike
+
+from jaxsharp.core.choices import plain, shown
+from jaxsharp.data.parts import Dataset, divided, subset
+from jaxsharp.data.readers import DataError, Split
+
+INT32 = np.iinfo(np.int32)
+
+
+def from_arrays(
+    train: Any,
+    test: Any = None,
+    *,
+    name: str = "own",
+    num_classes: int | None = None,
+    train_size: int | None = None,
+    holdout: int = 0,
+    source: str = "arrays",
+) -> Dataset:
+    """The data set of (inputs, targets) for training and testing, in the order given.
+
+    Without ``test`` the last ``holdout`` training examples test. ``train_size`` as in `load`.
+    ``num_classes`` is one more than the largest label unless given, for classes that no training
+    example has. Raises DataError for what is no such array, for NaN and infinite values, lengths
+    and shapes that disagree, labels that are no classes, and classes without an example.
+    """
+    plain("name", name)
+    parts = {"train": split("train", train)}
+    if holdout:
+        if not 0 < holdout < len(parts["train"].labels):
+            raise DataError(
+                f"holdout is {holdout}; it must be from 1 to less than "
+                f"{len(parts['train'].labels)} (the number of training examples)"
+            )
+        train_part, test_part = divided(parts["train"], len(parts["train"].labels) - holdout)
+        parts = {"train": train_part, "test": test_part}
+    elif test is None:
+        raise DataError(
+            "there is no test part; give test=(inputs, targets), or holdout (--holdout)"
+        )
+    else:
+        parts["test"] = split("test", test)
+    check_parts(parts)
+    labels = parts["train"].labels
+    classes = 0
+    if labels.dtype == np.int32:
+        classes = check_classes(parts, num_classes)
+    elif num_classes is not None:
+        raise DataError(f"num_classes is {num_classes}, and the targets are real numbers")
+    if train_size is not None:
+        parts["train"] = subset(parts["train"], train_size, classes)
+    return Dataset(name, parts["train"], parts["test"], classes, 255, source)
+
+
+def split(part: str, given: Any) -> Split:
+    """Inputs and targets of one part as arrays that are kept."""
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        raise DataError(f"{part} is of type {type(given).__name__}; it must be (inputs, targets)")
+    inputs = kept(f"{part} inputs", given[0])
+    targets = kept(f"{part} targets", given[1])
+    if targets.dtype == np.uint8:
+        targets = targets.astype(np.int32)
+    if len(inputs) != len(targets):
+        raise DataError(f"{part} has {len(inputs)} inputs and {len(targets)} targets; one for each")
+    if targets.dtype == np.int32 and targets.shape[1:] == (1,):
+        raise DataError(
+            f"{part} targets are integers of shape {targets.shape}; classes must have the shape "
+            f"({len(targets)},), real numbers must be of a floating type"
+        )
+    return Split(inputs, targets)
+
+
+def kept(what: str, given: ArrayLike | Any) -> np.ndarray:
+    """An array as float32, int32 or uint8; DataError for others, and for none."""
+    try:
+        found = np.asarray(given)
+    except Exception as error:
+        raise DataError(f"{what} cannot be an array: {type(error).__name__}: {error}") from None
+    kind = found.dtype.kind
+    if found.ndim == 0 or found.size == 0:
+        raise DataError(f"{what} have shape {found.shape}; there must be at least one example")
+    if str(found.dtype) == "bfloat16":
+        found, kind = found.astype(np.float32), "f"
+    if kind == "f":
+        bad = np.flatnonzero(~np.isfinite(found).reshape(len(found), -1).all(1))
+        if bad.size:
+            raise DataError(
+                f"{what} have {bad.size} examples with NaN or infinite values, the first at index "
+                f"{bad[0]}; all values must be finite"
+            )
+        with np.errstate(over="ignore"):
+            single = found.astype(np.float32)
+        if not np.isfinite(single).all():
+            raise DataError(f"{what} have values beyond float32, up to {np.abs(found).max():.3g}")
+        return single
+    if found.dtype == np.uint8:
+        return found
+    if kind == "b":
+        return found.astype(np.int32 if "targets" in what else np.float32)
+    if kind in "iu":
+        low, high = found.min(), found.max()
+        if low < INT32.min or high > INT32.max:
+            raise DataError(f"{what} are integers from {low} to {high}; int32 holds no such")
+        return found.astype(np.int32)
+    raise DataError(
+        f"{what} are of type {shown(str(found.dtype))[1:-1]}; valid are real numbers, integers and "
+        "truth values"
+    )
+
+
+def check_parts(parts: dict[str, Split]) -> None:
+    """Raise DataError unless training and test examples are of one kind."""
+    train, test = parts["train"], parts["test"]
+    for what, first, second in zip(("inputs", "targets"), train, test, strict=True):
+        kinds = [f"{each.dtype} of shape {('n', *each.shape[1:])}" for each in (first, second)]
+        if kinds[0] != kinds[1]:
+            raise DataError(
+                f"train {what} are {kinds[0]}, test {what} {kinds[1]}; both must be alike".replace(
+                    "'n'", "n"
+                )
+            )
+
+
+def check_classes(parts: dict[str, Split], num_classes: int | None) -> int:
+    """The number of classes; DataError for labels that are none, or classes without example."""
+    labels = parts["train"].labels
+    total = int(labels.max()) + 1 if num_classes is None else num_classes
+    if total < 2:
+        raise DataError(f"there is {total} class; there must be at least 2")
+    for part, each in parts.items():
+        wrong = np.unique(each.labels[(each.labels < 0) | (each.labels >= total)])
+        if wrong.size:
+            raise DataError(
+                f"{part} targets hold {shown(wrong[:5].tolist())}; the classes are 0 to {total - 1}"
+                " (numbers that are no classes must be of a floating type)"
+            )
+    if num_classes is None and labels.ndim == 1:
+        counts = np.bincount(labels.ravel(), minlength=total) if total <= labels.size + 1 else None
+        missing = np.array([0]) if counts is None else np.flatnonzero(counts == 0)
+        if missing.size:
+            raise DataError(
+                f"no training example has class {missing[0]}, the largest is {total - 1}; classes "
+                "are counted from 0, num_classes says how many (numbers that are no classes must "
+                "be of a floating type)"
+            )
+    return total

@@ -1,0 +1,88 @@
+"""The user's own files as data sets: .npz, .csv and .parquet. Nothing is unpickled.
+
+An .npz file holds x_train and y_train, and x_test and y_test or none of both. A table has one row
+an example, all columns numbers; its targets are in the column target, label or y, else in the last.
+"""
+
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from jaxsharp.core.choices import shown
+from jaxsharp.data.arrays import from_arrays
+from jaxsharp.data.parts import Dataset
+from jaxsharp.data.readers import DataError
+
+SUFFIXES = (".npz", ".csv", ".parquet")
+TARGETS = ("target", "label", "y")
+ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+
+
+def is_file(name: str) -> bool:
+    """Whether a name is that of a file of the user rather than of a data set."""
+    return Path(name).suffix.lower() in SUFFIXES
+
+
+def name_of(path: Path) -> str:
+    """What the data set of a file is called: its name without what no folder may be called."""
+    found = re.sub(r"[^A-Za-z0-9_.+-]+", "-", path.stem).strip("-.+_")[:100]
+    return found or "own"
+
+
+def load_file(path: Path, *, train_size: int | None = None, holdout: int = 0) -> Dataset:
+    """The data set of a file; DataError in one line that names it for what it cannot be."""
+    if not path.is_file():
+        raise DataError(f"{path} is no file; valid are files {', '.join(SUFFIXES)} that exist")
+    arrays = read_arrays if path.suffix.lower() == ".npz" else read_table
+    try:
+        train, test = arrays(path)
+        if holdout and test is not None:
+            test = None
+        sizes = {"train_size": train_size, "holdout": holdout}
+        return from_arrays(train, test, name=name_of(path), source=str(path), **sizes)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def read_arrays(path: Path) -> tuple:
+    """Training and test arrays of an .npz file."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = {name: file[name] for name in file.files if name in ARRAYS}
+            names = file.files
+    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+        raise DataError(f"cannot be read as .npz without pickles: {error}") from None
+    missing = [name for name in ARRAYS[:2] if name not in found]
+    if len(found) == 3:
+        missing = [name for name in ARRAYS if name not in found]
+    if missing:
+        raise DataError(
+            f"has no array {missing[0]}; it has {shown(names)}, and must have {', '.join(ARRAYS)}, "
+            "the latter two unless --holdout is given"
+        )
+    test = (found["x_test"], found["y_test"]) if "x_test" in found else None
+    return (found["x_train"], found["y_train"]), test
+
+
+def read_table(path: Path) -> tuple:
+    """Features and targets of a table, and None for the test part that it does not have."""
+    read = pd.read_csv if path.suffix.lower() == ".csv" else pd.read_parquet
+    try:
+        table = read(path)
+    except ImportError as error:
+        raise DataError(f"cannot be read without pyarrow: {str(error).splitlines()[0]}") from None
+    except (ValueError, OSError) as error:
+        raise DataError(f"is no table: {str(error).splitlines()[0]}") from None
+    if table.shape[1] < 2:
+        raise DataError(f"has {table.shape[1]} columns; there must be features and targets")
+    for column in table:
+        if table[column].dtype.kind not in "iufb":
+            raise DataError(
+                f"column {shown(column)} is of type {table[column].dtype}; all must be numbers"
+            )
+    target = next((name for name in TARGETS if name in table), table.columns[-1])
+    features = table.drop(columns=target).to_numpy(np.float64)
+    return (features, table[target].to_numpy()), None

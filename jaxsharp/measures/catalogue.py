@@ -1,0 +1,117 @@
+"""Measures by name of one network: of the package, and the user's own."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from jaxsharp.core.choices import checked, known, shown
+from jaxsharp.core.keys import stream
+from jaxsharp.core.memory import Budget, budget
+from jaxsharp.measures.registry import (
+    DEFAULT_MEASURES,
+    MEASURES,
+    UNDEFINED,
+    Measure,
+    Options,
+    Record,
+    own_measure,
+)
+from jaxsharp.networks.losses import Loss, check_fit, check_loss, loss_of, name_of
+from jaxsharp.networks.network import Network, fast_here
+
+FEW = 16  # examples on which a loss is looked at
+
+
+def measure(
+    network: Network,
+    params: PyTree,
+    stats: PyTree,
+    batch: Any,
+    names: Sequence[str | Callable] = DEFAULT_MEASURES,
+    *,
+    key: Array,
+    loss: str | Callable | Loss | None = None,
+    options: Options | None = None,
+    memory: Budget | None = None,
+) -> dict[str, Record]:
+    """Take measures of a trained network over ``batch`` = (inputs, targets); a `Record` by name.
+
+    ``names`` are of `MEASURES`, or the user's own functions (`registry.own_measure`), called by
+    their ``__name__``. The loss is the network's, or ``loss``: one of `networks.LOSSES` by name or
+    the user's own. ``stats`` is {} for a network that has none. Each measure has a random key of
+    its own, a stream of ``key``.
+
+    A measure that is not defined for the network, or not finite, is NaN and not finished, and a
+    warning says why; the others are taken. Programs are compiled once for all parameters and data
+    of the same shapes. Raises ValueError for names, options and data that nothing could be measured
+    with, before anything compiles.
+    """
+    options = checked(options or Options())
+    if isinstance(names, str):
+        raise ValueError(f"names is {shown(names)}; it must be a list of measures")
+    wanted: dict[str, Measure] = {}
+    for name in names:
+        if callable(name):
+            wanted[name_of(name)] = own_measure(name)
+        else:
+            wanted[name] = MEASURES[known("measure", name, MEASURES)]
+    if loss is not None:
+        network = network._replace(loss=loss_of(loss))
+    batch = checked_batch(network, params, stats, batch)
+    network = fast_here(network)
+    static = (network, options, memory or budget())
+    table = {}
+    for name, each in wanted.items():
+        own_key = stream(key, name)
+        try:
+            found = jax.device_get(compiled(each.arrays, *static, params, stats, batch, own_key))
+            table[name] = each.record(network, params, stats, batch[0], options, found)
+        except ValueError as reason:
+            warnings.warn(f"no {name}: {reason}", stacklevel=2)
+            table[name] = UNDEFINED
+    return table
+
+
+@partial(jax.jit, static_argnums=range(4))
+def compiled(
+    arrays: Callable,
+    network: Network,
+    options: Options,
+    memory: Budget,
+    params: PyTree,
+    stats: PyTree,
+    batch: tuple[Array, Array],
+    key: Array,
+) -> PyTree:
+    """What a measure computes on the device, compiled once for all models of one network."""
+    return arrays(network, params, stats, batch, key, options, memory)
+
+
+def checked_batch(
+    network: Network, params: PyTree, stats: PyTree, batch: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and targets as arrays, of which the network has a loss; ValueError for others."""
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        raise ValueError(
+            f"batch is of type {type(batch).__name__}; it must be two arrays, (inputs, targets)"
+        )
+    inputs, targets = (x if isinstance(x, jax.Array) else np.asarray(x) for x in batch)
+    for what, x in (("inputs", inputs), ("targets", targets)):
+        if x.dtype.kind not in "biuf" and not jax.numpy.issubdtype(x.dtype, jax.numpy.floating):
+            raise ValueError(f"{what} are of type {x.dtype}; they must be numbers")
+    if not inputs.ndim or not targets.ndim or len(inputs) != len(targets) or not len(inputs):
+        raise ValueError(
+            f"inputs have shape {inputs.shape}, targets {targets.shape}; there must be one target "
+            "for each input, and at least one"
+        )
+    outputs = jax.eval_shape(network.evaluate, params, stats, inputs[:FEW])
+    check_fit(network.loss, outputs, targets)
+    if network.loss.whole is not None:
+        few = network.evaluate(params, stats, inputs[:FEW])
+        check_loss(network.loss, few, targets[:FEW])
+    return inputs, targets

@@ -1,0 +1,126 @@
+"""Parameters that were trained elsewhere, from files, in the places that a network has for them.
+
+Names are those of the network's trees joined by dots, as in ``first.kernel``, with or without a
+prefix that all of a file's names share (``params.``, ``module.``). A PyTorch state dict saved as
+safetensors is read by these rules beside the exact names:
+
+| network | file | array |
+|---|---|---|
+| kernel of two axes | weight | transposed: (out, in) to (in, out) |
+| kernel of three or four axes | weight | (out, in, h, w) to (h, w, in, out) |
+| scale, embedding | weight | as it is |
+| mean, var | running_mean, running_var | as they are |
+
+``num_batches_tracked`` is left out. A dense layer behind a flattened image takes its inputs in the
+order height, width, channels; PyTorch flattens channels first, which no name tells.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from jaxsharp.networks.network import Network
+
+SUFFIXES = (".safetensors", ".npz")
+SILENT = "num_batches_tracked"
+OTHER = {
+    "kernel": "weight",
+    "scale": "weight",
+    "embedding": "weight",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+MOST = 5  # names in a message
+
+
+def load_weights(path: str | Path, network: Network) -> tuple[PyTree, PyTree]:
+    """Parameters and statistics of a network from a .safetensors or .npz file.
+
+    Raises ValueError, in one line, for what is no such file, and for arrays that are missing,
+    surplus or of another shape, by their names.
+    """
+    path = Path(path)
+    arrays = read(path)
+    like = jax.eval_shape(network.init, jax.eval_shape(lambda: jax.random.key(0)))
+    try:
+        return placed(arrays, like)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file by name."""
+    if not path.is_file() or path.suffix not in SUFFIXES:
+        raise ValueError(f"{path} is no file of parameters; valid are {', '.join(SUFFIXES)}")
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+        from safetensors.numpy import load_file
+
+        return load_file(path)
+    except ModuleNotFoundError:
+        raise ValueError(f"{path} needs safetensors: pip install 'jaxsharp[weights]'") from None
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+
+
+def placed(arrays: dict[str, np.ndarray], like: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
+    """Arrays in the places of (params, stats), by name and shape."""
+    places, structure = jax.tree_util.tree_flatten_with_path(like)
+    arrays = {name: array for name, array in arrays.items() if not name.endswith(SILENT)}
+    names = [jax.tree_util.keystr(path[1:], simple=True, separator=".") for path, _ in places]
+    prefix = shared_prefix(arrays, names)
+    found = {name.replace("/", ".").removeprefix(prefix): name for name in arrays}
+    leaves, missing, misshaped, used = [], [], [], set()
+    for name, (_, leaf) in zip(names, places, strict=True):
+        source, array = candidate(name, leaf.shape, found, arrays)
+        if source is None:
+            missing.append(name)
+        elif array.shape != leaf.shape:
+            misshaped.append(f"{source} of {arrays[source].shape} for {name} of {leaf.shape}")
+        else:
+            leaves.append(np.asarray(array, leaf.dtype))
+        used.add(source)
+    surplus = [name for name in arrays if name not in used]
+    wrong = {"missing": missing, "of another shape": misshaped, "surplus": surplus}
+    if any(wrong.values()):
+        texts = [f"{what}: {listed(names)}" for what, names in wrong.items() if names]
+        raise ValueError(f"does not fit the network; {'; '.join(texts)}")
+    return jax.tree.unflatten(structure, leaves)
+
+
+def candidate(
+    name: str, shape: tuple[int, ...], found: dict[str, str], arrays: dict[str, np.ndarray]
+) -> tuple[str | None, np.ndarray | None]:
+    """The name in a file of what belongs to a place, and the array as the place has its axes."""
+    if name in found:
+        return found[name], arrays[found[name]]
+    *layer, last = name.split(".")
+    other = ".".join([*(part for part in layer if part != "batch_stats"), OTHER.get(last, last)])
+    if other not in found:
+        return None, None
+    source = found[other]
+    array = arrays[source]
+    if last == "kernel" and array.ndim == 2:
+        array = array.T
+    elif last == "kernel" and array.ndim > 2:
+        array = np.moveaxis(array, (0, 1), (-1, -2))
+    return source, array
+
+
+def shared_prefix(arrays: Iterable[str], names: list[str]) -> str:
+    """What all names of a file begin with, and no name of the network does, up to a dot."""
+    firsts = {name.replace("/", ".").partition(".")[0] for name in arrays}
+    own = {name.partition(".")[0] for name in names}
+    (first, *others) = firsts or {""}
+    return "" if others or first in own else f"{first}."
+
+
+def listed(names: list[str]) -> str:
+    """Some names, and how many more."""
+    more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
+    return ", ".join(names[:MOST]) + more

@@ -1,0 +1,138 @@
+"""What a configuration means to training: optimizer, hyper-parameters, regime, when to stop."""
+
+import inspect
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxsharp.core.choices import known
+from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE, own_arguments
+from jaxsharp.runs.config import HYPER_PARAMETERS, RunConfig, Settings
+from jaxsharp.studies.workbench import Workbench
+from jaxsharp.training.epochs import Recipe, Stopping, TrainState, init_state, streams
+from jaxsharp.training.regimes import Regime, check_regime
+
+
+def make_recipe(config: RunConfig, bench: Workbench, *, split_batches: bool = False) -> Recipe:
+    """What the members of a group share; ValueError for what the data or the variant refuses."""
+    recipe = unchecked_recipe(config, bench, split_batches)
+    check_step(recipe, hyper_arrays(config, bench.optimizers))
+    return recipe
+
+
+def unchecked_recipe(config: RunConfig, bench: Workbench, split_batches: bool = False) -> Recipe:
+    """The same, without a trace of the step, in which an optimizer may refuse the rest."""
+    settings, num_examples = config.settings, len(bench.dataset.train.labels)
+    for name in ("batch_size", "measure_size"):
+        size = getattr(settings, name)
+        if size is not None and size > num_examples:
+            raise ValueError(
+                f"{name} is {size}; "
+                f"it must be from 1 to {num_examples} (the number of training examples)"
+            )
+    if settings.label_noise and bench.dataset.train.labels.dtype != np.int32:
+        raise ValueError(f"label_noise is {settings.label_noise}; numbers cannot be redrawn")
+    stopping = Stopping(
+        settings.epochs, settings.loss_below, settings.change_below, settings.patience
+    )
+    regime = regime_of(settings)
+    check_regime(regime, bench.network.loss, bench.dataset.train.images.shape)
+    check_arguments(config, bench.optimizers)
+    base = bench.optimizers[config.optimizer]
+    optimizer = optimizer_factory(base, config.sam, settings.clip_norm)
+    size = settings.batch_size
+    return Recipe(bench.trained, optimizer, size, stopping, split_batches, regime)
+
+
+def regime_of(settings: Settings) -> Regime:
+    """What the settings say of rate, batches and loss in training."""
+    return Regime(*(getattr(settings, name) for name in Regime._fields))
+
+
+def optimizer_factory(
+    base: Callable, sam: str, clip_norm: float | None = None
+) -> Callable[..., optax.GradientTransformation]:
+    """The factory of an optimizer on clipped gradients, wrapped by a SAM variant unless none."""
+
+    def clipped(**hyper):
+        made = base(**hyper)
+        if clip_norm is None:
+            return made
+        return optax.chain(optax.clip_by_global_norm(clip_norm), made)
+
+    if sam == "none":
+        return clipped
+    wrap = SHARPNESS_AWARE[sam]
+
+    def wrapped(*, rho=None, **hyper):
+        return wrap(clipped(**hyper)) if rho is None else wrap(clipped(**hyper), rho)
+
+    return wrapped
+
+
+def check_arguments(config: RunConfig, optimizers: Mapping[str, Callable]) -> None:
+    """Raise ValueError for a hyper-parameter that the optimizer does not take."""
+    known("optimizer", config.optimizer, optimizers)
+    takes = {name: set(inspect.signature(f).parameters) for name, f in optimizers.items()}
+    for name in set(hyper_parameters(config, optimizers)) - {"rho"} - takes[config.optimizer]:
+        valid = ", ".join(other for other, names in takes.items() if name in names)
+        raise ValueError(
+            f"{name} is {getattr(config.settings, name)}, but {config.optimizer} takes none; "
+            f"valid are {valid}"
+        )
+
+
+def step_of(recipe: Recipe, hyper: dict[str, np.ndarray]) -> tuple:
+    """A step of an optimizer from its beginning, to be traced, and its arguments."""
+
+    def step(params, hyper, batch):
+        optimizer = optax.with_extra_args_support(recipe.optimizer(**hyper))
+        extra = {"grad_fn": lambda params, batch=batch: params, "batch": batch}
+        return optimizer.update(params, optimizer.init(params), params, **extra)
+
+    params, _ = jax.eval_shape(recipe.network.init, jax.eval_shape(lambda: jax.random.key(0)))
+    return step, params, hyper, jax.ShapeDtypeStruct((recipe.batch_size,), jnp.float32)
+
+
+def check_step(recipe: Recipe, hyper: dict[str, np.ndarray]) -> None:
+    """Let an optimizer refuse the network or the batch size before anything is compiled."""
+    jax.eval_shape(*step_of(recipe, hyper))
+
+
+def hyper_parameters(
+    config: RunConfig, optimizers: Mapping[str, Callable] = OPTIMIZERS
+) -> dict[str, float]:
+    """The numeric hyper-parameters that are traced: those given, others are the optimizer's own.
+
+    A schedule has its optimizer's own learning rate as its peak; ValueError where that has none.
+    """
+    settings = config.settings
+    given = {name: getattr(settings, name) for name in HYPER_PARAMETERS}
+    if config.sam == "none":
+        del given["rho"]
+    if regime_of(settings).is_scheduled and given["learning_rate"] is None:
+        usual = own_arguments(optimizers[config.optimizer]).get("learning_rate")
+        if usual is None:
+            raise ValueError(
+                f"schedule is {settings.schedule}, and {config.optimizer} has no learning rate of "
+                "its own; give learning_rate, the peak"
+            )
+        given["learning_rate"] = usual
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def hyper_arrays(
+    config: RunConfig, optimizers: Mapping[str, Callable] = OPTIMIZERS
+) -> dict[str, np.ndarray]:
+    """Hyper-parameters of a member as arrays: to an optimizer even a zero is then a variable."""
+    given = hyper_parameters(config, optimizers)
+    return {name: np.asarray(value, np.float32) for name, value in given.items()}
+
+
+def beginning(recipe: Recipe, config: RunConfig, bench: Workbench) -> TrainState:
+    """State of a run before its first epoch."""
+    start = bench.trained.init(streams(config.seed).init)
+    return init_state(recipe, hyper_arrays(config, bench.optimizers), *start)

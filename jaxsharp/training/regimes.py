@@ -1,0 +1,121 @@
+"""How a step departs from the plain one: schedules of the rate, smoothed labels, mixed examples."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from jaxsharp.core.trees import widen
+from jaxsharp.data.augment import augmented
+from jaxsharp.networks.losses import CROSS_ENTROPY, Loss
+
+# Factors of the peak rate, of the part of the steps after the warm-up that is done, from 0 to 1.
+SCHEDULES: dict[str, Callable] = {
+    "constant": jnp.ones_like,
+    "linear": lambda done: 1 - done,
+    "cosine": lambda done: (1 + jnp.cos(jnp.pi * done)) / 2,
+    "step": lambda done: jnp.where(done < 0.5, 1.0, jnp.where(done < 0.75, 0.1, 0.01)),
+    "exponential": lambda done: 0.01**done,
+}
+
+
+class Regime(NamedTuple):
+    """What is done to the rate, the batches and the loss of training, and to nothing else.
+
+    ``schedule`` is one of `SCHEDULES`, reached from zero in ``warmup_epochs``; ``augment`` names
+    `data.augment`'s changes. The loss of training, alone, is that of labels of which a part
+    ``label_smoothing`` is spread over all classes (Szegedy et al. 2016, section 7), and of batches
+    mixed with a permutation of themselves, ``mixup`` the parameter of Beta(a, a) (Zhang et al.
+    2018, arXiv 1710.09412).
+    """
+
+    schedule: str = "constant"
+    warmup_epochs: int = 0
+    augment: str = "none"
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether the rate is a function of the step."""
+        return self.schedule != "constant" or self.warmup_epochs > 0
+
+    @property
+    def is_random(self) -> bool:
+        """Whether batches are changed at random."""
+        return self.augment != "none" or self.mixup > 0
+
+
+def rate_factor(regime: Regime, step: Array, steps: int, epochs: int) -> Float[Array, ""]:
+    """What the peak rate is multiplied with in a step, of ``steps`` an epoch and ``epochs`` in all.
+
+    (step + 1) / w during the w steps of the warm-up, then the schedule of (step - w) / (all - w).
+    """
+    warm = regime.warmup_epochs * steps
+    done = jnp.clip((step - warm) / max(1, epochs * steps - warm), 0, 1)
+    return jnp.where(step < warm, (step + 1) / max(1, warm), SCHEDULES[regime.schedule](done))
+
+
+def changed(regime: Regime, key: PRNGKeyArray, batch: PyTree) -> PyTree:
+    """A batch (inputs, targets) as training sees it; mixed, its targets are `Mixed`."""
+    inputs, targets = batch
+    inputs = augmented(regime.augment, jax.random.fold_in(key, 0), inputs)
+    if not regime.mixup:
+        return inputs, targets
+    order_key, share_key = jax.random.split(jax.random.fold_in(key, 1))
+    order = jax.random.permutation(order_key, len(targets))
+    share = jax.random.beta(share_key, regime.mixup, regime.mixup)
+    inputs = inputs.astype(jnp.promote_types(inputs.dtype, jnp.float32))
+    mixed = share * inputs + (1 - share) * inputs[order]
+    return mixed.astype(inputs.dtype), Mixed(
+        targets, targets[order], jnp.full(len(targets), share, inputs.dtype)
+    )
+
+
+class Mixed(NamedTuple):
+    """Targets of mixed examples: two of each, and the share of the first, one for all."""
+
+    first: Array
+    second: Array
+    share: Float[Array, " n"]
+
+
+@cache
+def objective(loss: Loss, regime: Regime) -> Callable:
+    """The mean of outputs and targets that training descends."""
+    mean = smoothed(regime.label_smoothing) if regime.label_smoothing else loss.mean
+    if not regime.mixup:
+        return mean
+
+    def mixed(outputs, targets):
+        share = targets.share[0]
+        return share * mean(outputs, targets.first) + (1 - share) * mean(outputs, targets.second)
+
+    return mixed
+
+
+def smoothed(part: float) -> Callable:
+    """Mean cross-entropy with labels of which a part is spread evenly over all classes."""
+
+    def mean(logits, labels):
+        even = -jax.nn.log_softmax(widen(logits)).mean()
+        return (1 - part) * CROSS_ENTROPY.mean(logits, labels) + part * even
+
+    return mean
+
+
+def check_regime(regime: Regime, loss: Loss, inputs: tuple[int, ...]) -> None:
+    """Raise ValueError for what a loss or inputs of a shape do not allow."""
+    if regime.label_smoothing and loss != CROSS_ENTROPY:
+        raise ValueError(
+            f"label_smoothing is {regime.label_smoothing} with loss {loss.name}; it must be 0 but "
+            "for cross_entropy"
+        )
+    if regime.augment != "none" and len(inputs) != 4:
+        raise ValueError(
+            f"augment is {regime.augment} for inputs of shape {inputs}; it must be none but for "
+            "images, (examples, height, width, channels)"
+        )

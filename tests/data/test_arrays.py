@@ -1,0 +1,146 @@
+"""The user's own arrays and files: kept as they are meant, or refused in one line."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jaxsharp import data
+from jaxsharp.data import DataError
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(20, 3)), np.arange(20) % 3
+TEST = X[:4], Y[:4]
+
+
+def test_arrays_are_kept_in_the_types_that_networks_take():
+    made = data.from_arrays((X, Y), TEST, name="mine")
+    assert (made.name, made.num_classes, made.num_outputs) == ("mine", 3, 3)
+    np.testing.assert_array_equal(made.train.images, X.astype(np.float32))
+    assert made.train.images.dtype == np.float32 and made.train.labels.dtype == np.int32
+    pixels = RNG.integers(0, 256, (20, 4, 4, 1), dtype=np.uint8)
+    assert data.from_arrays((pixels, Y), holdout=5).train.images.dtype == np.uint8
+    tokens = RNG.integers(0, 9, (20, 6))
+    made = data.from_arrays((tokens, tokens), holdout=5, num_classes=9)
+    assert made.train.images.dtype == made.train.labels.dtype == np.int32
+    numbers = data.from_arrays((X, X[:, :2]), holdout=5)
+    assert (numbers.num_classes, numbers.num_outputs) == (0, 2)
+    assert data.from_arrays((X, X[:, 0]), holdout=5).num_outputs == 1
+    assert data.from_arrays((X, Y > 1), holdout=5).num_classes == 2
+
+
+def test_the_last_examples_test_where_there_is_no_test_part():
+    made = data.from_arrays((X, Y), holdout=6, train_size=9)
+    np.testing.assert_array_equal(made.test.labels, Y[14:])
+    np.testing.assert_array_equal(np.bincount(made.train.labels), [3, 3, 3])
+    first = data.from_arrays((X, X), holdout=6, train_size=9)
+    np.testing.assert_array_equal(first.train.images, X[:9].astype(np.float32))
+
+
+def at(index, value, array=X):
+    found = array.astype(type(value) if array.dtype.kind == "i" else array.dtype)
+    found[index] = value
+    return found
+
+
+WRONG = {
+    "inputs have 2 examples with NaN or infinite values, the first at index 4": (
+        (at(4, np.nan, at(7, np.inf)), Y),
+        TEST,
+    ),
+    "20 inputs and 19 targets": ((X, Y[:19]), TEST),
+    "train targets hold [-1]; the classes are 0 to 2": ((X, at(3, -1, Y)), TEST),
+    "test targets hold [3]; the classes are 0 to 2": ((X, Y), (X[:4], np.array([0, 1, 2, 3]))),
+    "no training example has class 0": ((X, Y + 1), TEST),
+    "no training example has class 1, the largest is 2": ((X, np.where(Y == 1, 0, Y)), TEST),
+    "there is 1 class": ((X, 0 * Y), (X[:4], 0 * Y[:4])),
+    "inputs are of type <U1": ((np.full((20, 3), "a"), Y), TEST),
+    "inputs are of type object": ((np.array([None] * 20), Y), TEST),
+    "inputs are of type complex128": ((X + 1j, Y), TEST),
+    "train targets are integers of shape (20, 1)": ((X, Y[:, None]), TEST),
+    "train inputs are float32 of shape (n, 3), test inputs float32 of shape (n, 2)": (
+        (X, Y),
+        (X[:4, :2], Y[:4]),
+    ),
+    "train targets are int32 of shape (n,), test targets float32": ((X, Y), (X[:4], X[:4, 0])),
+    "there is no test part": ((X, Y), None),
+    "train is of type ndarray": (X, TEST),
+    "train is of type dict": ({"x": X, "y": Y}, TEST),
+    "inputs have shape (0, 3)": ((X[:0], Y[:0]), TEST),
+    "inputs have shape ()": ((1.0, Y), TEST),
+    "values beyond float32": ((X * 1e300, Y), TEST),
+    "integers from -3000000000": ((np.full((20, 3), -3_000_000_000), Y), TEST),
+    "inputs cannot be an array": (([[1, 2], [3]] * 10, Y), TEST),
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_wrong_arrays_are_refused_in_one_line(message):
+    train, test = WRONG[message]
+    with pytest.raises(DataError) as refused:
+        data.from_arrays(train, test)
+    assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"holdout": 20}, "holdout is 20; it must be from 1 to less than 20"),
+        ({"holdout": -1}, "holdout is -1"),
+        ({"holdout": 5, "train_size": 16}, "train_size is 16"),
+        ({"holdout": 5, "name": "a/b"}, "name is 'a/b'"),
+        ({"holdout": 5, "num_classes": 2}, "train targets hold [2]"),
+    ],
+)
+def test_wrong_arguments_are_refused_in_one_line(arguments, message):
+    with pytest.raises(ValueError) as refused:
+        data.from_arrays((X, Y), **arguments)
+    assert message in str(refused.value)
+
+
+def test_files_hold_the_same_arrays(tmp_path):
+    np.savez(tmp_path / "my data.npz", x_train=X, y_train=Y, x_test=X[:4], y_test=Y[:4])
+    made = data.load(str(tmp_path / "my data.npz"))
+    assert made.name == "my-data" and made.source.endswith("my data.npz")
+    np.testing.assert_array_equal(made.test.labels, Y[:4])
+    assert len(data.load(str(tmp_path / "my data.npz"), holdout=3).test.labels) == 3
+    table = pd.DataFrame(X, columns=["a", "b", "c"])
+    table.insert(1, "target", Y)
+    table.to_csv(tmp_path / "table.csv", index=False)
+    table.to_parquet(tmp_path / "table.parquet")
+    for file in ("table.csv", "table.parquet"):
+        made = data.load(str(tmp_path / file), holdout=6)
+        np.testing.assert_allclose(made.train.images, X[:14], rtol=1e-6)
+        np.testing.assert_array_equal(made.test.labels, Y[14:])
+    table.drop(columns="target").to_csv(tmp_path / "numbers.csv", index=False)
+    made = data.load(str(tmp_path / "numbers.csv"), holdout=6)
+    np.testing.assert_allclose(made.train.labels, X[:14, 2], rtol=1e-6)
+
+
+def test_wrong_files_are_refused_in_one_line_with_their_name(tmp_path):
+    np.savez(tmp_path / "names.npz", x=X, y=Y)
+    np.savez(tmp_path / "half.npz", x_train=X, y_train=Y, x_test=X)
+    np.savez(tmp_path / "objects.npz", x_train=np.array([None, 1]), y_train=Y[:2])
+    (tmp_path / "text.npz").write_text("no archive")
+    (tmp_path / "words.csv").write_text("a,b\n1,cat\n2,dog\n")
+    (tmp_path / "one.csv").write_text("a\n1\n2\n")
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "bad.parquet").write_text("no table")
+    for name, message in {
+        "names.npz": "has no array x_train; it has ['x', 'y']",
+        "half.npz": "has no array y_test",
+        "objects.npz": "without pickles",
+        "text.npz": "without pickles",
+        "words.csv": "column 'b' is of type",
+        "one.csv": "has 1 columns",
+        "empty.csv": "is no table",
+        "bad.parquet": "is no table",
+        "absent.npz": "is no file",
+    }.items():
+        with pytest.raises(DataError) as refused:
+            data.load(str(tmp_path / name), holdout=1)
+        text = str(refused.value)
+        assert message in text and str(tmp_path / name) in text and "\n" not in text
+    table = pd.DataFrame({"a": [1.0, 2.0], "y": [0, 1]})
+    table.to_csv(tmp_path / "whole.csv", index=False)
+    with pytest.raises(DataError, match=r"whole\.csv: there is no test part.*--holdout"):
+        data.load(str(tmp_path / "whole.csv"))

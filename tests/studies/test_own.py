@@ -1,0 +1,202 @@
+"""Studies of the user's own network, data, optimizer, loss and measure."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pandas as pd
+import pytest
+from flax import nnx
+
+from jaxsharp import data, measures, networks, studies
+from jaxsharp.runs import RunError
+
+RNG = np.random.default_rng(0)
+INPUTS = RNG.normal(size=(48, 5)).astype(np.float32)
+CLASSES = (INPUTS[:, 0] > 0).astype(np.int32)
+MINE = data.from_arrays((INPUTS[:40], CLASSES[:40]), (INPUTS[40:], CLASSES[40:]), name="mine")
+NUMBERS = data.from_arrays((INPUTS, INPUTS @ [1.0, -2, 0.5, 0, 1]), holdout=8, name="numbers")
+
+
+class Net(nnx.Module):
+    """BatchNorm and dropout between two dense layers."""
+
+    def __init__(self, rngs, outputs=2):
+        self.first, self.last = nnx.Linear(5, 4, rngs=rngs), nnx.Linear(4, outputs, rngs=rngs)
+        self.norm, self.drop = nnx.BatchNorm(4, rngs=rngs), nnx.Dropout(0.3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.last(self.drop(jax.nn.relu(self.norm(self.first(x)))))
+
+
+NETWORK = networks.from_nnx(lambda rngs: Net(rngs))
+
+
+def lion(learning_rate=0.01, *, weight_decay=0.0):
+    """An optimizer of the user's own."""
+    return optax.lion(learning_rate, weight_decay=weight_decay)
+
+
+def parameter_norm(network, params, stats, batch, key):
+    """Norm of the parameters, and half of it as its error."""
+    norm = optax.tree.norm(params)
+    return norm, norm / 2
+
+
+SMALL = {
+    "optimizers": ["sgd", lion],
+    "sam": ["none", "sam"],
+    "seeds": 2,
+    "vary": {"learning_rate": (0.05, np.float64(0.01))},
+    "measures": ["random_perturbation", "top_eigenvalue", parameter_norm],
+    "schedule": "cosine",
+    "warmup_epochs": 1,
+    "label_smoothing": 0.1,
+    "mixup": 0.2,
+    "clip_norm": 1.0,
+    "num_perturbations": 4,
+    "epochs": 4,
+    "batch_size": 10,
+    "loss_below": None,
+}
+TABLES = ("runs.csv", "history.csv", "summary.csv", "correlations.csv")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    out = tmp_path_factory.mktemp("own") / "whole"
+    return out, studies.run(NETWORK, MINE, out=out, name="net", **SMALL)
+
+
+def test_every_run_is_trained_and_measured(whole):
+    _, result = whole
+    table = result.runs
+    assert len(table) == 2 * 2 * 2 * 2 and set(table["optimizer"]) == {"sgd", "lion"}
+    assert set(table["model"]) == {"net"} and set(table["dataset"]) == {"mine"}
+    assert (table["epochs"] == 4).all()
+    for name in ("random_perturbation", "top_eigenvalue", "parameter_norm"):
+        assert table[name].nunique() == len(table)
+    np.testing.assert_allclose(table["parameter_norm_error"], table["parameter_norm"] / 2)
+
+
+def test_interrupted_anywhere_it_ends_with_the_same_tables(whole, tmp_path):
+    out, _ = whole
+    stops = iter([3, 5, 9])
+
+    def until(left):
+        def report(progress):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+
+        return report
+
+    for left in stops:
+        with pytest.raises(KeyboardInterrupt):
+            studies.run(NETWORK, MINE, out=tmp_path, name="net", report=until(left), **SMALL)
+    studies.run(NETWORK, MINE, out=tmp_path, name="net", **SMALL)
+    for name in TABLES:
+        assert (tmp_path / name).read_bytes() == (out / name).read_bytes()
+
+
+def test_another_network_or_other_data_under_the_same_name_is_refused(whole):
+    out, _ = whole
+    wider = networks.from_nnx(lambda rngs: Net(rngs, outputs=3))
+    with pytest.raises(RunError, match="network"):
+        studies.run(wider, MINE, out=out, name="net", **SMALL)
+    moved = data.from_arrays((INPUTS[:40] + 1, CLASSES[:40]), MINE.test, name="mine")
+    with pytest.raises(RunError, match="train images"):
+        studies.run(NETWORK, moved, out=out, name="net", **SMALL)
+
+
+def absolute(outputs, targets):
+    """A loss of the user's own, a mean over examples."""
+    return jnp.abs(outputs[:, 0] - targets).mean()
+
+
+@pytest.mark.parametrize("loss", [None, absolute])
+def test_numbers_are_regressed(tmp_path, capsys, loss):
+    settings = {"epochs": 3, "batch_size": 8, "loss_below": None, "seeds": 1, "sam": ["none"]}
+    few = {"measures": ["minimum_sharpness", "top_eigenvalue"], "optimizers": ["adam"]}
+    table = studies.run("small_mlp", NUMBERS, out=tmp_path, loss=loss, **settings, **few).runs
+    (row,) = table.to_dict("records")
+    assert np.isnan(row["train_accuracy"]) and row["train_loss"] < 12
+    assert row["minimum_sharpness_finished"] == (loss is None)
+    assert ("derivatives of loss absolute are not known" in capsys.readouterr().err) == bool(loss)
+    assert row["top_eigenvalue"] > 0
+
+
+WRONG = {
+    "unknown optimizer 'sdg'; valid are sgd": {"optimizers": ["sdg"]},
+    "optimizers are 'sgd'; they must be a list": {"optimizers": "sgd"},
+    "optimizer is 3; it must be a name or a function": {"optimizers": [3]},
+    "unknown measure 'trace'": {"measures": ["trace"]},
+    "unknown SAM variant 'SAM'; valid are": {"sam": ["SAM"]},
+    "unknown setting 'epoch'; valid are epochs": {"epoch": 3},
+    "epochs is 0; it must be at least 1": {"epochs": 0},
+    "epochs is 2.5; it must be a whole number": {"epochs": 2.5},
+    "unknown schedule 'cosin'; valid are cosine": {"schedule": "cosin"},
+    "unknown augmentation 'mirror'": {"augment": "mirror"},
+    "augment is flip for inputs of shape (40, 5)": {"augment": "flip"},
+    "warmup_epochs is 4; it must be from 0 to below epochs": {"warmup_epochs": 4, "epochs": 4},
+    "label_smoothing is 1.0; it must be from 0 up to below 1": {"label_smoothing": 1.0},
+    "mixup is -1.0": {"mixup": -1.0},
+    "clip_norm is 0.0": {"clip_norm": 0.0},
+    "batch_size is 41; it must be from 1 to 40": {"batch_size": 41},
+    "cannot vary 'width'; valid are learning_rate": {"vary": {"width": (1, 2)}},
+    "unknown loss 'mse'": {"loss": "mse"},
+    "do not fit the loss binary_cross_entropy: targets have shape": {
+        "loss": "binary_cross_entropy"
+    },
+    "momentum is 0.5, but lion takes none": {"momentum": 0.5, "optimizers": [lion]},
+    "name is 'a b'": {"name": "a b"},
+    "it must be a mean over examples": {"loss": lambda f, y: jnp.square(f[:, 0] - y).sum()},
+    "returns (2,) for 16 examples": {"loss": lambda f, y: f.mean(0)},
+    "train_size and holdout are of data sets by name": {"train_size": 10},
+    "seeds is 0": {"seeds": 0},
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_wrong_studies_are_refused_before_anything_is_written(tmp_path, message):
+    changes = WRONG[message]
+    with pytest.raises(ValueError) as refused:
+        studies.run(NETWORK, MINE, **{"out": tmp_path / "out", "batch_size": 10} | changes)
+    assert message in str(refused.value) and "\n" not in str(refused.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_networks_are_refused():
+    def wrong(init, apply, message):
+        with pytest.raises(ValueError, match=message):
+            studies.run(networks.Network(init, apply), MINE, out="nowhere")
+
+    good = lambda key: ({"w": jnp.ones((5, 2))}, {})  # noqa: E731
+    wrong(lambda key: {"w": 1.0}, lambda p, s, x, train: (x, s), r"must return \(params, stats\)")
+    wrong(good, lambda p, s, x, train: (x @ p["w"], {"n": p["w"]}), "of another structure")
+    wrong(good, lambda p, s, x, train: ((x, x), s), "it must return one array")
+    wrong(good, lambda p, s, x, train: (x[:, :1] @ p["w"][:1, :1], s), "softmax is constant")
+
+
+def test_measures_of_a_network_that_was_trained_elsewhere():
+    params, stats = NETWORK.init(jax.random.key(1))
+    names = ["top_eigenvalue", "minimum_sharpness", parameter_norm]
+    batch, key = (INPUTS, CLASSES), jax.random.key(2)
+    table = measures.measure(NETWORK, params, stats, batch, names, key=key)
+    assert list(table) == ["top_eigenvalue", "minimum_sharpness", "parameter_norm"]
+    alone = measures.minimum_sharpness(NETWORK, params, stats, batch)
+    np.testing.assert_allclose(table["minimum_sharpness"].value, alone.value, rtol=1e-6)
+    assert table["parameter_norm"].value == pytest.approx(float(optax.tree.norm(params)))
+    assert table["parameter_norm"].error == pytest.approx(table["parameter_norm"].value / 2)
+    assert pd.DataFrame.from_dict(table, orient="index").shape == (3, 4)
+    for wrong, message in (
+        ((INPUTS, CLASSES[:5]), "one target for each input"),
+        ((INPUTS, CLASSES.astype(str)), "targets are of type"),
+        ((INPUTS, CLASSES + 5), "labels hold"),
+        (INPUTS, "batch is of type ndarray"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            measures.measure(NETWORK, params, stats, wrong, names, key=key)
+    with pytest.raises(ValueError, match="unknown measure 'trace'"):
+        measures.measure(NETWORK, params, stats, batch, ["trace"], key=key)
