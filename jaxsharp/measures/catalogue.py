@@ -94,7 +94,7 @@ def compiled(
 
 def checked_batch(
     network: Network, params: PyTree, stats: PyTree, batch: Any
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Array | np.ndarray, Array | np.ndarray]:
     """Inputs and targets as arrays, of which the network has a loss; ValueError for others."""
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise ValueError(
