@@ -45,7 +45,7 @@ def make_run(path, member, *, epoch=3, measures=STUDY.measures, made_from=MADE_F
     directory.write_sharpness(path, pd.DataFrame(columns=list(directory.SHARPNESS)))
     for name in measures:
         settings = MEASURES[name].settings(STUDY.options)
-        measuring.record(path, name, settings, Record(1.5, 0.5, True, 12))
+        measuring.record(path, name, MEASURES[name], settings, Record(1.5, 0.5, True, 12))
     return path
 
 

@@ -224,9 +224,10 @@ def test_a_row_has_the_settings_that_a_grid_varies(tmp_path):
     directory.write_sharpness(tmp_path, TABLE)
     row = tables.row(tmp_path)
     named = ["dataset", "model", "optimizer", "sam", "rho", "momentum", "weight_decay"]
-    named += ["learning_rate", "batch_size", "label_noise", "seed", "epochs"]
-    assert list(row)[:12] == named
-    assert [row[name] for name in named[4:]][2:] == [0.0, 0.3, 64, 0.5, 3, 2]
+    named += ["decoupled_weight_decay", "learning_rate", "batch_size", "label_noise"]
+    named += ["seed", "epochs"]
+    assert list(row)[:13] == named
+    assert [row[name] for name in named[4:]][2:] == [0.0, 0.0, 0.3, 64, 0.5, 3, 2]
     assert row["rho"] == 0.05 and np.isnan(row["momentum"])
     assert row["test_accuracy"] == history_to(2)["test_accuracy"][1]
     expected = {

@@ -165,7 +165,7 @@ def test_a_configuration_returns_from_json(grid, shard):
         ({"optimizers": ("sgd", "adam"), "seeds": 1}, "digits-small_mlp-sgd+adam-none+sam-1seed"),
         (
             {"vary": {"learning_rate": (0.1, 0.01), "batch_size": (8, 16)}, "shard": "2/4"},
-            "digits-small_mlp-6optimizers-none+sam-lr0.1+0.01-bs8+16-3seeds-part2of4",
+            "digits-small_mlp-6optimizers-none+sam-lr0.01+0.1-bs8+16-3seeds-part2of4",
         ),
         ({"vary": {"rho": (0.01, 0.02, 0.05, 0.1)}, "sam": ("gsam", "friendly_sam")}, None),
     ],
