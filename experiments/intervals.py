@@ -12,10 +12,11 @@ r = a sqrt(u u') + b sqrt(s s') + c sqrt(e e'), those of one configuration
 (b sqrt(s s') + c sqrt(e e')) / sqrt((s + e)(s' + e')); tau is 2/pi arcsin r, Spearman's coefficient
 6/pi arcsin(r / 2). Where no interval would be printed the rule is lifted, and the row says so.
 
-Means: as many values as seeds, of several distributions. Four minutes on two cores; `--smoke` takes
-seconds.
+Means: as many values as seeds, of several distributions; of positive ones the geometric mean, whose
+population value is exp(E log v). Four minutes on two cores; `--smoke` takes seconds.
 """
 
+import functools
 import importlib.metadata
 import itertools
 import json
@@ -28,8 +29,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import tyro
+from scipy import stats
 
-from jaxsharp.analysis import coefficients, mean_interval
+from jaxsharp.analysis import coefficients, geometric_mean_interval, mean_interval, means
 
 
 class Relation(NamedTuple):
@@ -83,19 +85,38 @@ COEFFICIENTS = {
     "within": coefficients.kendall_within,
     "spearman": coefficients.spearman,
 }
-LEAST = ("MIN_GROUPS", "MIN_RUNS", "MIN_PAIRS", "MIN_SEEDS", "MIN_SEEDS_WITHIN")
-DISTRIBUTIONS = {
-    "normal": (lambda rng, n: rng.normal(size=n), 0.0),
-    "uniform": (lambda rng, n: rng.random(n), 0.5),
-    "accuracy, 324 of 360": (lambda rng, n: rng.binomial(360, 0.9, n), 324.0),
-    **{
-        f"log-normal, {sigma:g}": (
-            lambda rng, n, sigma=sigma: rng.lognormal(0, sigma, n),
-            float(np.exp(sigma**2 / 2)),
-        )
-        for sigma in (0.3, 0.5, 0.7, 1.0)
+LEAST = [
+    *((coefficients, f"MIN_{of}") for of in ("GROUPS", "RUNS", "PAIRS", "SEEDS", "SEEDS_WITHIN")),
+    (means, "MIN_VALUES"),
+]
+
+
+def counts(mean: float, deviation: float) -> stats.rv_discrete:
+    """Right answers of 360, normal but for rounding."""
+    ends = stats.norm(mean, deviation).cdf(np.arange(362) - 0.5)
+    return stats.rv_discrete(values=(np.arange(361), np.diff(ends)))
+
+
+# Of accuracies the mean is covered, of positive quantities the geometric mean.
+MEANS = {
+    "mean": {
+        "normal": stats.norm(0.9, 0.01),
+        "uniform": stats.uniform(0.85, 0.1),
+        "324 of 360, binomial": stats.binom(360, 0.9),
+        "355 of 360, binomial": stats.binom(360, 355 / 360),
+        **{f"324 of 360, deviation {d}": counts(324, d) for d in (1, 2)},
+        "errors log-normal, 0.3": stats.lognorm(0.3),
+        "errors log-normal, 0.5": stats.lognorm(0.5),
+    },
+    "geometric mean": {
+        **{f"log-normal, {sigma:g}": stats.lognorm(sigma) for sigma in (0.3, 0.5, 1.0, 1.5)},
+        **{f"normal, {d:g} of mean": stats.truncnorm(-1 / d, np.inf, 1, d) for d in (0.1, 0.3)},
+        "uniform, 1 to 3": stats.uniform(1, 2),
+        "gamma, shape 4": stats.gamma(4),
+        "Poisson, 20": stats.poisson(20),
     },
 }
+INTERVALS = {"mean": mean_interval, "geometric mean": geometric_mean_interval}
 
 
 def intervals(
@@ -121,8 +142,9 @@ def intervals(
             pool.submit(correlation_rows, *kind, tables, [seed, i]) for i, kind in enumerate(kinds)
         ]
         rows = [row for job in jobs for row in job.result()]
-    for i, (name, num) in enumerate(itertools.product(DISTRIBUTIONS, (2, 3, 5, 10))):
-        rows.append(mean_row(name, num, tables, [seed, len(kinds) + i]))
+    averages = [(kind, name) for kind, names in MEANS.items() for name in names]
+    for i, (mean, num) in enumerate(itertools.product(averages, (2, 3, 5, 10))):
+        rows.append(mean_row(*mean, num, tables, [seed, len(kinds) + i]))
     table = pd.DataFrame(rows)
     command = f"python experiments/intervals.py --tables {tables} --seed {seed}{' --smoke' * smoke}"
     config = configuration(command, time.monotonic() - begin)
@@ -187,29 +209,42 @@ class lifted:
     """A block in which intervals are given however few runs there are."""
 
     def __enter__(self):
-        self.least = {name: getattr(coefficients, name) for name in LEAST}
-        for name in LEAST:
-            setattr(coefficients, name, 2)
+        self.least = {(at, name): getattr(at, name) for at, name in LEAST}
+        for at, name in LEAST:
+            setattr(at, name, 2)
 
     def __exit__(self, *_):
-        for name, least in self.least.items():
-            setattr(coefficients, name, least)
+        for (at, name), least in self.least.items():
+            setattr(at, name, least)
 
 
-def mean_row(name: str, num: int, tables: int, key: list[int]) -> dict:
-    """Coverage of the interval of the mean of a number of values of a distribution."""
-    rng, (sample, truth) = np.random.default_rng(key), DISTRIBUTIONS[name]
-    found = [mean_interval(sample(rng, num)) for _ in range(tables)]
-    found = [interval for interval in found if interval.low < interval.high]
+@functools.cache
+def population(kind: str, name: str) -> float:
+    """What the interval of a mean should cover."""
+    distribution = MEANS[kind][name]
+    if kind == "mean":
+        return distribution.mean()
+    quantiles = distribution.ppf((np.arange(1_000_000) + 0.5) / 1_000_000)
+    return np.exp(np.mean(np.log(quantiles)))
+
+
+def mean_row(kind: str, name: str, num: int, tables: int, key: list[int]) -> dict:
+    """Coverage of the interval of a mean of a number of values of a distribution."""
+    interval, truth = INTERVALS[kind], population(kind, name)
+    draws = MEANS[kind][name].rvs(size=(tables, num), random_state=np.random.default_rng(key))
+    printed = not np.isnan(interval(np.arange(num) + 1.0).low)
+    with lifted():
+        found = [interval(values) for values in draws]
+    found = [each for each in found if each.low < each.high]
     return {
-        "statistic": "mean",
+        "statistic": kind,
         "runs_per_group": num,
         "relation": name,
         "truth": truth,
         "tables": tables,
         "with_interval": len(found),
-        "coverage": np.mean([i.low <= truth <= i.high for i in found]),
-        "printed": "yes",
+        "coverage": np.mean([each.low <= truth <= each.high for each in found]),
+        "printed": "yes" if printed else "no",
     }
 
 
@@ -243,20 +278,34 @@ kind, so that at 95 % one standard error is {100 * np.sqrt(0.95 * 0.05 / tables)
 brackets: not printed, the rule that needs more was lifted.
 
 {coverage_table(table)}
-Means of runs, Student's t:
+Means over seeds, Student's t, of accuracies (and errors):
 
-| values | {" | ".join(DISTRIBUTIONS)} |
-|---{"|---" * len(DISTRIBUTIONS)}|
-"""
-    for num, rows in table[table["statistic"] == "mean"].groupby("runs_per_group"):
-        text += f"| {num} | {' | '.join(f'{100 * c:.1f}' for c in rows['coverage'])} |\n"
+{mean_table(table, "mean")}
+Geometric means over seeds, Student's t of the logarithm, of positive quantities; a log-normal is
+given by the standard deviation of its logarithm:
+
+{mean_table(table, "geometric mean")}"""
+    return text
+
+
+def mean_table(table: pd.DataFrame, kind: str) -> str:
+    """A row a distribution in Markdown, a column a number of values."""
+    rows = table[table["statistic"] == kind]
+    numbers = sorted(rows["runs_per_group"].unique())
+    text = f"| values | {' | '.join(map(str, numbers))} |\n|---{'|---' * len(numbers)}|\n"
+    for name, part in rows.groupby("relation", sort=False):
+        cells = []
+        for row in part.sort_values("runs_per_group").itertuples():
+            cell = f"{100 * row.coverage:.1f}"
+            cells.append(cell if row.printed == "yes" else f"({cell})")
+        text += f"| {name} | {' | '.join(cells)} |\n"
     return text
 
 
 def coverage_table(table: pd.DataFrame) -> str:
     """A row a shape in Markdown."""
     text = f"| seeds | groups x runs | {' | '.join(COEFFICIENTS)} |\n|---|---|---|---|---|\n"
-    correlations = table[table["statistic"] != "mean"]
+    correlations = table[~table["statistic"].isin(MEANS)]
     for (seeds, groups, runs), rows in correlations.groupby(
         ["seeds", "groups", "runs_per_group"], sort=False
     ):

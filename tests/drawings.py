@@ -1,5 +1,7 @@
 """Tables of small studies, their figures, and what is read back from the artists."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 
@@ -49,7 +51,7 @@ def study_runs(optimizers=("sgd", "adam"), seeds=3, variants=("none", "sam")):
     return runs.assign(
         converged=True,
         diverged=False,
-        gap=5.0 + row,
+        gap=0.05 + 0.01 * row,
         minimum_sharpness=10.0 * 1.5**row,
         minimum_sharpness_error=0.5 + row,
         top_eigenvalue=row - 1.5,
@@ -57,11 +59,30 @@ def study_runs(optimizers=("sgd", "adam"), seeds=3, variants=("none", "sam")):
     )
 
 
-def against_gap(runs, measures=MEASURES):
-    correlations = {
-        name: analysis.correlation(runs, name, "gap", ["optimizer", "sam"]) for name in measures
-    }
-    return analysis.sharpness_against_gap(runs, measures, correlations)
+def varied_runs(varied, **options):
+    """Such runs at every combination of the values of some settings."""
+    tables = []
+    for values in itertools.product(*varied.values()):
+        runs = study_runs(**options).assign(**dict(zip(varied, values, strict=True)))
+        tables.append(runs.assign(minimum_sharpness=runs["minimum_sharpness"] * (1 + sum(values))))
+    return pd.concat(tables, ignore_index=True)
+
+
+def against_gap(runs, measures=MEASURES, varied=()):
+    groups = ["optimizer", "sam", *varied]
+    correlations = {name: analysis.correlation(runs, name, "gap", groups) for name in measures}
+    return analysis.sharpness_against_gap(runs, measures, correlations, varied)
+
+
+def labels_too_near(figure):
+    """Neighbouring tick labels of a drawn figure that touch, or nearly, axis by axis."""
+    found = []
+    for axis in [axis for panel in figure.axes for axis in (panel.xaxis, panel.yaxis)]:
+        low, high = sorted(axis.get_view_interval())
+        shown = [t for t in axis.get_major_ticks() if low <= t.get_loc() <= high]
+        boxes = [t.label1.get_window_extent() for t in shown if t.label1.get_visible()]
+        found += [(a, b) for a, b in itertools.pairwise(boxes) if a.padded(2).overlaps(b)]
+    return found
 
 
 def curves(panel, linestyle):

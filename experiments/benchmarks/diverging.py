@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from jaxsharp import data, runs
-from jaxsharp.runs import RunConfig, Settings, claims, directory
+from jaxsharp.runs import RunConfig, Settings, claims
 from jaxsharp.studies import sweep
 from jaxsharp.studies.workbench import workbench
 from jaxsharp.training import epochs
@@ -44,7 +44,7 @@ def group(out: Path, bad: int | None, kind: str) -> list[tuple[pd.DataFrame, dic
         network = bench.trained._replace(init=spoiled(bench.trained.init, bad))
         bench = bench._replace(trained=network)
     sweep.train(configs, paths, bench, save_every=1)
-    return [(runs.read_history(path), directory.row(path)) for path in paths]
+    return [(runs.read_history(path), tables.row(path)) for path in paths]
 
 
 def spoiled(init, bad: int):

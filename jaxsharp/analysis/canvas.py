@@ -1,4 +1,4 @@
-"""The look of all figures: style, panels, axes, colours, legends, and how a file is written."""
+"""The look of all figures: style, panels, colours, legends, and how a file is written."""
 
 import os
 from contextlib import AbstractContextManager
@@ -8,10 +8,10 @@ import matplotlib as mpl
 import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+from jaxsharp.analysis import ticks
 
 # Okabe and Ito, then two of Tol: told apart under common colour-vision deficiencies, and in print.
 BLUE, RED = "#0072B2", "#D55E00"
@@ -20,8 +20,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "*", "<", ">")
 GREY = "#595959"
 NOTHING = "no usable runs"
 STYLE = {
-    "font.size": 9,
-    "axes.titlesize": 8.5,
+    "font.size": ticks.FONT,
+    "axes.titlesize": 8.2,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": GREY,
@@ -72,25 +72,23 @@ def panels(num: int, *, width: float, height: float, **share: bool) -> tuple[Fig
     """A figure with at least one and otherwise `num` panels, at most three a row."""
     num = max(num, 1)
     columns = 2 if num == 4 else min(num, 3)
-    rows = -(-num // columns)
-    figure = Figure(figsize=(max(width * columns, 4.2), height * rows + 0.6), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, **share).ravel()
-    for spare in axes[num:]:
+    figure, axes = grid(-(-num // columns), columns, width=width, height=height, **share)
+    for spare in axes.ravel()[num:]:
         spare.remove()
-    return figure, list(axes[:num])
+    return figure, list(axes.ravel()[:num])
 
 
-def scale_log(axis: Axis, low: float, high: float) -> None:
-    """Logarithmic from `low` to `high` with some room; ticks at round numbers, written plainly."""
-    room = max((high / low) ** 0.05, 1.05)
-    low, high = low / room, high * room
-    axis.axes.set(**{f"{axis.axis_name}scale": "log", f"{axis.axis_name}lim": (low, high)})
-    if high / low < 3:
-        axis.set_major_locator(MaxNLocator(4))
-    elif high / low < 100:
-        axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7) if high / low < 12 else (1, 2, 5)))
-    axis.set_major_formatter(lambda value, _: f"{value:g}")
-    axis.set_minor_formatter(NullFormatter())
+def grid(
+    rows: int, columns: int, *, width: float, height: float, **share: bool | str
+) -> tuple[Figure, np.ndarray]:
+    """A figure with panels in rows and columns, at least one."""
+    rows, columns = max(rows, 1), max(columns, 1)
+    figure = Figure(figsize=(max(width * columns, 4.2), height * rows + 0.6), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, **share)
+    for panel in axes.ravel():
+        ticks.space(panel.xaxis)
+        ticks.space(panel.yaxis)
+    return figure, axes
 
 
 def label(panels: list[Axes], x: str | None, y: str) -> None:
@@ -100,7 +98,7 @@ def label(panels: list[Axes], x: str | None, y: str) -> None:
         if place.is_first_col() or len(panels) == 1:
             panel.set_ylabel(y)
         if x is not None:
-            panel.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+            ticks.space(panel.xaxis, whole=True)
             below = place.rowspan.stop * place.get_gridspec().ncols + place.colspan.start
             if below >= len(panels):
                 panel.set_xlabel(x)
@@ -126,7 +124,9 @@ def num_columns(keys: list[Line2D], width: float) -> int:
 
 
 def legend(figure: Figure, keys: list[Line2D]) -> None:
-    """Below the panels, with as many columns as fit."""
+    """Below the panels, with as many columns as fit; none of no keys."""
+    if not keys:
+        return
     columns = num_columns(keys, figure.get_figwidth())
     figure.legend(handles=keys, loc="outside lower center", ncols=columns)
 

@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import special
 
+from jaxsharp.core.choices import counted
+
 MIN_GROUPS, MIN_RUNS, MIN_PAIRS = 8, 16, 24
 MIN_SEEDS, MIN_SEEDS_WITHIN = 3, 5  # where configurations share them
 ROUNDING = 1e-12
@@ -93,13 +95,13 @@ def _coefficient(
     value = float(values[0])
     if pairs < 2 or np.isnan(value):
         return Coefficient(NAN, NAN, NAN, "undefined")
-    counts = [("groups", len(left[0]), MIN_GROUPS), ("runs", num, MIN_RUNS)]
-    counts += [("pairs", pairs, MIN_PAIRS)]
+    counts = [("group", len(left[0]), MIN_GROUPS), ("run", num, MIN_RUNS)]
+    counts += [("pair", pairs, MIN_PAIRS)]
     if runs.seed is not None and (within or len(left[1]) > 1):
-        counts += [("seeds", len(left[1]), MIN_SEEDS_WITHIN if within else MIN_SEEDS)]
+        counts += [("seed", len(left[1]), MIN_SEEDS_WITHIN if within else MIN_SEEDS)]
     for name, found, least in counts:
         if found < least:
-            return Coefficient(value, NAN, NAN, f"{found} {name}, {least} needed")
+            return Coefficient(value, NAN, NAN, f"{counted(found, name)}, {least} needed")
     variance, degrees = _variance(left)
     if not variance > ROUNDING or abs(value) > 1 - ROUNDING:
         return Coefficient(value, NAN, NAN, "no spread")

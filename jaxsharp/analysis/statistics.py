@@ -1,30 +1,21 @@
-"""Intervals, summaries and controlled rank correlations of tables of runs.
+"""Summaries and controlled rank correlations of tables of runs.
 
 Two rules decide what enters. Means: every run but the diverged ones. Correlations: `usable` runs.
 A value that its measure did not finish, as NAME_finished says beside NAME, enters neither.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Int
-from scipy import special
 
 from jaxsharp.analysis import coefficients
 from jaxsharp.analysis.coefficients import Coefficient
+from jaxsharp.analysis.means import check_confidence, geometric_mean_interval, mean_interval
 
 REASONS = ("diverged", "unconverged", "unfinished", "not finite")
-
-
-class Interval(NamedTuple):
-    """A mean, the ends of its confidence interval, and the number of values it is made of."""
-
-    mean: float
-    low: float
-    high: float
-    num: int
 
 
 class Usable(NamedTuple):
@@ -59,69 +50,46 @@ class Correlation(NamedTuple):
     confidence: float
 
 
-def mean_interval(values, confidence: float = 0.95) -> Interval:
-    """Return the mean of independent values with a two-sided interval from Student's t.
-
-        mean +- t s / sqrt(n),    t = Student's quantile at (1 + confidence) / 2, n - 1 degrees,
-        s^2 = sum (v - mean)^2 / (n - 1)
-
-    NaN counts as missing. With one value, or equal ones, low and high are NaN, for they say nothing
-    of the spread; with none the mean too; an infinite value gives the mean that arithmetic gives,
-    and no interval. Raises ValueError for a confidence outside (0, 1).
-
-    Exact for normal values. Coverage of 95 % intervals, simulated (`experiments/intervals.py`), for
-    log-normal values by the standard deviation of their logarithm. Above 0.5 it is below 90 %, and
-    nothing in three values tells how they are distributed:
-
-        values   normal   uniform   log-normal 0.3    0.5    0.7      1
-             2     95.1      93.2             94.5   93.5   93.2   89.7
-             3     94.7      91.3             93.7   92.0   89.4   83.0
-             5     94.5      93.8             94.5   90.8   88.9   81.7
-            10     94.5      94.3             94.0   91.8   89.6   84.9
-    """
-    _check_confidence(confidence)
-    values = np.asarray(values, dtype=np.float64).ravel()
-    values = values[~np.isnan(values)]
-    num, nan = len(values), float("nan")
-    if num == 0:
-        return Interval(nan, nan, nan, 0)
-    with np.errstate(invalid="ignore"):  # inf - inf
-        mean = float(np.mean(values))
-    if num == 1 or not np.isfinite(values).all() or np.ptp(values) == 0:
-        return Interval(mean, nan, nan, num)
-    half = special.stdtrit(num - 1, (1 + confidence) / 2) * np.std(values, ddof=1) / np.sqrt(num)
-    return Interval(mean, float(mean - half), float(mean + half), num)
-
-
 def summarize(
-    runs: pd.DataFrame, by: Sequence[str], columns: Sequence[str], confidence: float = 0.95
+    runs: pd.DataFrame,
+    by: Sequence[str],
+    means: Mapping[str, tuple[float | int, float | int]],
+    geometric_means: Sequence[str] = (),
+    confidence: float = 0.95,
 ) -> pd.DataFrame:
     """Return one row for each group of equal `by`, in order of first appearance.
 
-    Columns: `by`; runs, converged, diverged (counts); and for each of `columns` its mean and the
-    ends of its `mean_interval`: NAME, NAME_low, NAME_high, and, where `runs` has NAME_finished, the
-    number NAME_unfinished of values that are not. Diverged runs and unfinished values are counted
-    and enter no mean, unconverged runs do. Raises ValueError for a column that `runs` lacks, and
-    for flags other than true and false.
+    Columns: `by`; runs, converged, diverged (counts; converged is missing without a rule for it);
+    for each of `means`, which has the range of each, the `mean_interval`: NAME_mean, NAME_low,
+    NAME_high; for each of `geometric_means` the `geometric_mean_interval`: NAME_geomean, NAME_low,
+    NAME_high; and, where `runs` has NAME_finished, the number NAME_unfinished of values that are
+    not. Diverged runs and unfinished values are counted and enter no mean, unconverged runs do.
+    Raises ValueError for a column that `runs` lacks, and for flags other than true and false.
     """
-    by, flagged = list(by), [name for name in columns if f"{name}_finished" in runs]
-    _check_columns(runs, [*by, *columns, "converged", "diverged"])
+    by, names = list(by), [*means, *geometric_means]
+    _check_columns(runs, [*by, *names, "converged", "diverged"])
+    columns = [*by, "runs", "converged", "diverged"]
+    for name in names:
+        mean = f"{name}_{'mean' if name in means else 'geomean'}"
+        columns += [mean, f"{name}_low", f"{name}_high"]
+        columns += [f"{name}_unfinished"] if f"{name}_finished" in runs else []
     rows = []
     for key, group in runs.groupby(by, sort=False, dropna=False):
-        diverged, converged = (_flags(group, name) for name in ("diverged", "converged"))
-        counts = {"converged": int(converged.sum()), "diverged": int(diverged.sum())}
-        row = dict(zip(by, key, strict=True)) | {"runs": len(group)} | counts
-        for name in columns:
+        diverged, known = _flags(group, "diverged"), group["converged"].notna()
+        converged = _flags(group, "converged", missing=False)
+        row: list = [*key, len(group), int(converged.sum()) if known.any() else pd.NA]
+        row += [int(diverged.sum())]
+        for name in names:
             out = unfinished(group, name)
-            interval = mean_interval(group.loc[~diverged & ~out, name], confidence)
-            row |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
-            row[f"{name}_unfinished"] = int(out.sum())
+            values = group.loc[~diverged & ~out, name]
+            if name in means:
+                interval = mean_interval(values, confidence, within=means[name])
+            else:
+                interval = geometric_mean_interval(values, confidence)
+            row += interval[:3]
+            row += [int(out.sum())] if f"{name}_finished" in runs else []
         rows.append(row)
-    names = [*by, "runs", "converged", "diverged"]
-    for name in columns:
-        names += [name, f"{name}_low", f"{name}_high"]
-        names += [f"{name}_unfinished"] if name in flagged else []
-    return pd.DataFrame(rows, columns=names)
+    return pd.DataFrame(rows, columns=columns).astype({"converged": "Int64"})
 
 
 def unfinished(runs: pd.DataFrame, name: str) -> Bool[np.ndarray, " n"]:
@@ -141,12 +109,14 @@ def usable(runs: pd.DataFrame, columns: Sequence[str]) -> Usable:
     minimum; or else as "unfinished", if for one of `columns`, NAME, there is a column NAME_finished
     that is false: an eigenvalue that stopped at the product limit, an infimum that no rescaling
     attains; or else as "not finite", if one of `columns` is NaN or infinite. The first reason
-    counts. A study in which nothing converged therefore has no correlation: `counts` says so.
-    Raises ValueError for a column that `runs` lacks, and for flags other than true and false.
+    counts. A study in which nothing converged therefore has no correlation: `counts` says so. Where
+    `converged` is missing there was no rule: all runs ended after equal epochs, and none is left
+    out for that. Raises ValueError for a column that `runs` lacks, and for flags other than true
+    and false.
     """
     _check_columns(runs, [*columns, "converged", "diverged"])
     finite = np.isfinite(runs[list(columns)].to_numpy(dtype=np.float64)).all(axis=1)
-    diverged, unconverged = _flags(runs, "diverged"), ~_flags(runs, "converged")
+    diverged, unconverged = _flags(runs, "diverged"), ~_flags(runs, "converged", missing=True)
     stopped = np.any([unfinished(runs, name) for name in columns], axis=0)
     reason = np.select([diverged, unconverged, stopped, ~finite], REASONS, default="")
     out = reason != ""
@@ -224,7 +194,7 @@ def correlation(
             f"no column {seeds!r} of seeds in the table; name it by `seeds`, or pass None if runs "
             "of different groups share nothing"
         )
-    _check_confidence(confidence)
+    check_confidence(confidence)
     split = usable(runs, [x, y])
     xs, ys = (split.kept[name].to_numpy(dtype=np.float64) for name in (x, y))
     group, seed = (_labels(split.kept, names) for names in (groups, seeds and [seeds]))
@@ -242,6 +212,19 @@ def correlation(
     )
 
 
+def correlation_table(correlations: dict[str, Correlation]) -> pd.DataFrame:
+    """One row a measure: coefficients, their intervals or why there is none, and counts of runs."""
+    rows = []
+    for name, found in correlations.items():
+        row: dict[str, Any] = {"measure": name, "target": "gap", "runs": found.num_runs}
+        for kind in ("raw", "within", "pearson", "spearman"):
+            value, low, high, remark = getattr(found, kind)
+            row |= {kind: value, f"{kind}_low": low, f"{kind}_high": high}
+            row[f"{kind}_remark"] = remark
+        rows.append(row | {f"excluded {reason}": n for reason, n in found.excluded.items()})
+    return pd.DataFrame(rows)
+
+
 def _labels(runs: pd.DataFrame, names: Sequence[str] | None) -> Int[np.ndarray, " n"] | None:
     """Numbers that are equal where all columns of `names` are, NaN included."""
     if names is None:
@@ -251,7 +234,9 @@ def _labels(runs: pd.DataFrame, names: Sequence[str] | None) -> Int[np.ndarray, 
 
 def _flags(runs: pd.DataFrame, name: str, missing: bool | None = None) -> Bool[np.ndarray, " n"]:
     """A column of true and false, or 1 and 0; ValueError for another, as every text is true."""
-    flags = runs[name] if missing is None else runs[name].where(runs[name].notna(), missing)
+    flags = runs[name].astype(object)
+    if missing is not None:
+        flags = flags.where(flags.notna(), missing)
     numbers = (bool, int, float, np.bool_, np.number)
     for flag in flags:
         if not (isinstance(flag, numbers) and flag in (0, 1)):
@@ -263,8 +248,3 @@ def _check_columns(table: pd.DataFrame, names: Sequence[str]) -> None:
     missing = [name for name in names if name not in table.columns]
     if missing:
         raise ValueError(f"no column {missing} in the table; it has {list(table.columns)}")
-
-
-def _check_confidence(confidence: float) -> None:
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence is {confidence}; it must be between 0 and 1, such as 0.95")

@@ -8,7 +8,8 @@ parsing    arguments of a command, or one line
 signals    what ends a command from outside
 output     where commands print
 progress   progress lines
-report     printed tables
+report     what commands print at their end
+tables     tables as wide as the place they are printed in
 """
 
 from jaxsharp.cli.commands import main as main

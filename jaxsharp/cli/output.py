@@ -11,10 +11,14 @@ PLAIN = {"±": "+-", "…": "..."}
 
 
 class Output(Console):
-    """A console that prints text as it is, and ends the work where nobody reads on."""
+    """A console that prints text as it is, and ends the work where nobody reads on.
+
+    Lines are as long as they are, so that no path in one is broken.
+    """
 
     def __init__(self, **options):
-        super().__init__(markup=False, emoji=False, highlight=False, **options)
+        plain = {"markup": False, "emoji": False, "highlight": False}
+        super().__init__(**plain, soft_wrap=True, **options)
 
     def on_broken_pipe(self) -> None:
         """Save what there is, and end."""

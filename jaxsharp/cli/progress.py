@@ -3,24 +3,9 @@
 import time
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 LINE_SECONDS = 10.0
-
-
-class RateColumn(ProgressColumn):
-    """Steps per second."""
-
-    def render(self, task):
-        """Text of the column."""
-        return f"{task.finished_speed or task.speed or 0:.1f}/s"
 
 
 class Tracker:
@@ -39,10 +24,12 @@ class Tracker:
         self.first: tuple[int, float] | None = None
         self.bar = None
         if console.is_terminal and not quiet:
-            columns = (BarColumn(), MofNCompleteColumn(), RateColumn(), TimeRemainingColumn())
-            text = TextColumn("{task.description}", markup=False)
-            self.bar = Progress(text, *columns, console=console, transient=True)
-            self.task = self.bar.add_task(title, total=total)
+            text, pace = (
+                TextColumn(f"{{task.{x}}}", markup=False) for x in ("description", "fields[pace]")
+            )
+            columns = (text, BarColumn(), MofNCompleteColumn(), pace)
+            self.bar = Progress(*columns, console=console, transient=True)
+            self.task = self.bar.add_task(title, total=total, pace="")
 
     def __enter__(self):
         if self.bar:
@@ -64,7 +51,8 @@ class Tracker:
         if self.quiet:
             return
         if self.bar:
-            self.bar.update(self.task, completed=done, description=f"{text} {detail}")
+            pace = self.pace(done, now)
+            self.bar.update(self.task, completed=done, description=f"{text} {detail}", pace=pace)
             return
         if text == self.last_text and now - self.last_line < LINE_SECONDS:
             return
@@ -79,4 +67,11 @@ class Tracker:
             return ""
         rate = (done - first) / (now - since)
         speed = f"{rate:.2g}" if rate < 10 else f"{rate:.0f}"
-        return f" ({speed}/s, about {(self.total - done) / rate:.0f} s left)"
+        return f" ({speed}/s, about {duration((self.total - done) / rate)} left)"
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

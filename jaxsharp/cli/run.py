@@ -18,9 +18,9 @@ from jaxsharp.core.choices import at_least_one, checked, known, known_list
 from jaxsharp.data import datasets
 from jaxsharp.measures.registry import MEASURES, Options
 from jaxsharp.networks import models
-from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE
+from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE, own_arguments
 from jaxsharp.runs import claims, directory, files, reading
-from jaxsharp.runs.config import SAM, RunConfig, Settings
+from jaxsharp.runs.config import HYPER_PARAMETERS, SAM, RunConfig, Settings
 from jaxsharp.studies import measuring, study, sweep
 from jaxsharp.studies.origins import fingerprint
 from jaxsharp.studies.recipes import make_recipe
@@ -158,13 +158,16 @@ def plot(run: tyro.conf.Positional[tuple[Path, ...]], *, out: Path = Path("curve
 
 
 def list_names() -> None:
-    """List data sets, models, optimizers, SAM variants and measures with one line each."""
+    """List data sets, models, optimizers, SAM variants and measures with one line each.
+
+    Optimizers and variants have their own learning rate, momentum, weight decay and rho.
+    """
     console = make_console()
     described: dict[str, dict[str, str]] = {
         "data sets": {name: spec.description for name, spec in datasets.DATASETS.items()},
         "models": {name: spec.description for name, spec in models.MODELS.items()},
-        "optimizers": {name: first_line(f) for name, f in OPTIMIZERS.items()},
-        "SAM variants": {name: first_line(f) for name, f in SHARPNESS_AWARE.items()},
+        "optimizers": {name: with_defaults(f) for name, f in OPTIMIZERS.items()},
+        "SAM variants": {name: with_defaults(f) for name, f in SHARPNESS_AWARE.items()},
         "measures": {name: f"{m.description}; error: {m.error}" for name, m in MEASURES.items()},
     }
     for title, entries in described.items():
@@ -172,6 +175,13 @@ def list_names() -> None:
         for name, text in entries.items():
             table.add_row(name, text)
         console.print(table)
+
+
+def with_defaults(factory: Callable) -> str:
+    """What an optimizer's docstring begins with, and the hyper-parameters of its own."""
+    own = own_arguments(factory)
+    found = [f"{name} {own[name]:g}" for name in HYPER_PARAMETERS if name in own]
+    return f"{first_line(factory)} ({', '.join(found)})"
 
 
 def first_line(function: Callable) -> str:

@@ -12,7 +12,7 @@ from jaxsharp.cli.output import make_console
 from jaxsharp.cli.parsing import naming
 from jaxsharp.cli.progress import Tracker
 from jaxsharp.cli.sources import dataset_name, network_of
-from jaxsharp.core.choices import at_least_one, checked, known_list, width_of
+from jaxsharp.core.choices import at_least_one, checked, counted, known_list, width_of
 from jaxsharp.data import datasets
 from jaxsharp.measures.registry import DEFAULT_MEASURES, MEASURES, Options
 from jaxsharp.networks import models
@@ -148,7 +148,7 @@ def opening(config: StudyConfig, bench, out: Path) -> str:
     """What is about to be done."""
     split, source = bench.dataset, bench.dataset.source
     return (
-        f"{len(config.shard_members())} runs of {config.model} on {config.dataset} "
+        f"{counted(len(config.shard_members()), 'run')} of {config.model} on {config.dataset} "
         f"({len(split.train.labels)} training and {len(split.test.labels)} test examples from "
         f"{source}) into {out}"
     )

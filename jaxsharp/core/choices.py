@@ -36,6 +36,11 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
 
 
+def counted(num: int, noun: str) -> str:
+    """A number of things in words, as in 1 run, 2 runs."""
+    return f"{num} {noun}{'' if num == 1 else 's'}"
+
+
 def known(kind: str, name: str, valid: Iterable[str]) -> str:
     """The name itself, or ValueError with the valid ones, the closest first."""
     valid = list(valid)

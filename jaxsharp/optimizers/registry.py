@@ -1,5 +1,8 @@
 """The optimizers and sharpness-aware variants that a study may name; a new one is a line here."""
 
+import inspect
+from collections.abc import Callable
+
 from jaxsharp.optimizers.adabound import adabound
 from jaxsharp.optimizers.adagrad import adagrad
 from jaxsharp.optimizers.adam import adam
@@ -31,3 +34,10 @@ SHARPNESS_AWARE = {
     "friendly_sam": friendly_sam,
     "momentum_sam": momentum_sam,
 }
+
+
+def own_arguments(factory: Callable) -> dict[str, float]:
+    """The numeric arguments of a factory, each with the value that it takes unless told another."""
+    parameters = inspect.signature(factory).parameters.values()
+    numeric = [p for p in parameters if type(p.default) in (int, float)]  # bool is a switch
+    return {p.name: float(p.default) for p in numeric}

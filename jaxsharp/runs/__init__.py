@@ -3,6 +3,7 @@
 config       everything that decides the numbers of one run, and its name
 directory    what a run's directory has: checkpoints, history, sharpness
 reading      what is trained, for those who change nothing
+tables       what tables have of a run
 checkpoint   arrays on disk with checksums, whole or not at all
 claims       whose a directory is: configurations, checksums, damage
 fingerprint  what a run was made from: digests of data and programs

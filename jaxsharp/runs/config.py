@@ -1,16 +1,17 @@
 """Configurations: everything that decides the numbers of one training run, and its name."""
 
-import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from jaxsharp.core.choices import LARGEST, known, plain, shown
 from jaxsharp.data.augment import steps_of
-from jaxsharp.optimizers.registry import SHARPNESS_AWARE
+from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE, own_arguments
 from jaxsharp.training.regimes import SCHEDULES
 
 SAM = ("none", *SHARPNESS_AWARE)
+# Settings that are arguments of a compiled program, so that its members may differ in them.
+HYPER_PARAMETERS = ("learning_rate", "momentum", "weight_decay", "decoupled_weight_decay", "rho")
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,11 @@ class Settings:
     """Parameter of the beta distribution by which training examples are mixed; 0: they are not."""
     measure_size: int | None = None
     """Measure sharpness on the first N training examples instead of all."""
+
+    @property
+    def judged(self) -> bool:
+        """Whether there is a rule that says when a run has converged."""
+        return self.loss_below is not None or self.change_below is not None
 
     def check(self) -> None:
         """Raise ValueError for a value that no run can have; the data set's limits come later."""
@@ -180,9 +186,20 @@ class RunConfig:
     @property
     def own_rho(self) -> float | None:
         """The radius that the variant takes unless one is given; None without a variant."""
-        if self.sam == "none":
-            return None
-        return inspect.signature(SHARPNESS_AWARE[self.sam]).parameters["rho"].default
+        return None if self.sam == "none" else own_arguments(SHARPNESS_AWARE[self.sam])["rho"]
+
+    def used(self, optimizers: Mapping[str, Callable] = OPTIMIZERS) -> dict[str, float]:
+        """The `HYPER_PARAMETERS` that the run has: those given, others the optimizer's own.
+
+        One that it does not have, such as the momentum of plain SGD, is left out, and so are the
+        own ones of an optimizer that is not in ``optimizers``.
+        """
+        factory = optimizers.get(self.optimizer)
+        own = {} if factory is None else own_arguments(factory)
+        own = own | {"rho": self.own_rho}
+        given = {name: getattr(self.settings, name) for name in HYPER_PARAMETERS}
+        found = {n: own.get(n) if value is None else value for n, value in given.items()}
+        return {name: value for name, value in found.items() if value is not None}
 
     def resolved(self) -> "RunConfig":
         """The same with the radius that it takes: the variant's own unless given, or None."""

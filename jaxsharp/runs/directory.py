@@ -10,9 +10,8 @@ Training is deterministic, so whatever is damaged is left out, with a warning, a
 """
 
 import io
-import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +28,6 @@ from jaxsharp.runs.claims import (
     RunError,
     Warn,
     print_warning,
-    read_run_config,
 )
 from jaxsharp.runs.fingerprint import Fingerprint
 from jaxsharp.training.epochs import TrainState
@@ -45,7 +43,6 @@ SHARPNESS = {
     "cost": int,
     "cost_unit": str,
 }
-VARIED = ("rho", "momentum", "weight_decay", "learning_rate", "batch_size", "label_noise")
 ENDS = ("converged", "diverged")
 EPOCH = re.compile(r"epoch_[0-9]{4,9}")
 
@@ -257,33 +254,3 @@ def measurement(file: Path, cells: list[str]) -> list:
         valid = "its error and cost must be at least 0, and finished 0 or 1"
         raise RunError(f"{file} has the row {shown(cells)}; {valid}")
     return found
-
-
-def row(path: Path, measures: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """One row of runs.csv: configuration, end of training, and the record of each measure.
-
-    ``measures`` are those of a study, with their settings; a run may have others, which its table
-    leaves out. Without them, the latest record of each counts.
-    """
-    config = read_run_config(path)
-    end, history = newest_history(path)
-    last = history.iloc[-1]
-    metrics = {name: float(last[name]) for name in HISTORY[1:]}
-    varied = {name: getattr(config.settings, name) for name in VARIED}
-    table = {
-        **{k: getattr(config, k) for k in ("dataset", "model", "optimizer", "sam")},
-        **{name: math.nan if value is None else value for name, value in varied.items()},
-        "seed": config.seed,
-        "epochs": int(last["epoch"]),
-        **{name: end.name == name for name in ENDS},
-        **metrics,
-        "gap": 100 * (metrics["train_accuracy"] - metrics["test_accuracy"]),
-        "loss_gap": metrics["train_loss"] - metrics["test_loss"],
-    }
-    for record in read_sharpness(path).itertuples():
-        if measures is not None and measures.get(record.measure) != record.settings:
-            continue
-        measured = record._replace(finished=bool(record.finished))._asdict()
-        table[record.measure] = record.value
-        table |= {f"{record.measure}_{name}": measured[name] for name in list(SHARPNESS)[3:]}
-    return table

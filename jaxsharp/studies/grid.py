@@ -5,11 +5,11 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from jaxsharp.core.choices import at_least_one, checked, construct, each_once, plain, shown
+from jaxsharp.core.choices import at_least_one, checked, construct, counted, each_once, plain, shown
 from jaxsharp.measures.registry import DEFAULT_MEASURES, MEASURES, Options, settings_of
 from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE
 from jaxsharp.runs.config import SAM, SHORT_NAMES, RunConfig, Settings
@@ -131,9 +131,21 @@ class StudyConfig:
 
     @property
     def name(self) -> str:
-        """Folder name that differs for every configuration."""
+        """Folder name: what the study holds, and a digest that differs for every configuration."""
         digest = hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
-        return f"study-{self.dataset}-{self.model}-{digest[:6]}"
+        parts = [listed(self.optimizers, "optimizers"), listed(self.sam, "variants")]
+        for name, values in self.vary.items():
+            short = SHORT_NAMES[name]
+            parts.append(short + listed([f"{value:g}" for value in values], "values"))
+        parts.append(counted(self.seeds, "seed").replace(" ", ""))
+        parts += [] if self.shard is None else [f"part{self.shard.replace('/', 'of')}"]
+        return "-".join([self.dataset, self.model, *parts, digest[:6]])
+
+
+def listed(names: Sequence[str], noun: str) -> str:
+    """Names joined if they are short, otherwise their number."""
+    joined = "+".join(names)
+    return joined if len(joined) <= 16 else f"{len(names)}{noun}"
 
 
 def in_order(names: Iterable[str], order: Iterable[str]) -> tuple[str, ...]:

@@ -9,14 +9,11 @@ import numpy as np
 import optax
 
 from jaxsharp.core.choices import known
-from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE
-from jaxsharp.runs.config import RunConfig, Settings
+from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE, own_arguments
+from jaxsharp.runs.config import HYPER_PARAMETERS, RunConfig, Settings
 from jaxsharp.studies.workbench import Workbench
 from jaxsharp.training.epochs import Recipe, Stopping, TrainState, init_state, streams
 from jaxsharp.training.regimes import Regime, check_regime
-
-# Settings that are arguments of a compiled program, so that its members may differ in them.
-TRACED = ("learning_rate", "momentum", "weight_decay", "decoupled_weight_decay", "rho")
 
 
 def make_recipe(config: RunConfig, bench: Workbench, *, split_batches: bool = False) -> Recipe:
@@ -113,13 +110,12 @@ def hyper_parameters(
     A schedule has its optimizer's own learning rate as its peak; ValueError where that has none.
     """
     settings = config.settings
-    given = {name: getattr(settings, name) for name in TRACED}
+    given = {name: getattr(settings, name) for name in HYPER_PARAMETERS}
     if config.sam == "none":
         del given["rho"]
     if regime_of(settings).is_scheduled and given["learning_rate"] is None:
-        signature = inspect.signature(optimizers[config.optimizer])
-        usual = getattr(signature.parameters.get("learning_rate"), "default", None)
-        if not isinstance(usual, int | float):
+        usual = own_arguments(optimizers[config.optimizer]).get("learning_rate")
+        if usual is None:
             raise ValueError(
                 f"schedule is {settings.schedule}, and {config.optimizer} has no learning rate of "
                 "its own; give learning_rate, the peak"

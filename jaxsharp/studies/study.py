@@ -3,10 +3,11 @@
 OUT/config.json   the study's configuration
 OUT/runs.csv      one row a run, with the record of each measure
 OUT/history.csv   one row a run and epoch
-OUT/summary.csv   mean and 95 % interval over seeds of each combination of hyper-parameters
+OUT/summary.csv   mean (of measures: geometric mean) and 95 % interval over seeds of each
+                  combination of hyper-parameters
 OUT/correlations.csv   Kendall's tau of each measure with the gap, raw and within groups, with
                   intervals or why there is none
-OUT/training.png, OUT/sharpness.png
+OUT/training.png, OUT/sharpness.png, and OUT/vary_NAME.png for each setting that is varied
 OUT/times.csv     seconds of each group, in every session that worked on it
 OUT/status.json   how far the study is (``status``)
 OUT/runs/NAME     directory of one run (``runs``)
@@ -14,7 +15,7 @@ OUT/runs/NAME     directory of one run (``runs``)
 
 import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +25,8 @@ import pandas as pd
 
 from jaxsharp.analysis import statistics
 from jaxsharp.core.choices import known
-from jaxsharp.runs import claims, directory, files
+from jaxsharp.optimizers.registry import OPTIMIZERS
+from jaxsharp.runs import claims, directory, files, tables
 from jaxsharp.runs.config import RunConfig
 from jaxsharp.runs.fingerprint import Fingerprint
 from jaxsharp.studies import measuring, sweep
@@ -62,6 +64,7 @@ class Progress(NamedTuple):
     rows: dict[str, tuple]
 
 
+RANGES = {"train_accuracy": (0.0, 1.0), "test_accuracy": (0.0, 1.0), "gap": (-1.0, 1.0)}
 TIMES = ["group", "member_epochs", "training_s", "measuring_s"]
 Report = Callable[[Progress], Any]
 
@@ -116,6 +119,7 @@ class Work:
         self.config, self.out, self.bench, self.report = config, out, bench, report
         self.save_every, self.layout = save_every, layout
         self.runs = len(config.shard_members())
+        self.groups, self.begun = len(config.groups()), 0
         self.done: list[RunConfig] = []
         self.converged = self.diverged = 0
 
@@ -128,13 +132,15 @@ class Work:
         paths = [self.path(member) for member in group]
         start = time.monotonic()
         latest = standing(group, paths)
+        self.begun += 1
+        name = f"group {self.begun} of {self.groups}, {group[0].label}"
 
         def tell(doing, measured):
             trained = len(self.done) + latest.stopped
             seconds = time.monotonic() - start
             self.report(
                 Progress(
-                    *(group[0].label, doing, self.runs, trained),
+                    *(name, doing, self.runs, trained),
                     *(self.converged + latest.converged, self.diverged + latest.diverged),
                     len(self.done) + measured // len(self.config.measures),
                     len(self.done) * self.config.steps_per_run + latest.epochs + measured,
@@ -173,7 +179,7 @@ class Work:
         seconds = (trained_at - start, time.monotonic() - trained_at)
         if is_writer():
             note_times(self.out, group[0].label, latest.trained, *seconds)
-            write_tables(self.out, self.config, {*self.done, *group})
+            write_tables(self.out, self.config, {*self.done, *group}, self.bench.optimizers)
         barrier()
         tell("finished", len(names) * len(group))
         self.done += group
@@ -222,8 +228,8 @@ def describe(progress: sweep.GroupProgress) -> str:
     """State of a group after an epoch: the latest of those at work, and how the others ended."""
     latest = max(epoch for epoch, *_ in progress.rows.values())
     text = f"epoch {latest}, {progress.stopped} of {progress.members} done"
-    text += f", {progress.converged} converged"
-    return text + (f", {progress.diverged} diverged" if progress.diverged else "")
+    counts = {"converged": progress.converged, "diverged": progress.diverged}
+    return text + "".join(f", {num} {name}" for name, num in counts.items() if num)
 
 
 def note_times(out: Path, group: str, epochs: int, training: float, measuring: float) -> None:
@@ -249,14 +255,19 @@ def read_times(out: Path, warn: claims.Warn = claims.print_warning) -> pd.DataFr
     return pd.DataFrame(columns=TIMES)
 
 
-def write_tables(out: Path, config: StudyConfig, done: set[RunConfig]) -> None:
+def write_tables(
+    out: Path,
+    config: StudyConfig,
+    done: set[RunConfig],
+    optimizers: Mapping[str, Callable] = OPTIMIZERS,
+) -> None:
     """Write runs.csv and history.csv, in the order of the grid, from the directories of runs."""
     rows, histories = [], []
     for member in config.shard_members():
         if member not in done:
             continue
         path = out / "runs" / member.name
-        rows.append(directory.row(path, config.measured))
+        rows.append(tables.row(path, config.measured, optimizers))
         labels = {name: rows[-1][name] for name in (*config.axes(), "seed")}
         histories.append(pd.DataFrame({**labels, **directory.read_history(path)}))
     files.write_table(out / "runs.csv", pd.DataFrame(rows))
@@ -265,32 +276,21 @@ def write_tables(out: Path, config: StudyConfig, done: set[RunConfig]) -> None:
 
 def summarize(config: StudyConfig, out: Path) -> StudyResult:
     """Statistics and figures from the tables of a study; nothing else is read."""
-    from jaxsharp.analysis import canvas, figures
+    from jaxsharp.analysis import canvas, comparisons, figures
 
     table, history = pd.read_csv(out / "runs.csv"), pd.read_csv(out / "history.csv")
-    columns = ["train_accuracy", "test_accuracy", "gap", *config.measures]
-    axes = config.axes()
-    summary = statistics.summarize(table, axes, columns)
+    axes, varied = config.axes(), list(config.vary)
+    summary = statistics.summarize(table, axes, RANGES, config.measures)
     correlations = {
         name: statistics.correlation(table, name, "gap", axes) for name in config.measures
     }
     if is_writer():
         files.write_table(out / "summary.csv", summary)
-        files.write_table(out / "correlations.csv", correlation_table(correlations))
-        canvas.save(figures.training_curves(history), out / "training.png")
-        sharpness = figures.sharpness_against_gap(table, list(config.measures), correlations)
-        canvas.save(sharpness, out / "sharpness.png")
+        files.write_table(out / "correlations.csv", statistics.correlation_table(correlations))
+        canvas.save(figures.training_curves(history, varied), out / "training.png")
+        pairs = table, config.measures, correlations
+        canvas.save(comparisons.sharpness_against_gap(*pairs, varied), out / "sharpness.png")
+        for name in varied:
+            drawn = comparisons.against_setting(summary, name, config.measures, varied)
+            canvas.save(drawn, out / f"vary_{name}.png")
     return StudyResult(table, summary, correlations)
-
-
-def correlation_table(correlations: dict[str, statistics.Correlation]) -> pd.DataFrame:
-    """One row a measure: coefficients, their intervals or why there is none, and counts of runs."""
-    rows = []
-    for name, found in correlations.items():
-        row: dict[str, Any] = {"measure": name, "target": "gap", "runs": found.num_runs}
-        for kind in ("raw", "within", "pearson", "spearman"):
-            value, low, high, remark = getattr(found, kind)
-            row |= {kind: value, f"{kind}_low": low, f"{kind}_high": high}
-            row[f"{kind}_remark"] = remark
-        rows.append(row | {f"excluded {reason}": n for reason, n in found.excluded.items()})
-    return pd.DataFrame(rows)

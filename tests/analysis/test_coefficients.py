@@ -7,7 +7,6 @@ from scipy import stats as reference
 
 from experiments import intervals
 from jaxsharp import analysis
-from jaxsharp.analysis import coefficients
 
 KINDS = ("raw", "within", "spearman")
 
@@ -175,8 +174,8 @@ def test_the_truth_of_the_simulation_is_that_of_a_huge_table(name):
 
 
 def test_the_rule_is_lifted_for_a_block_alone():
-    before = [getattr(coefficients, name) for name in intervals.LEAST]
+    before = [getattr(at, name) for at, name in intervals.LEAST]
     with intervals.lifted():
         assert correlate(table(4, 3)).raw.remark == ""
-    assert [getattr(coefficients, name) for name in intervals.LEAST] == before
+    assert [getattr(at, name) for at, name in intervals.LEAST] == before
     assert correlate(table(4, 3)).raw.remark == "4 groups, 8 needed"

@@ -12,7 +12,7 @@ NAN = float("nan")
 
 def flagged(**values):
     """Twelve runs of which the first value of the top eigenvalue is far off."""
-    runs = study_runs().assign(top_eigenvalue_finished=True)
+    runs = study_runs().assign(top_eigenvalue=np.arange(12) + 0.5, top_eigenvalue_finished=True)
     runs.loc[0, "top_eigenvalue"] = 1e6
     return runs.assign(**values)
 
@@ -20,14 +20,17 @@ def flagged(**values):
 def test_an_unfinished_value_enters_no_mean_and_is_counted():
     runs = flagged()
     runs.loc[[0, 4], "top_eigenvalue_finished"] = False
-    table = analysis.summarize(runs, ["optimizer", "sam"], MEASURES)
-    kept = analysis.summarize(runs.drop(index=[0, 4]), ["optimizer", "sam"], MEASURES)
+    table = analysis.summarize(runs, ["optimizer", "sam"], {}, MEASURES)
+    kept = analysis.summarize(runs.drop(index=[0, 4]), ["optimizer", "sam"], {}, MEASURES)
     assert list(table["top_eigenvalue_unfinished"]) == [1, 1, 0, 0]
     assert list(table["runs"]) == [3] * 4
-    for name in ("top_eigenvalue", "top_eigenvalue_low", "top_eigenvalue_high"):
+    for part in ("geomean", "low", "high"):
+        name = f"top_eigenvalue_{part}"
         np.testing.assert_array_equal(table[name], kept[name])
-    all_of_them = analysis.summarize(runs, ["optimizer", "sam"], MEASURES[:1])
-    np.testing.assert_array_equal(table["minimum_sharpness"], all_of_them["minimum_sharpness"])
+    assert (table["top_eigenvalue_geomean"] < 20).all()
+    all_of_them = analysis.summarize(runs, ["optimizer", "sam"], {}, MEASURES[:1])
+    name = "minimum_sharpness_geomean"
+    np.testing.assert_array_equal(table[name], all_of_them[name])
     assert "minimum_sharpness_unfinished" not in table
 
 
@@ -50,9 +53,11 @@ def test_an_unfinished_value_enters_no_correlation_of_its_own_and_is_counted():
 def test_an_unfinished_value_has_no_point_and_the_title_counts_it():
     runs = flagged()
     runs.loc[0, "top_eigenvalue_finished"] = False
-    for panel, num in zip(drawn(against_gap(runs)).axes, (12, 11), strict=True):
-        assert sum(len(c.lines[0].get_xdata()) for c in panel.containers) == num
-    assert panel.get_title().endswith("11 of 12 runs (out: 1 unfinished)")
+    without, beside = (drawn(against_gap(runs)).axes[row : row + 2] for row in (0, 2))
+    for panels, counts in ((without, (6, 5)), (beside, (6, 6))):
+        for panel, num in zip(panels, counts, strict=True):
+            assert sum(len(c.lines[0].get_xdata()) for c in panel.containers) == num
+    assert without[1].get_title().endswith("11 of 12 runs (out: 1 unfinished)")
 
 
 def test_a_table_without_flags_or_with_missing_ones_is_taken_as_finished():
@@ -72,7 +77,7 @@ def test_flags_are_true_and_false_or_one_and_zero(kind):
 def test_other_flags_are_refused(name, flag):
     """The text "False" is true to Python."""
     runs = flagged(**{name: flag})
-    for use in (analysis.usable, lambda r, c: analysis.summarize(r, ["sam"], c)):
+    for use in (analysis.usable, lambda r, c: analysis.summarize(r, ["sam"], {}, c)):
         with pytest.raises(ValueError, match=f"column '{name}' holds {flag!r}; it must be True or"):
             use(runs, ["top_eigenvalue"])
 

@@ -1,12 +1,15 @@
 """The figure of sharpness against the gap: points, error bars, looks and titles."""
 
+import itertools
+
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 
 from jaxsharp import analysis
-from jaxsharp.analysis import canvas
-from jaxsharp.optimizers import SHARPNESS_AWARE
+from jaxsharp.analysis import canvas, comparisons
+from jaxsharp.optimizers import OPTIMIZERS, SHARPNESS_AWARE
 from tests.drawings import (
     MEASURES,
     NAN,
@@ -14,11 +17,13 @@ from tests.drawings import (
     against_gap,
     curves,
     drawn,
+    labels_too_near,
     legend,
     one_history,
     study_history,
     study_runs,
     texts,
+    varied_runs,
 )
 
 
@@ -33,45 +38,151 @@ def test_points_bars_and_markers_are_those_of_the_table():
     runs = study_runs(variants=VARIANTS)
     runs.loc[0, "converged"] = False
     figure = drawn(against_gap(runs))
-    for panel, name in zip(figure.axes, MEASURES, strict=True):
-        kinds = runs.groupby(["optimizer", "sam", "converged"], sort=False)
-        found = containers(panel)
-        for (container, marker, face), (key, group) in zip(found, kinds, strict=True):
-            optimizer, sam, converged = key
-            color = dict(sgd=canvas.BLUE, adam=canvas.RED)[optimizer]
-            assert marker == dict(none="o", sam="s", asam="^")[sam]
-            assert face == (color.lower() if converged else "#ffffff")
-            assert container.lines[0].get_color() == color
-            np.testing.assert_array_equal(container.lines[0].get_xdata(), group[name])
-            np.testing.assert_array_equal(container.lines[0].get_ydata(), group["gap"])
-            (bars,) = container.lines[2]
-            ends = np.array([segment[:, 0] for segment in bars.get_segments()])
-            error = group[f"{name}_error"]
-            expected = np.stack([group[name] - error, group[name] + error], axis=1)
-            np.testing.assert_allclose(ends, expected, rtol=1e-12)
-            np.testing.assert_array_equal(bars.get_color()[0], mpl.colors.to_rgba(color))
-    assert [panel.get_xscale() for panel in figure.axes] == ["log", "linear"]
-    assert figure.axes[1].get_xlabel() == "largest eigenvalue of the Hessian"
-    labels = [panel.get_ylabel() for panel in figure.axes]
-    assert labels == ["generalization gap (percentage points)", ""]
-    assert legend(figure) == ["sgd", "adam", "without SAM", "sam", "asam", "unconverged"]
+    looks = {"sgd": (canvas.BLUE, "o"), "adam": (canvas.RED, "s")}
+    panels = np.reshape(figure.axes, (3, 2))
+    for sam, row in zip(VARIANTS, panels, strict=True):
+        part = runs[runs["sam"] == sam]
+        for panel, name in zip(row, MEASURES, strict=True):
+            kinds = part.groupby(["optimizer", "converged"], sort=False)
+            found = containers(panel)
+            for (container, marker, face), (key, group) in zip(found, kinds, strict=True):
+                optimizer, converged = key
+                color, shape = looks[optimizer]
+                assert marker == shape
+                assert face == (color.lower() if converged else "#ffffff")
+                assert container.lines[0].get_color() == color
+                np.testing.assert_array_equal(container.lines[0].get_xdata(), group[name])
+                np.testing.assert_array_equal(container.lines[0].get_ydata(), group["gap"])
+                (bars,) = container.lines[2]
+                ends = np.array([segment[:, 0] for segment in bars.get_segments()])
+                error = group[f"{name}_error"]
+                expected = np.stack([group[name] - error, group[name] + error], axis=1)
+                np.testing.assert_allclose(ends, expected, rtol=1e-12)
+                np.testing.assert_array_equal(bars.get_color()[0], mpl.colors.to_rgba(color))
+            others = panel.lines[0]
+            assert mpl.colors.to_hex(others.get_color()) == comparisons.OTHERS.lower()
+            np.testing.assert_array_equal(others.get_xdata(), runs.loc[runs["sam"] != sam, name])
+    assert [panel.get_xscale() for panel in panels[0]] == ["log", "linear"]
+    assert panels[2, 1].get_xlabel() == "largest eigenvalue of the Hessian"
+    labels = [panel.get_ylabel() for panel in panels[:, 0]]
+    assert labels == [f"{row}\n{comparisons.GAP}" for row in ("without SAM", "sam", "asam")]
+    assert legend(figure) == ["sgd", "adam", "unconverged", "runs of the other rows"]
     marks = [line.get_marker() for line in figure.legends[0].get_lines()]
-    assert marks == ["o", "o", "o", "s", "^", "o"]
+    assert marks == ["o", "s", "o", "."]
 
 
-def test_no_variant_has_one_look_in_every_figure_and_the_others_differ():
+def test_optimizers_differ_by_shape_and_by_colour():
+    runs = study_runs(list(OPTIMIZERS), variants=("none",))
+    figure = drawn(against_gap(runs, MEASURES[:1]))
+    lines = figure.legends[0].get_lines()
+    assert len(lines) == len(OPTIMIZERS)
+    for read in (lambda line: line.get_marker(), lambda line: line.get_color()):
+        assert len(set(map(read, lines))) == len(OPTIMIZERS)
+    found = containers(figure.axes[0])
+    assert [marker for _, marker, _ in found] == [line.get_marker() for line in lines]
+
+
+def test_no_variant_has_one_look_in_every_figure_and_comes_first():
     for variants in (["none", "sam"], ["gsam", "none"], ["none", *SHARPNESS_AWARE]):
         (curve,) = analysis.training_curves(study_history(["sgd"], 1, variants)).axes
         colors = [line.get_color() for line in curves(curve, "-")]
         assert colors[variants.index("none")] == canvas.BLUE
-        runs = study_runs(["sgd"], 1, variants)
-        (points,) = against_gap(runs, MEASURES[:1]).axes
-        shapes = [marker for _, marker, _ in containers(points)]
-        assert shapes[variants.index("none")] == "o"
-        assert len(set(colors)) == len(set(shapes)) == len(variants)
+        assert len(set(colors)) == len(variants)
+        panels = against_gap(study_runs(["sgd"], 1, variants), MEASURES[:1]).axes
+        labels = [panel.get_ylabel().split("\n")[0] for panel in panels]
+        assert labels == ["without SAM", *(sam for sam in variants if sam != "none")]
     assert canvas.BLUE not in [
         line.get_color() for line in analysis.training_curves(one_history(sam="sam")).axes[0].lines
     ]
+
+
+def test_runs_of_different_settings_differ_in_shade_and_size():
+    varied = {"learning_rate": (0.1, 0.01, 0.001), "batch_size": (32, 128)}
+    runs = varied_runs(varied, variants=("none",))
+    figure = drawn(against_gap(runs, MEASURES[:1], tuple(varied)))
+    (panel,) = figure.axes
+    looks = {}
+    for container, marker, face in containers(panel):
+        points = set(zip(*container.lines[0].get_data(), strict=True))
+        at = [tuple(run) in points for run in runs[["minimum_sharpness", "gap"]].to_numpy()]
+        ((_, run),) = runs.loc[at, ["optimizer", *varied]].drop_duplicates().iterrows()
+        looks[tuple(run)] = (marker, face, container.lines[0].get_markersize())
+    assert len(looks) == len(set(looks.values())) == 2 * 3 * 2
+    for optimizer in ("sgd", "adam"):
+        light = [sum(mpl.colors.to_rgb(looks[optimizer, r, 32][1])) for r in (0.001, 0.01, 0.1)]
+        assert light == sorted(light, reverse=True)
+        assert looks[optimizer, 0.1, 32][2] < looks[optimizer, 0.1, 128][2]
+    assert legend(figure)[2:] == [
+        *("learning rate 0.001", "learning rate 0.01", "learning rate 0.1"),
+        *("batch size 32", "batch size 128"),
+    ]
+
+
+def test_curves_of_different_settings_differ_in_shade_and_a_third_setting_is_named():
+    varied = {"learning_rate": (0.1, 0.01), "momentum": (0.0, 0.9), "label_noise": (0.0, 0.2)}
+    histories = [
+        study_history(["sgd"], 1, ["none"]).assign(**dict(zip(varied, values, strict=True)))
+        for values in itertools.product(*varied.values())
+    ]
+    figure = drawn(analysis.training_curves(pd.concat(histories), tuple(varied)))
+    lines = curves(figure.axes[0], "-")
+    assert len(lines) == 8
+    assert len({(line.get_color(), line.get_linewidth()) for line in lines}) == 4
+    assert legend(figure)[1:6] == [
+        *("learning rate 0.01", "learning rate 0.1", "momentum 0", "momentum 0.9"),
+        "not told apart: label noise",
+    ]
+
+
+def summary_of(runs, varied):
+    return analysis.summarize(runs, ["optimizer", "sam", *varied], {"gap": (-1, 1)}, MEASURES[:1])
+
+
+def test_each_quantity_against_a_setting_with_its_intervals():
+    varied = {"learning_rate": (0.1, 0.001, 0.01), "batch_size": (32, 128)}
+    runs = varied_runs(varied)
+    summary = summary_of(runs, varied)
+    figure = drawn(analysis.against_setting(summary, "learning_rate", MEASURES[:1], list(varied)))
+    panels = np.reshape(figure.axes, (2, 2))
+    for sam, row in zip(("none", "sam"), panels, strict=True):
+        part = summary[summary["sam"] == sam]
+        for panel, mean, name in zip(
+            row, ("gap_mean", "minimum_sharpness_geomean"), ("gap", MEASURES[0]), strict=True
+        ):
+            lines = part.groupby(["optimizer", "batch_size"], sort=False)
+            for (container, marker, _), (key, line) in zip(containers(panel), lines, strict=True):
+                line = line.sort_values("learning_rate")
+                points, _, (bars,) = container.lines
+                np.testing.assert_allclose(points.get_xdata(), [0, 1, 2], atol=0.26)
+                np.testing.assert_array_equal(points.get_ydata(), line[mean])
+                ends = np.array([segment[:, 1] for segment in bars.get_segments()])
+                np.testing.assert_allclose(ends, line[[f"{name}_low", f"{name}_high"]], rtol=1e-9)
+                assert marker == {"sgd": "o", "adam": "s"}[key[0]]
+    assert [tick.get_text() for tick in panels[1, 0].get_xticklabels()] == ["0.001", "0.01", "0.1"]
+    assert panels[0, 1].get_yscale() == "log" and panels[0, 0].get_yscale() == "linear"
+    assert [panel.get_xlabel() for panel in panels[1]] == ["learning rate"] * 2
+    assert legend(figure) == ["sgd", "adam", "batch size 32", "batch size 128"]
+
+
+def test_a_setting_that_only_variants_have_is_drawn_for_these():
+    runs = varied_runs({"rho": (0.01, 0.1)})
+    runs = runs[(runs["sam"] == "sam") | (runs["rho"] == 0.1)]
+    runs.loc[runs["sam"] == "none", "rho"] = NAN
+    figure = drawn(
+        analysis.against_setting(summary_of(runs, ["rho"]), "rho", MEASURES[:1], ["rho"])
+    )
+    assert len(figure.axes) == 2 and all(len(panel.containers) == 2 for panel in figure.axes)
+
+
+def test_wide_intervals_do_not_flatten_the_means():
+    runs = varied_runs({"momentum": (0.0, 0.9)})
+    runs.loc[0, "minimum_sharpness"] *= 1e4
+    summary = summary_of(runs, ["momentum"])
+    means = summary["minimum_sharpness_geomean"]
+    assert summary["minimum_sharpness_high"].max() > 1e4 * means.max()
+    figure = drawn(analysis.against_setting(summary, "momentum", MEASURES[:1], ["momentum"]))
+    low, high = figure.axes[1].get_ylim()
+    assert means.min() / 30 < low < means.min() and means.max() < high < 30 * means.max()
 
 
 def test_the_title_has_both_coefficients_and_the_runs_behind_them():
@@ -100,9 +211,12 @@ def test_diverged_and_unmeasured_runs_have_no_point():
     runs.loc[0, "diverged"] = True
     runs.loc[1, "minimum_sharpness"] = NAN
     runs.loc[2, "gap"] = np.inf
-    panel = drawn(against_gap(runs)).axes[0]
-    gaps = np.concatenate([c.lines[0].get_ydata() for c, _, _ in containers(panel)])
-    np.testing.assert_array_equal(gaps, runs["gap"][3:])
+    panels = drawn(against_gap(runs, MEASURES[:1])).axes
+    points = [c.lines[0].get_ydata() for panel in panels for c, _, _ in containers(panel)]
+    np.testing.assert_array_equal(np.sort(np.concatenate(points)), runs["gap"][3:])
+    grey = np.concatenate([panel.lines[0].get_ydata() for panel in panels])
+    np.testing.assert_array_equal(np.sort(grey), runs["gap"][3:])
+    panel = panels[0]
     assert panel.get_title().endswith("9 of 12 runs (out: 1 diverged, 2 not finite)")
 
 
@@ -118,8 +232,9 @@ def test_points_without_an_error_are_drawn_without_a_bar(error):
     runs = study_runs().assign(minimum_sharpness_error=error)
     if error is None:
         runs = runs.drop(columns="minimum_sharpness_error")
-    panel = drawn(against_gap(runs)).axes[0]
-    assert sum(len(c.lines[0].get_xdata()) for c, _, _ in containers(panel)) == len(runs)
+    panel, _, below, _ = drawn(against_gap(runs)).axes
+    points = containers(panel) + containers(below)
+    assert sum(len(c.lines[0].get_xdata()) for c, _, _ in points) == len(runs)
     low, high = panel.get_xlim()
     assert 0.5 * runs["minimum_sharpness"].min() < low < runs["minimum_sharpness"].min()
     assert runs["minimum_sharpness"].max() < high < 2 * runs["minimum_sharpness"].max()
@@ -134,20 +249,52 @@ def test_one_run_is_drawn_with_room_around_it():
 
 
 def test_a_measure_that_no_run_has_says_so_beside_the_others():
-    empty, full = drawn(against_gap(study_runs().assign(minimum_sharpness=NAN))).axes
+    runs = study_runs(variants=("none",)).assign(minimum_sharpness=NAN)
+    empty, full = drawn(against_gap(runs)).axes
     assert texts(empty) == [canvas.NOTHING] and len(empty.get_xticks()) == 0
     assert texts(full) == [] and len(full.get_yticks()) > 1
-    assert empty.get_title().endswith("0 of 12 runs (out: 12 not finite)")
+    assert empty.get_title().endswith("0 of 6 runs (out: 6 not finite)")
 
 
 def test_no_usable_runs_are_said_in_every_panel():
     runs = study_runs()
     for table in (runs.assign(diverged=True, gap=NAN), runs[:0]):
-        for panel in drawn(against_gap(table)).axes:
+        panels = drawn(against_gap(table)).axes
+        for panel in panels:
             assert texts(panel) == [canvas.NOTHING] and not panel.containers
-            assert "raw: undefined" in panel.get_title()
-    (panel,) = drawn(against_gap(runs, [])).axes
-    assert texts(panel) == [canvas.NOTHING]
+        assert all("raw: undefined" in panel.get_title() for panel in panels[:2])
+    for panel in drawn(against_gap(runs, [])).axes:
+        assert texts(panel) == [canvas.NOTHING]
+
+
+def test_without_a_rule_all_points_are_full_and_the_title_says_the_epoch():
+    runs = study_runs().assign(converged=None, epochs=15)
+    figure = drawn(against_gap(runs))
+    assert all(face != "#ffffff" for panel in figure.axes for _, _, face in containers(panel))
+    assert figure.axes[0].get_title().endswith("12 of 12 runs after 15 epochs")
+    assert "unconverged" not in legend(figure)
+    ruled = drawn(against_gap(study_runs().assign(epochs=15)))
+    assert ruled.axes[0].get_title().endswith("12 of 12 runs")
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        *((-0.0013, 0.0001), (0.0, 0.00023), (-1e-4, 3e-3), (-1234.0, 98765.0), (-2e6, 0.0)),
+        *((3e-6, 1e-5), (5e-4, 6e-3), (0.999999, 1.0), (1.0, 1e6), (1e-9, 1e9)),
+    ],
+)
+def test_tick_labels_stand_apart(low, high):
+    """At or below zero the axis is linear; above it is logarithmic, over more or less."""
+    steps = np.linspace(0, 1, 12)
+    logarithmic = np.exp(np.log(low) + np.log(high / low) * steps) if low > 0 else None
+    values = low + (high - low) * steps if logarithmic is None else logarithmic
+    columns = {f"{name}{part}": v for name in MEASURES for part, v in (("", values), ("_error", 0))}
+    runs = study_runs(seeds=6, variants=("none",)).assign(**columns)
+    figure = drawn(against_gap(runs))
+    assert labels_too_near(figure) == []
+    left, right = figure.axes[0].get_xlim()
+    assert sum(left <= tick <= right for tick in figure.axes[0].get_xticks()) >= 2
 
 
 def test_a_measure_without_a_correlation_is_refused():

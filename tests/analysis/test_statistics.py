@@ -30,66 +30,68 @@ def naive_within(x, y, group):
     return score / np.sqrt(untied_x * untied_y)
 
 
-# Means
-
-
-def test_the_mean_has_students_interval():
-    values = [1.0, 2.0, 4.0, 9.0]
-    # Sum of squares about 4 is 9 + 4 + 0 + 25 = 38; t(0.975, 3 degrees) = 3.182446.
-    half = 3.182446305 * np.sqrt(38 / 3 / 4)
-    interval = analysis.mean_interval(values)
-    assert interval.mean == 4.0 and interval.num == 4
-    np.testing.assert_allclose(interval[1:3], [4 - half, 4 + half], rtol=1e-8)
-    low, high = reference.t.interval(0.8, 3, loc=4, scale=reference.sem(values))
-    np.testing.assert_allclose(analysis.mean_interval(values, 0.8)[1:3], [low, high], rtol=1e-12)
-
-
-def test_a_mean_of_few_or_odd_values_has_no_interval():
-    np.testing.assert_equal(analysis.mean_interval([]), (NAN, NAN, NAN, 0))
-    np.testing.assert_equal(analysis.mean_interval([NAN]), (NAN, NAN, NAN, 0))
-    np.testing.assert_equal(analysis.mean_interval([3.0]), (3.0, NAN, NAN, 1))
-    np.testing.assert_equal(analysis.mean_interval([0.5] * 3), (0.5, NAN, NAN, 3))
-    np.testing.assert_equal(analysis.mean_interval([3.0, np.inf]), (np.inf, NAN, NAN, 2))
-    np.testing.assert_equal(analysis.mean_interval([-np.inf, np.inf]), (NAN, NAN, NAN, 2))
-
-
-def test_missing_values_do_not_count_as_values():
-    assert analysis.mean_interval([1.0, NAN, 3.0]) == analysis.mean_interval([1.0, 3.0])
+# Summaries
 
 
 @pytest.mark.parametrize("confidence", [0.0, 1.0, 95.0])
 def test_a_confidence_outside_zero_to_one_is_refused(confidence):
     with pytest.raises(ValueError, match=f"confidence is {confidence}; it must be between"):
-        analysis.mean_interval([1.0], confidence)
-    with pytest.raises(ValueError, match=f"confidence is {confidence}; it must be between"):
         correlate(table([1.0], [1.0]), confidence=confidence)
 
 
-def test_a_summary_counts_diverged_runs_and_averages_the_others():
-    runs = pd.DataFrame(
+def some_runs(**columns):
+    """Four runs of sgd with SAM, one of which diverged, and two of adam, which both did."""
+    return pd.DataFrame(
         {
-            "optimizer": ["sgd", "adam", "sgd", "sgd", "adam"],
-            "sam": ["sam", "none", "sam", "sam", "none"],
-            "converged": [True, False, False, False, False],
-            "diverged": [False, True, False, True, True],
-            "gap": [2.0, 50.0, 4.0, 90.0, NAN],
+            "optimizer": ["sgd", "adam", "sgd", "sgd", "adam", "sgd"],
+            "sam": ["sam", "none", "sam", "sam", "none", "sam"],
+            "converged": [True, False, False, False, False, False],
+            "diverged": [False, True, False, True, True, False],
+            "gap": [0.2, 0.5, 0.4, 0.9, NAN, 0.6],
+            "sharpness": [1.0, 50.0, 10.0, 90.0, NAN, 100.0],
+            **columns,
         }
     )
-    summary = analysis.summarize(runs, ["optimizer", "sam"], ["gap"])
-    names = ["optimizer", "sam", "runs", "converged", "diverged", "gap", "gap_low", "gap_high"]
+
+
+def test_a_summary_counts_diverged_runs_and_averages_the_others():
+    runs = some_runs()
+    summary = analysis.summarize(runs, ["optimizer", "sam"], {"gap": (-1, 1)}, ["sharpness"])
+    names = ["optimizer", "sam", "runs", "converged", "diverged", "gap_mean", "gap_low"]
+    names += ["gap_high", "sharpness_geomean", "sharpness_low", "sharpness_high"]
     assert list(summary.columns) == names
-    # Two values, 2 and 4: s / sqrt(2) = 1, and t(0.975, 1 degree) = 12.7062.
-    assert list(summary.iloc[0, :6]) == ["sgd", "sam", 3, 1, 1, 3.0]
-    np.testing.assert_allclose(list(summary.iloc[0, 6:]), [3 - 12.7062047, 3 + 12.7062047])
+    assert list(summary.iloc[0, :5]) == ["sgd", "sam", 4, 1, 1]
+    # Three values with s = 0.2, and with s = 1 in powers of ten; t(0.975, 2 degrees) = 4.302653.
+    half = 4.30265273 / np.sqrt(3)
+    expected = [0.4, 0.4 - 0.2 * half, 0.4 + 0.2 * half, 10, 10 ** (1 - half), 10 ** (1 + half)]
+    np.testing.assert_allclose(list(summary.iloc[0, 5:]), expected)
     assert list(summary.iloc[1, :5]) == ["adam", "none", 2, 0, 2]
     assert summary.iloc[1, 5:].isna().all()
 
 
+def test_intervals_of_a_summary_stay_in_the_range_of_their_column():
+    runs = some_runs(gap=[0.9, 0.5, 1.0, NAN, NAN, 0.95])
+    row = analysis.summarize(runs, ["optimizer"], {"gap": (-1, 1)}).iloc[0]
+    assert row["gap_high"] == 1.0 and row["gap_low"] > 0.8
+
+
+def test_without_a_rule_no_run_is_counted_as_converged_or_not(tmp_path):
+    runs = some_runs(converged=None)
+    summary = analysis.summarize(runs, ["optimizer", "sam"], {"gap": (-1, 1)})
+    assert summary["converged"].isna().all() and list(summary["runs"]) == [4, 2]
+    ruled = analysis.summarize(some_runs(), ["optimizer", "sam"], {"gap": (-1, 1)})
+    assert summary.drop(columns="converged").equals(ruled.drop(columns="converged"))
+    runs.to_csv(tmp_path / "runs.csv", index=False)
+    again = analysis.summarize(pd.read_csv(tmp_path / "runs.csv"), ["optimizer"], {"gap": (-1, 1)})
+    assert again["converged"].isna().all()
+
+
 def test_a_summary_of_no_runs_has_the_same_columns():
     runs = table([1.0], [2.0])
-    summary = analysis.summarize(runs[:0], ["g"], ["x"])
+    summary = analysis.summarize(runs[:0], ["g"], {"x": (0, 1)}, ["y"])
     assert len(summary) == 0
-    assert list(summary.columns) == list(analysis.summarize(runs, ["g"], ["x"]).columns)
+    whole = analysis.summarize(runs, ["g"], {"x": (0, 1)}, ["y"])
+    assert list(summary.columns) == list(whole.columns)
 
 
 # Which runs enter
@@ -128,6 +130,20 @@ def test_excluded_runs_change_nothing_but_the_counts():
     alone, among = correlate(good), correlate(pd.concat([good, wild], ignore_index=True))
     assert among._replace(excluded=alone.excluded) == alone
     assert among.excluded == {"diverged": 1, "unconverged": 1, "unfinished": 0, "not finite": 0}
+
+
+def test_without_a_rule_all_runs_count_that_did_not_diverge(tmp_path):
+    """At equal epochs: None, as the tables have it, and what is read back from a file."""
+    rng = np.random.default_rng(0)
+    runs = table(*rng.normal(size=(2, 12)), np.arange(12) % 3, converged=None)
+    runs.loc[3, "diverged"] = True
+    runs.to_csv(tmp_path / "runs.csv", index=False)
+    for each in (runs, pd.read_csv(tmp_path / "runs.csv")):
+        found = correlate(each)
+        assert found.num_runs == 11 and found.excluded["unconverged"] == 0
+        ruled = correlate(runs.drop(index=3).assign(converged=True))
+        assert found.raw.value == pytest.approx(ruled.raw.value, abs=1e-12)
+        assert not np.isnan(found.within.value)
 
 
 # Coefficients
@@ -212,7 +228,7 @@ def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match=r"no column \['sharp'\] in the table; it has \['x', "):
         analysis.correlation(runs, "sharp", "y", ["g"])
     with pytest.raises(ValueError, match=r"no column \['sharp'\]"):
-        analysis.summarize(runs, ["g"], ["sharp"])
+        analysis.summarize(runs, ["g"], {}, ["sharp"])
     with pytest.raises(ValueError, match=r"no column \['converged'\]"):
         analysis.usable(runs.drop(columns="converged"), ["x"])
     with pytest.raises(ValueError, match="groups is empty"):

@@ -1,21 +1,29 @@
 """What commands print while they work, and of themselves."""
 
 import importlib
+import inspect
 import re
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from jaxsharp import cli
 from jaxsharp.cli import commands
-from jaxsharp.cli.progress import Tracker
-from jaxsharp.cli.run import first_line
+from jaxsharp.cli.output import Output
+from jaxsharp.cli.progress import Tracker, duration
+from jaxsharp.cli.run import first_line, list_names
+from jaxsharp.cli.study import opening
 from jaxsharp.data.datasets import DATASETS
 from jaxsharp.measures import MEASURES
 from jaxsharp.networks.models import MODELS
-from jaxsharp.optimizers import OPTIMIZERS
+from jaxsharp.optimizers import OPTIMIZERS, SHARPNESS_AWARE
+from jaxsharp.runs.config import HYPER_PARAMETERS
 from jaxsharp.runs.config import SAM as SAM_NAMES
+from jaxsharp.studies import StudyConfig
 from jaxsharp.training import members
+from tests.tinynets import tiny_dataset
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +58,50 @@ def test_nothing_is_foretold_from_a_step_that_compiled(monkeypatch, capsys):
         tracker.update(75, "c")
     lines = capsys.readouterr().out.splitlines()
     assert lines == ["study 70/90: a", "study 71/90: b", "study 75/90: c (2/s, about 8 s left)"]
+
+
+def test_nothing_is_foretold_on_a_bar_either(monkeypatch, capsys):
+    clock = iter([0.0, 1.0, 101.0, 103.0])
+    monkeypatch.setattr("jaxsharp.cli.progress.time.monotonic", lambda: next(clock))
+    with Tracker(Console(force_terminal=True, width=100), "study", 20_071) as tracker:
+        seen = []
+        for done in (70, 71, 75):
+            tracker.update(done, "a")
+            tracker.bar.refresh()
+            seen.append(capsys.readouterr().out)
+    assert ["left)" in text for text in seen] == [False, False, True]
+    assert "(2/s, about 2.8 h left)" in seen[2]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(99.4, "99 s"), (100.0, "2 min"), (5999.0, "100 min"), (40276.0, "11.2 h")],
+)
+def test_a_time_has_the_unit_that_suits_it(seconds, text):
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_no_path_is_broken_over_lines(terminal, capsys):
+    path = Path("/a folder", *["long names"] * 12, "run")
+    console = Output(width=40, force_terminal=terminal, color_system=None)
+    console.print(f"12 runs into {path}")
+    bench = SimpleNamespace(dataset=tiny_dataset(num=40))
+    console.print(opening(StudyConfig(seeds=1, optimizers=("sgd",), sam=("none",)), bench, path))
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == f"12 runs into {path}"
+    assert second.startswith("1 run of small_mlp") and second.endswith(str(path))
+
+
+@pytest.mark.parametrize("names", [OPTIMIZERS, SHARPNESS_AWARE])
+def test_the_list_has_the_defaults_that_runs_use(names, capsys):
+    list_names()
+    text = re.sub(r"\s+", " ", capsys.readouterr().out)
+    for factory in names.values():
+        own = [n for n in HYPER_PARAMETERS if n in inspect.signature(factory).parameters]
+        assert own
+        values = [f"{n} {inspect.signature(factory).parameters[n].default:g}" for n in own]
+        assert f"{first_line(factory)} ({', '.join(values)})" in text
 
 
 def test_progress_is_a_bar_on_a_terminal(capsys):

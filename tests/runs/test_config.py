@@ -1,11 +1,14 @@
 """Configurations: names that differ when anything differs, values that no run can have."""
 
+import functools
+import inspect
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE, own_arguments
 from jaxsharp.runs import SAM, RunConfig, Settings
 
 CONFIG = RunConfig("digits", "small_mlp", "adam", "sam", 3)
@@ -40,6 +43,31 @@ def test_what_a_grid_varies_is_in_the_name_where_it_is_not_the_default():
     assert unused.name == "adam-seed3"
     asam = replace(CONFIG, sam="asam", settings=Settings(rho=0.05))
     assert asam.name == asam.resolved().name == "adam-asam-rho0.05-seed3"
+
+
+def used(optimizer, sam="none", **settings):
+    return RunConfig("digits", "small_mlp", optimizer, sam, 0, Settings(**settings)).used()
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_what_a_run_uses_is_given_or_the_default_of_the_factory(optimizer):
+    parameters = inspect.signature(OPTIMIZERS[optimizer]).parameters
+    own = {n: parameters[n].default for n in ("learning_rate", "momentum") if n in parameters}
+    decay = {"weight_decay": 0.0, "decoupled_weight_decay": 0.0}
+    assert used(optimizer) == {**own, **decay}
+    rho = inspect.signature(SHARPNESS_AWARE["asam"]).parameters["rho"].default
+    given = {"learning_rate": 0.5, "weight_decay": 0.25}
+    assert used(optimizer, "asam", **given) == {**own, **decay, **given, "rho": rho}
+    assert used(optimizer, "asam", rho=0.0)["rho"] == 0.0
+
+
+def test_own_arguments_are_the_numeric_ones_of_any_callable():
+    def factory(learning_rate=1, *, momentum=0.5, nesterov=False, mask=None, name="mine", decay):
+        pass
+
+    bound = functools.partial(factory, momentum=0.25)
+    assert own_arguments(factory) == {"learning_rate": 1.0, "momentum": 0.5}
+    assert own_arguments(bound) == {"learning_rate": 1.0, "momentum": 0.25}
 
 
 @given(

@@ -10,9 +10,18 @@ import pandas as pd
 import pytest
 
 from jaxsharp import runs
-from jaxsharp.runs import RunError, Settings, checkpoint, claims, directory, files
+from jaxsharp.runs import (
+    RunConfig,
+    RunError,
+    Settings,
+    checkpoint,
+    claims,
+    directory,
+    files,
+    tables,
+)
 from tests import savedruns
-from tests.folders import MADE_FROM, damage, history_to, state_at
+from tests.folders import MADE_FROM, damage, history_to, make_run, state_at
 from tests.savedruns import CONFIG, saved_run
 
 run = savedruns.run  # the fixture
@@ -48,7 +57,7 @@ def test_the_end_of_a_run_comes_before_every_epoch(run, end):
     directory.save(run, state_at(5, **{end: True}), history_to(5), MADE_FROM)
     assert directory.latest_checkpoint(run).name == end and directory.is_trained(run, 7)
     assert len(runs.read_history(run)) == 5
-    row = directory.row(run)
+    row = tables.row(run)
     assert [row[name] for name in directory.ENDS] == [name == end for name in directory.ENDS]
 
 
@@ -213,11 +222,12 @@ def test_a_row_has_the_settings_that_a_grid_varies(tmp_path):
     claims.claim_run(tmp_path, config)
     directory.save(tmp_path, state_at(2), history_to(2), MADE_FROM)
     directory.write_sharpness(tmp_path, TABLE)
-    row = directory.row(tmp_path)
+    row = tables.row(tmp_path)
     named = ["dataset", "model", "optimizer", "sam", "rho", "momentum", "weight_decay"]
-    named += ["learning_rate", "batch_size", "label_noise", "seed", "epochs"]
-    assert list(row)[:12] == named
-    assert [row[name] for name in named[4:]][2:] == [0.0, 0.3, 64, 0.5, 3, 2]
+    named += ["decoupled_weight_decay", "learning_rate", "batch_size", "label_noise"]
+    named += ["seed", "epochs"]
+    assert list(row)[:13] == named
+    assert [row[name] for name in named[4:]][2:] == [0.0, 0.0, 0.3, 64, 0.5, 3, 2]
     assert row["rho"] == 0.05 and np.isnan(row["momentum"])
     assert row["test_accuracy"] == history_to(2)["test_accuracy"][1]
     expected = {
@@ -226,3 +236,23 @@ def test_a_row_has_the_settings_that_a_grid_varies(tmp_path):
     }
     assert {part: row[f"top_eigenvalue{part}"] for part in expected} == expected
     assert row["minimum_sharpness_finished"] is True
+
+
+def test_a_row_has_one_unit_and_one_sign_and_what_the_run_used(tmp_path):
+    """A gap is positive where the training data look better."""
+    settings = Settings(learning_rate=0.5, momentum=0.25)
+    config = RunConfig("digits", "small_mlp", "heavy_ball", "none", 0, settings)
+    row = tables.row(make_run(tmp_path / "judged", config, measures=(), converged=True))
+    last = history_to(3).iloc[-1]
+    gaps = last["train_accuracy"] - last["test_accuracy"], last["test_loss"] - last["train_loss"]
+    np.testing.assert_allclose([row["gap"], row["loss_gap"]], gaps, rtol=1e-5)  # of float32
+    used = ("learning_rate", "momentum", "weight_decay", "rho")
+    np.testing.assert_equal([row[name] for name in used], [0.5, 0.25, 0.0, float("nan")])
+    assert row["converged"] is True and row["diverged"] is False
+
+
+@pytest.mark.parametrize("diverged", [False, True])
+def test_without_a_rule_a_row_does_not_say_whether_it_converged(tmp_path, diverged):
+    config = RunConfig("digits", "small_mlp", "adam", "sam", 0, Settings(loss_below=None))
+    row = tables.row(make_run(tmp_path / "run", config, measures=(), diverged=diverged))
+    assert row["converged"] is None and row["diverged"] is diverged and row["epochs"] == 3

@@ -14,7 +14,7 @@ from jaxsharp import runs, studies
 from jaxsharp.measures import MEASURES, Record
 from jaxsharp.networks import Network
 from jaxsharp.optimizers import OPTIMIZERS
-from jaxsharp.runs import RunError, Settings, claims, directory
+from jaxsharp.runs import RunError, Settings, claims, directory, tables
 from jaxsharp.studies import measuring, status, sweep
 from jaxsharp.studies.grid import parse_vary
 from jaxsharp.studies.origins import fingerprint
@@ -263,7 +263,7 @@ def test_the_tables_of_a_study_have_its_own_measures_alone(study, tmp_path):
     for name in ("random_perturbation", "top_eigenvalue"):
         settings = MEASURES[name].settings(replace(CONFIG.options, eigenvalue_tol=0.5))
         measuring.record(path, name, MEASURES[name], settings, Record(1.5, 0.5, True, 12))
-        assert directory.row(path)[name] == 1.5
+        assert tables.row(path)[name] == 1.5
     assert "2 measured" in status.describe(out)
     studies.conduct(CONFIG, out, bench_of())
     for name in ("runs.csv", "history.csv", "summary.csv", "correlations.csv"):

@@ -160,6 +160,25 @@ def test_a_configuration_returns_from_json(grid, shard):
     assert replace(read, seeds=9).name != config.name
 
 
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, "digits-small_mlp-6optimizers-none+sam-3seeds"),
+        ({"optimizers": ("sgd", "adam"), "seeds": 1}, "digits-small_mlp-sgd+adam-none+sam-1seed"),
+        (
+            {"vary": {"learning_rate": (0.1, 0.01), "batch_size": (8, 16)}, "shard": "2/4"},
+            "digits-small_mlp-6optimizers-none+sam-lr0.01+0.1-bs8+16-3seeds-part2of4",
+        ),
+        ({"vary": {"rho": (0.01, 0.02, 0.05, 0.1)}, "sam": ("gsam", "friendly_sam")}, None),
+    ],
+)
+def test_a_folder_is_named_by_what_the_study_holds(changes, name):
+    config = replace(StudyConfig(), **changes)
+    found, _, digest = config.name.rpartition("-")
+    assert len(digest) == 6 and name in (found, None)
+    assert name or found == "digits-small_mlp-6optimizers-2variants-rho4values-3seeds"
+
+
 def test_another_configuration_is_no_study():
     with pytest.raises(ValueError, match="'colour' is no field; valid are dataset, model"):
         StudyConfig.from_dict({**GRID.as_dict(), "colour": "red"})

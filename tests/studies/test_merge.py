@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from jaxsharp.runs import RunError, Settings, checkpoint, claims, directory, files
+from jaxsharp.runs import RunError, Settings, checkpoint, claims, directory, files, tables
 from jaxsharp.runs.fingerprint import DATA, PROGRAMS
 from jaxsharp.studies import status
 from jaxsharp.studies.merge import merge
@@ -182,7 +182,7 @@ def test_an_output_of_something_else_or_in_use_is_left_alone(parts, tmp_path):
 def test_numbers_survive_the_copy(parts, tmp_path):
     merge(parts, tmp_path / "out")
     for member in STUDY.members():
-        row = directory.row(tmp_path / "out" / "runs" / member.name)
+        row = tables.row(tmp_path / "out" / "runs" / member.name)
         assert row["top_eigenvalue"] == 1.5 and row["epochs"] == 3
         np.testing.assert_allclose(row["train_loss"], 1 / 5)
 

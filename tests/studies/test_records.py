@@ -5,7 +5,7 @@ import pytest
 
 from jaxsharp import analysis, runs
 from jaxsharp.measures import MEASURES, Options
-from jaxsharp.runs import RunConfig, RunError, Settings, claims, directory, files
+from jaxsharp.runs import RunConfig, RunError, Settings, claims, directory, files, tables
 from jaxsharp.studies import measuring, merge, status, sweep
 from jaxsharp.studies.study import write_tables
 from jaxsharp.studies.workbench import workbench
@@ -40,7 +40,7 @@ def test_an_eigenvalue_that_stops_at_the_limit_is_marked_in_the_row_of_its_run(
     options = Options(eigenvalue_tol=1e-4)
     monkeypatch.setattr("jaxsharp.measures.spectrum.MAX_PRODUCTS", 3)
     measuring.measure(*trained, [NAME], options)
-    row = directory.row(trained[1][0])
+    row = tables.row(trained[1][0])
     assert row[f"{NAME}_finished"] is False and row[f"{NAME}_cost"] <= 3
     assert row[f"{NAME}_error"] > 1e-4 * row[NAME] > 0
     assert row[f"{NAME}_error_kind"] == "residual"

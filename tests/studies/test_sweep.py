@@ -12,7 +12,7 @@ from jaxsharp import runs, studies
 from jaxsharp.core import budget
 from jaxsharp.measures import Options
 from jaxsharp.optimizers import OPTIMIZERS
-from jaxsharp.runs import SAM, RunConfig, Settings, checkpoint, claims, directory
+from jaxsharp.runs import SAM, RunConfig, Settings, checkpoint, claims, directory, tables
 from jaxsharp.studies import measuring, sweep
 from jaxsharp.studies.origins import fingerprint
 from jaxsharp.studies.recipes import hyper_parameters, make_recipe, optimizer_factory
@@ -112,7 +112,7 @@ def test_checkpoints_are_written_every_few_epochs_and_at_the_end(tmp_path, bench
     assert sorted(p.name for p in (path / "checkpoints").iterdir()) == ["epoch_0004", "epoch_0006"]
     _, (path,) = train(tmp_path / "easy", bench, seeds=(0,), loss_below=1e9)
     assert [p.name for p in (path / "checkpoints").iterdir()] == ["converged"]
-    row = directory.row(path)
+    row = tables.row(path)
     assert (row["converged"], row["diverged"], row["epochs"]) == (True, False, 1)
 
 
@@ -162,10 +162,10 @@ def test_measures_are_taken_once_and_again_when_their_settings_change(tmp_path, 
     (changed,) = both[3:].itertuples()
     assert changed.measure == "random_perturbation" and "radius=0.1" in changed.settings
     assert changed.value < table["value"][2]
-    row = directory.row(path)
+    row = tables.row(path)
     assert row["random_perturbation"] == changed.value
     first = dict(zip(table["measure"], table["settings"], strict=True))
-    assert directory.row(path, first)["random_perturbation"] == table["value"][2]
+    assert tables.row(path, first)["random_perturbation"] == table["value"][2]
 
 
 def test_a_measure_does_not_depend_on_which_others_are_taken(tmp_path, bench):
@@ -181,7 +181,7 @@ def test_a_measure_does_not_depend_on_which_others_are_taken(tmp_path, bench):
 def test_a_diverged_run_has_rows_without_numbers(tmp_path, bench):
     (config,), (path,) = train(tmp_path, bench, seeds=(0,), learning_rate=1e38)
     measuring.measure([config], [path], bench, MEASURES, OPTIONS)
-    row = directory.row(path)
+    row = tables.row(path)
     assert row["diverged"] and not row["converged"]
     assert row["epochs"] == 1
     assert all(pd.isna(row[name]) and pd.isna(row[f"{name}_error"]) for name in MEASURES)

@@ -1,0 +1,56 @@
+"""What tables have of a run: a row with its configuration, its end, and what was measured."""
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxsharp.optimizers.registry import OPTIMIZERS
+from jaxsharp.runs.claims import read_run_config
+from jaxsharp.runs.directory import ENDS, HISTORY, SHARPNESS, newest_history, read_sharpness
+
+VARIED = (
+    *("rho", "momentum", "weight_decay", "decoupled_weight_decay"),
+    *("learning_rate", "batch_size", "label_noise"),
+)
+
+
+def row(
+    path: Path,
+    measures: Mapping[str, str] | None = None,
+    optimizers: Mapping[str, Callable] = OPTIMIZERS,
+) -> dict[str, Any]:
+    """One row of runs.csv: configuration, end of training, and the record of each measure.
+
+    Hyper-parameters are those that the run used; NaN is one that its optimizer does not have, or
+    that one which is not in ``optimizers`` takes by itself. Accuracies and the gaps are fractions,
+    losses nats; gaps are positive where the training data look better: of accuracies training -
+    test, of losses test - training. ``converged`` is None without a rule for it. ``measures`` are
+    those of a study, with their settings; a run may have others, which its table leaves out.
+    Without them, the latest record of each counts.
+    """
+    config = read_run_config(path)
+    end, history = newest_history(path)
+    last = history.iloc[-1]
+    metrics = {name: float(last[name]) for name in HISTORY[1:]}
+    used = {name: getattr(config.settings, name) for name in VARIED} | config.used(optimizers)
+    ends: dict[str, bool | None] = {name: end.name == name for name in ENDS}
+    if not config.settings.judged:
+        ends["converged"] = None
+    table = {
+        **{k: getattr(config, k) for k in ("dataset", "model", "optimizer", "sam")},
+        **{name: math.nan if value is None else value for name, value in used.items()},
+        "seed": config.seed,
+        "epochs": int(last["epoch"]),
+        **ends,
+        **metrics,
+        "gap": metrics["train_accuracy"] - metrics["test_accuracy"],
+        "loss_gap": metrics["test_loss"] - metrics["train_loss"],
+    }
+    for record in read_sharpness(path).itertuples():
+        if measures is not None and measures.get(record.measure) != record.settings:
+            continue
+        measured = record._replace(finished=bool(record.finished))._asdict()
+        table[record.measure] = record.value
+        table |= {f"{record.measure}_{name}": measured[name] for name in list(SHARPNESS)[3:]}
+    return table
