@@ -21,7 +21,11 @@ LABELS = {
     "random_perturbation": "rise of the loss at random points (nats)",
     "random_perturbation_bn": "rise of the loss at random points,\nBatchNorm recomputed (nats)",
 }
-GAP = "gap (training \N{MINUS SIGN} test accuracy)"
+# Gaps of runs, positive where training looks better than testing.
+GAPS = {
+    "gap": "gap (training \N{MINUS SIGN} test accuracy)",
+    "loss_gap": "gap of the loss (test \N{MINUS SIGN} training)",
+}
 OTHERS = "#D5D5D5"
 
 
@@ -30,11 +34,13 @@ def sharpness_against_gap(
     measures: Sequence[str],
     correlations: Mapping[str, Correlation],
     varied: Sequence[str] = (),
+    gap: str = "gap",
 ) -> Figure:
     """Return the generalization gap of every run against its sharpness, a column for each measure.
 
-    Rows are sharpness-aware variants, each with the runs of the others in light grey; colour and
-    shape tell the optimizer, shade and size the settings `varied`. A hollow marker is a run that
+    ``gap`` is one of `GAPS`. Rows are sharpness-aware variants, each with the runs of the others in
+    light grey; colour and shape tell the optimizer, shade and size the settings `varied`. A hollow
+    marker is a run that
     did not converge: drawn, but no part of the coefficients in the title, which are over all rows.
     Bars are NAME_error to both sides. A value that is not finished (NAME_finished) is not drawn.
     Values that are all positive get a logarithmic axis. Raises ValueError for a measure that has no
@@ -52,17 +58,17 @@ def sharpness_against_gap(
         shape = (len(variants), len(measures))
         figure, rows = canvas.grid(*shape, width=3.6, height=height, **sharing)
         for name, column in zip(measures, rows.T, strict=False):
-            drawn = _with_points(runs, name)
+            drawn = _with_points(runs, name, gap)
             for sam, panel in zip(variants, column, strict=False):
                 others = drawn[drawn["sam"] != sam]
                 if len(others):
-                    panel.plot(others[name], others["gap"], ".", color=OTHERS, zorder=1)
-                _draw_points(panel, drawn[drawn["sam"] == sam], name, by_optimizer, shades)
+                    panel.plot(others[name], others[gap], ".", color=OTHERS, zorder=1)
+                _draw_points(panel, drawn[drawn["sam"] == sam], (name, gap), by_optimizer, shades)
                 if len(drawn) and (drawn[name] > 0).all():
                     ticks.scale_log(panel.xaxis, *_ends(drawn, name))
             column[0].set_title(_correlation_title(correlations[name], runs))
             column[-1].set_xlabel(LABELS.get(name, looks.words(name)))
-        _label_rows(rows, variants, GAP)
+        _label_rows(rows, variants, GAPS[gap])
         keys = [canvas.key(name, linestyle="", **look) for name, look in by_optimizer.items()]
         keys += shades.keys(**looks.DOT)
         if runs["_hollow"].any():
@@ -87,7 +93,9 @@ def against_setting(
     variants, by_optimizer = looks.variants(summary), looks.optimizers(summary)
     values = np.sort(summary[setting].unique())
     others = [name for name in varied if name != setting]
-    columns = {"gap_mean": ("gap", GAP)}
+    columns = {
+        f"{gap}_mean": (gap, label) for gap, label in GAPS.items() if f"{gap}_mean" in summary
+    }
     columns |= {f"{m}_geomean": (m, LABELS.get(m, looks.words(m))) for m in measures}
     with canvas.style():
         shades = looks.Varied(summary, others)
@@ -99,7 +107,7 @@ def against_setting(
                 part = summary[summary["sam"] == sam]
                 _draw_lines(panel, part, (mean, name), (setting, values), by_optimizer, shades)
             found = summary[[mean, f"{name}_low", f"{name}_high"]].to_numpy(np.float64)
-            if mean != "gap_mean" and np.isfinite(found[:, 0]).any():
+            if name in measures and np.isfinite(found[:, 0]).any():
                 low, high = np.nanmin(found[:, 0]), np.nanmax(found[:, 0])
                 ends = max(np.nanmin(found), low / 10), min(np.nanmax(found), high * 10)
                 for panel in column:
@@ -116,15 +124,15 @@ def against_setting(
     return figure
 
 
-def _with_points(runs: pd.DataFrame, name: str) -> pd.DataFrame:
+def _with_points(runs: pd.DataFrame, name: str, gap: str) -> pd.DataFrame:
     """The runs that have a gap and a finished measure, with its error, if there is one."""
-    finite = np.isfinite(runs[[name, "gap"]].astype(np.float64)).all(axis=1)
+    finite = np.isfinite(runs[[name, gap]].astype(np.float64)).all(axis=1)
     runs = runs[finite & ~runs["diverged"].astype(bool) & ~unfinished(runs, name)]
     return runs.assign(_error=runs.get(f"{name}_error", np.nan))
 
 
 def _draw_points(
-    panel: Axes, runs: pd.DataFrame, name: str, by_optimizer: dict, shades: looks.Varied
+    panel: Axes, runs: pd.DataFrame, axes: tuple[str, str], by_optimizer: dict, shades: looks.Varied
 ) -> None:
     """The gap of runs against a measure, with the measure's errors."""
     kinds = ["optimizer", "_hollow", *shades.columns]
@@ -136,7 +144,7 @@ def _draw_points(
         mark = {"fmt": look["marker"], "markerfacecolor": "white" if run["_hollow"] else color}
         mark["markersize"] = looks.USUAL["markersize"] * shades.size(run) * crowded
         bars = {"xerr": group["_error"], "elinewidth": 0.8}
-        panel.errorbar(group[name], group["gap"], color=color, **mark, **bars)
+        panel.errorbar(*(group[name] for name in axes), color=color, **mark, **bars)
 
 
 def _draw_lines(panel, part, column, axis, by_optimizer, shades: looks.Varied) -> None:

@@ -212,11 +212,11 @@ def correlation(
     )
 
 
-def correlation_table(correlations: dict[str, Correlation]) -> pd.DataFrame:
+def correlation_table(correlations: dict[str, Correlation], target: str) -> pd.DataFrame:
     """One row a measure: coefficients, their intervals or why there is none, and counts of runs."""
     rows = []
     for name, found in correlations.items():
-        row: dict[str, Any] = {"measure": name, "target": "gap", "runs": found.num_runs}
+        row: dict[str, Any] = {"measure": name, "target": target, "runs": found.num_runs}
         for kind in ("raw", "within", "pearson", "spearman"):
             value, low, high, remark = getattr(found, kind)
             row |= {kind: value, f"{kind}_low": low, f"{kind}_high": high}

@@ -14,6 +14,7 @@ from jaxsharp.analysis.statistics import Correlation, unfinished
 from jaxsharp.cli.tables import Column, number, print_fitting
 from jaxsharp.core.choices import counted
 from jaxsharp.runs import tables
+from jaxsharp.runs.config import Settings
 from jaxsharp.studies.grid import StudyConfig
 from jaxsharp.studies.study import StudyResult
 
@@ -22,9 +23,13 @@ NAMES = {"optimizer": "optimizer", "SAM": "sam"}
 # Decimals of fractions, significant digits of measures: of a mean, and of the ends of its interval.
 DIGITS = ((4, 3), (3, 3), (3, 2))
 SHORT = {"converged": "conv."}
+GAPS = {
+    "gap": "test accuracy and gap (training - test accuracy) are fractions: mean [95 % interval], "
+    "Student's t, within their range.",
+    "loss_gap": "test loss and loss gap (test - training loss): mean [95 % interval], Student's t.",
+}
 NOTE = (
-    "test accuracy and gap (training - test accuracy) are fractions: mean [95 % interval], "
-    "Student's t, within their range. Measures: geometric mean [95 % interval], Student's t of the "
+    " Measures: geometric mean [95 % interval], Student's t of the "
     "logarithm. Over the seeds of runs that did not diverge; no interval from fewer than "
     f"{MIN_VALUES} or from equal values."
 )
@@ -42,12 +47,12 @@ def print_study(
     for name in config.vary:
         values = ["-" if math.isnan(row[name]) else f"{row[name]:g}" for row in rows]
         labels.append(Column(name.replace("_", " "), values))
-    choices = [value_columns(config, rows, *digits) for digits in DIGITS]
+    choices = [value_columns(config, result.gap, rows, *digits) for digits in DIGITS]
     choices.append([c._replace(heading=SHORT.get(c.heading, c.heading)) for c in choices[-1]])
     whole = print_fitting(console, labels, choices)
-    say(console, NOTE)
+    say(console, GAPS[result.gap] + NOTE)
     for name, found in result.correlations.items():
-        say(console, correlation_line(name, found, settings.judged, settings.epochs))
+        say(console, correlation_line(name, result.gap, found, settings))
     for line in left_out_lines(config, result.runs):
         say(console, line)
     figures = ["training", "sharpness", *(f"vary_{name}" for name in config.vary)]
@@ -64,7 +69,7 @@ def say(console: Console, text: str) -> None:
 
 
 def value_columns(
-    config: StudyConfig, rows: list[dict], mean_digits: int, end_digits: int
+    config: StudyConfig, gap: str, rows: list[dict], mean_digits: int, end_digits: int
 ) -> list[Column]:
     """How the runs of each row ended, and means with their intervals."""
     digits = mean_digits, end_digits
@@ -74,6 +79,8 @@ def value_columns(
     if any(row["diverged"] for row in rows):
         columns.append(Column("diverged", [str(row["diverged"]) for row in rows]))
     written = dict.fromkeys(("test_accuracy", "gap"), fraction)
+    if gap == "loss_gap":
+        written = dict.fromkeys(("test_loss", "loss_gap"), number)
     written |= dict.fromkeys(config.measures, number)
     for name, write in written.items():
         cells = [interval(row, name, write, *digits) for row in rows]
@@ -98,12 +105,12 @@ def interval(row: Mapping[str, Any], name: str, write: Writer, digits: int, end_
     return f"{write(mean, digits)}{ends}{note}"
 
 
-def correlation_line(name: str, found: Correlation, judged: bool, epochs: int) -> str:
+def correlation_line(name: str, gap: str, found: Correlation, settings: Settings) -> str:
     """Both coefficients of a measure with the gap, and the runs that they are made of."""
     left_out = ", ".join(f"{n} {reason}" for reason, n in found.excluded.items() if n)
-    after = "" if judged else f" after {counted(epochs, 'epoch')}"
+    after = "" if settings.judged else f" after {counted(settings.epochs, 'epoch')}"
     return (
-        f"{name} against gap, {counted(found.num_runs, 'run')}{after}"
+        f"{name} against {gap.replace('_', ' ')}, {counted(found.num_runs, 'run')}{after}"
         f"{f' ({left_out} left out)' if left_out else ''}: "
         f"Kendall's tau {coefficient(found.raw)}, "
         f"among equal hyper-parameters {coefficient(found.within)}"

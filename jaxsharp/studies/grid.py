@@ -78,6 +78,11 @@ class StudyConfig:
         if self.shard is not None and parse_shard(self.shard)[1] > num_runs:
             raise ValueError(f"shard is {self.shard} of {num_runs} runs; take fewer parts")
 
+    def check_known(self, optimizers: Iterable[str], measures: Iterable[str]) -> None:
+        """Raise ValueError for optimizers and measures that are none of these."""
+        each_once("optimizer", self.optimizers, optimizers)
+        each_once("measure", self.measures, measures)
+
     def members(self) -> list[RunConfig]:
         """All runs of the grid, each once, seeds last."""
         axes = [self.optimizers, self.sam, *self.vary.values(), range(self.seeds)]

@@ -14,6 +14,7 @@ OUT/runs/NAME     directory of one run (``runs``)
 """
 
 import io
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +25,6 @@ import jax
 import pandas as pd
 
 from jaxsharp.analysis import statistics
-from jaxsharp.core.choices import known
 from jaxsharp.optimizers.registry import OPTIMIZERS
 from jaxsharp.runs import claims, directory, files, tables
 from jaxsharp.runs.config import RunConfig
@@ -37,11 +37,12 @@ from jaxsharp.training.members import barrier
 
 
 class StudyResult(NamedTuple):
-    """Tables of a finished study."""
+    """Tables of a finished study; ``gap`` is the column that measures are compared with."""
 
     runs: pd.DataFrame
     summary: pd.DataFrame
     correlations: dict[str, statistics.Correlation]
+    gap: str = "gap"
 
 
 class Progress(NamedTuple):
@@ -64,7 +65,12 @@ class Progress(NamedTuple):
     rows: dict[str, tuple]
 
 
-RANGES = {"train_accuracy": (0.0, 1.0), "test_accuracy": (0.0, 1.0), "gap": (-1.0, 1.0)}
+# What means are taken of, and their ranges, by the gap that measures are compared with.
+ANY = (-math.inf, math.inf)
+RANGES = {
+    "gap": {"train_accuracy": (0.0, 1.0), "test_accuracy": (0.0, 1.0), "gap": (-1.0, 1.0)},
+    "loss_gap": {"train_loss": ANY, "test_loss": ANY, "loss_gap": ANY},
+}
 TIMES = ["group", "member_epochs", "training_s", "measuring_s"]
 Report = Callable[[Progress], Any]
 
@@ -85,7 +91,7 @@ def conduct(
     before anything else, if a run there was made from other data, another network or optimizer.
     """
     config.check()
-    check_names(config, bench)
+    config.check_known(bench.optimizers, bench.measures)
     files.check_tree(out)
     if is_writer():
         read_times(out)
@@ -102,14 +108,6 @@ def conduct(
         barrier()
         work.do(group, each)
     return summarize(config, out)
-
-
-def check_names(config: StudyConfig, bench: Workbench) -> None:
-    """Raise ValueError for optimizers and measures that are neither known nor the user's own."""
-    for name in config.optimizers:
-        known("optimizer", name, bench.optimizers)
-    for name in config.measures:
-        known("measure", name, bench.measures)
 
 
 class Work:
@@ -280,17 +278,19 @@ def summarize(config: StudyConfig, out: Path) -> StudyResult:
 
     table, history = pd.read_csv(out / "runs.csv"), pd.read_csv(out / "history.csv")
     axes, varied = config.axes(), list(config.vary)
-    summary = statistics.summarize(table, axes, RANGES, config.measures)
+    # Of a loss without an accuracy the gap is that of the loss.
+    gap = "gap" if table["gap"].notna().any() or table["diverged"].all() else "loss_gap"
+    summary = statistics.summarize(table, axes, RANGES[gap], config.measures)
     correlations = {
-        name: statistics.correlation(table, name, "gap", axes) for name in config.measures
+        name: statistics.correlation(table, name, gap, axes) for name in config.measures
     }
     if is_writer():
         files.write_table(out / "summary.csv", summary)
-        files.write_table(out / "correlations.csv", statistics.correlation_table(correlations))
+        files.write_table(out / "correlations.csv", statistics.correlation_table(correlations, gap))
         canvas.save(figures.training_curves(history, varied), out / "training.png")
         pairs = table, config.measures, correlations
-        canvas.save(comparisons.sharpness_against_gap(*pairs, varied), out / "sharpness.png")
+        canvas.save(comparisons.sharpness_against_gap(*pairs, varied, gap), out / "sharpness.png")
         for name in varied:
             drawn = comparisons.against_setting(summary, name, config.measures, varied)
             canvas.save(drawn, out / f"vary_{name}.png")
-    return StudyResult(table, summary, correlations)
+    return StudyResult(table, summary, correlations, gap)

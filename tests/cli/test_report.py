@@ -27,7 +27,7 @@ def finished_study(runs, axes=AXES, measures=MEASURES):
     runs = runs.assign(train_accuracy=1.0, test_accuracy=1 - runs["gap"])
     return StudyResult(
         runs,
-        analysis.summarize(runs, axes, RANGES, measures),
+        analysis.summarize(runs, axes, RANGES["gap"], measures),
         {name: analysis.correlation(runs, name, "gap", axes) for name in measures},
     )
 
@@ -185,7 +185,7 @@ def test_a_coefficient_in_words(found, text):
 
 def test_the_table_of_correlations_has_reasons_and_all_counts():
     runs = study_runs().assign(top_eigenvalue_finished=[False] + [True] * 11)
-    table = correlation_table(finished_study(runs).correlations).set_index("measure")
+    table = correlation_table(finished_study(runs).correlations, "gap").set_index("measure")
     row = table.loc["top_eigenvalue"]
     assert row["within_remark"] == row["raw_remark"] == "4 groups, 8 needed"
     assert row["pearson_remark"] == "coverage depends on the distribution"

@@ -8,12 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxsharp.core.choices import at_least_one, known_list, width_of
-from jaxsharp.measures import Options
+from jaxsharp.measures import MEASURES, Options
+from jaxsharp.optimizers import OPTIMIZERS
 from jaxsharp.runs import SAM, Settings
 from jaxsharp.studies import StudyConfig
 from jaxsharp.studies.grid import group_key, parse_shard, parse_vary
-from jaxsharp.studies.study import check_names
-from jaxsharp.studies.workbench import Workbench
 
 VARY = {"learning_rate": (0.1, 0.01), "rho": (0.05, 0.5)}
 GRID = StudyConfig(optimizers=("sgd", "adam"), sam=("none", "sam"), seeds=2, vary=VARY)
@@ -77,7 +76,7 @@ def test_a_study_is_the_same_in_whatever_order_it_is_given():
     assert given.measures == measures[::-1] and given.vary["learning_rate"] == (0.25, 0.5, 1.0)
     unknown = replace(given, optimizers=("sgd", "nadam", "adam"))
     with pytest.raises(ValueError, match="unknown optimizer 'nadam'"):
-        check_names(unknown, Workbench(None, None, None))
+        unknown.check_known(OPTIMIZERS, MEASURES)
 
 
 def test_a_radius_makes_no_second_run_where_no_variant_takes_it():

@@ -125,6 +125,12 @@ def test_numbers_are_regressed(tmp_path, capsys, loss):
     assert row["minimum_sharpness_finished"] == (loss is None)
     assert ("derivatives of loss absolute are not known" in capsys.readouterr().err) == bool(loss)
     assert row["top_eigenvalue"] > 0
+    assert row["loss_gap"] == pytest.approx(row["test_loss"] - row["train_loss"])
+    summary, correlations = (
+        pd.read_csv(tmp_path / f"{t}.csv") for t in ("summary", "correlations")
+    )
+    assert summary["loss_gap_mean"][0] == pytest.approx(row["loss_gap"])
+    assert set(correlations["target"]) == {"loss_gap"} and correlations["runs"][1] == 1
 
 
 WRONG = {
