@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, ArrayLike, PyTree
 
+from jaxsharp.core.chunks import check_pair
 from jaxsharp.core.memory import Budget, budget
 from jaxsharp.curvature import exact
 from jaxsharp.curvature.structure import analyze
@@ -52,6 +53,7 @@ def minimum_sharpness(
     StructureError for a network that is not piecewise linear in each parameter, ValueError for
     outputs or targets that do not fit the loss, before anything compiles.
     """
+    check_pair(batch)
     images, targets = batch
     check_fit(network, params, stats, images, targets, loss)
     static = (network, chunk_size, memory or budget(), loss)

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from jaxsharp.core.chunks import mean_over_chunks
+from jaxsharp.core.chunks import check_pair, mean_over_chunks
 from jaxsharp.core.keys import stream
 from jaxsharp.core.memory import Budget, affordable_chunk, budget
 from jaxsharp.core.trees import random_direction
@@ -68,6 +68,7 @@ def random_perturbation(
     if not radius > 0:
         raise ValueError(f"radius is {radius}; it must be a positive number")
     check_count(num_perturbations, antithetic)
+    check_pair(batch)
     count = (num_perturbations, antithetic)
     static = (network, *count, recompute, chunk_size, vmapped, memory or budget())
     key = stream(key, "random_perturbation")
