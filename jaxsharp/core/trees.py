@@ -139,7 +139,8 @@ def _squared(x):
 
 def check_numbers(tree: PyTree, name: str, advice: str) -> None:
     """Raise ValueError for a leaf that is neither an array nor a number, with what to do."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    used_up = lambda x: hasattr(x, "__next__")  # noqa: E731
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=used_up):
         text = isinstance(leaf, np.ndarray | np.generic) and leaf.dtype.kind in "OSUMm"
         if text or not (isinstance(leaf, NUMBERS) or hasattr(leaf, "__jax_array__")):
             kind = type(leaf)

@@ -135,7 +135,11 @@ def loss_increases(
         return mean_over_chunks(partial(frozen_loss(network.apply, at), params), batch, chunk_size)
 
     def perturbed_loss(index):
-        drawn, sign = (index // 2, 1 - 2 * (index % 2)) if antithetic else (index, 1)
+        drawn, sign = (
+            (index // 2, 1.0 - 2.0 * (index % 2).astype(jnp.float32))
+            if antithetic
+            else (index, 1.0)
+        )
         direction = random_direction(jax.random.fold_in(key, drawn), params)
         return loss(optax.tree.add_scale(params, sign * radius, direction))
 
