@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from jaxsharp.core.trees import widen
+from jaxsharp.core.trees import check_numbers, widen
 
 
 def mean_over_chunks(
@@ -88,6 +88,28 @@ def mean_over_batches(fn: Callable[[PyTree], PyTree], batches: Batches) -> PyTre
         )
     _check_floating(found)
     return jax.tree.map(lambda leaf, like: (leaf / n).astype(like.dtype), total, found)
+
+
+def check_data(batch: PyTree | Batches) -> None:
+    """Raise ValueError for data that are no arrays: loaders, tensors of other libraries, texts."""
+    if not isinstance(batch, Batches):
+        advice = (
+            "give NumPy or JAX arrays (of a tensor, tensor.numpy()), or what gives batches of them "
+            "one by one as core.Batches(lambda: loader)"
+        )
+        check_numbers(batch, "batch", advice)
+
+
+def check_pair(batch: PyTree) -> None:
+    """Raise ValueError unless data are two arrays, (inputs, targets), of as many examples."""
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        many = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
+        raise ValueError(
+            f"batch is {type(batch).__name__}{many}; a measure takes all data at once, arrays "
+            "(images, labels), of which chunk_size examples are on the way at a time"
+        )
+    check_data(batch)
+    num_examples(batch)
 
 
 def numbered(batch: PyTree | Batches) -> PyTree | Batches:

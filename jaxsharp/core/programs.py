@@ -25,8 +25,19 @@ def primitives(jaxpr: Jaxpr) -> Iterator[str]:
         yield from primitives(inner.jaxpr)
 
 
+def plain(const: Any) -> Any:
+    """Return a constant, of typed random keys their integers, which NumPy can read."""
+    if isinstance(const, jax.core.Tracer) or not isinstance(const, jax.Array):
+        return const
+    if not jax.dtypes.issubdtype(const.dtype, jax.dtypes.prng_key):
+        return const
+    with jax.ensure_compile_time_eval():
+        return jax.random.key_data(const)
+
+
 def constants(program: ClosedJaxpr) -> Iterator[Any]:
-    """Yield the arrays that a program has as constants, at any depth."""
-    yield from program.consts
+    """Yield the arrays that a program has as constants, at any depth; typed keys as integers."""
+    for const in program.consts:
+        yield plain(const)
     for inner in subprograms(program.jaxpr):
         yield from constants(inner)

@@ -11,6 +11,12 @@ from jaxtyping import Array, Float, Inexact, Key, PyTree, ScalarLike, UInt32
 
 Vector = PyTree[Inexact[Array, "..."]]
 
+NUMBERS = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct, bool, int, float, complex)
+# What is to be done with a module that is given as parameters.
+PARTITION = (
+    "of a module take the arrays, params, static = equinox.partition(module, "
+    "equinox.is_inexact_array)"
+)
 # Copying arrays of at most so many entries costs little.
 PACKED_SIZE = 2**20
 
@@ -57,7 +63,8 @@ def select(tree: PyTree, mask: PyTree | None) -> PyTree:
     """Return the tree with None, which holds no numbers, in place of the leaves `mask` leaves out.
 
     `mask` is a pytree of True and False of the structure of `tree` or of its upper part, so that
-    one bool may stand for a whole layer; None keeps everything.
+    one bool may stand for a whole layer; None keeps everything. Containers of other types, as a
+    dict for a FrozenDict, are the same structure if they give every part the same name.
     Raises ValueError for a mask of other structure or leaves, or one that keeps nothing.
     """
     if mask is None:
@@ -70,6 +77,8 @@ def select(tree: PyTree, mask: PyTree | None) -> PyTree:
             lambda keep, part: part if keep else jax.tree.map(lambda _: None, part), mask, tree
         )
     except (ValueError, TypeError) as error:
+        if named := _named_leaves(mask, tree):
+            return select(tree, named)
         raise ValueError(
             f"mask has the structure {jax.tree.structure(mask)}; it must be that of params, "
             f"{jax.tree.structure(tree)}, or an upper part of it"
@@ -77,6 +86,27 @@ def select(tree: PyTree, mask: PyTree | None) -> PyTree:
     if jax.tree.leaves(tree) and not jax.tree.leaves(chosen):
         raise ValueError("mask leaves out all parameters; at least one leaf must be True")
     return chosen
+
+
+def _named_leaves(mask, tree):
+    """Return the mask as a tree like `tree`, by the names of its parts; None if some differ."""
+    keeps = dict(jax.tree_util.tree_flatten_with_path(mask)[0])
+    leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
+    above = [[path[:i] for i in range(len(path) + 1) if path[:i] in keeps] for path, _ in leaves]
+    if any(len(found) != 1 for found in above) or {found[0] for found in above} != set(keeps):
+        return None
+    return structure.unflatten([keeps[found[0]] for found in above])
+
+
+def mask_of(params: PyTree, mask: PyTree | Callable[[PyTree], PyTree] | None) -> PyTree | None:
+    """Return the mask, or that of the parameters if it is a function of them.
+
+    A pytree of bools is a mask also where its class can be called, as a module's can.
+    """
+    leaves = jax.tree.leaves(mask)
+    if callable(mask) and not (leaves and all(isinstance(x, bool | np.bool_) for x in leaves)):
+        return mask(params)
+    return mask
 
 
 def merge(selected: PyTree, tree: PyTree) -> PyTree:
@@ -107,8 +137,24 @@ def _squared(x):
     return jnp.square(x)
 
 
+def check_numbers(tree: PyTree, name: str, advice: str) -> None:
+    """Raise ValueError for a leaf that is neither an array nor a number, with what to do."""
+    used_up = lambda x: hasattr(x, "__next__")  # noqa: E731
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=used_up):
+        text = isinstance(leaf, np.ndarray | np.generic) and leaf.dtype.kind in "OSUMm"
+        if text or not (isinstance(leaf, NUMBERS) or hasattr(leaf, "__jax_array__")):
+            kind = type(leaf)
+            library = "" if kind.__module__ == "builtins" else kind.__module__.split(".")[0] + "."
+            of = f" of {leaf.dtype}" if text else ""
+            raise ValueError(
+                f"{name}{jax.tree_util.keystr(path)} is {library}{kind.__name__}{of}, "
+                f"no array of numbers; {advice}"
+            )
+
+
 def check_real(tree: PyTree, name: str = "params") -> None:
     """Raise ValueError for leaves that are not real floating point."""
+    check_numbers(tree, name, PARTITION)
     dtypes = {jnp.result_type(leaf) for leaf in jax.tree.leaves(tree)}
     wrong = sorted(str(d) for d in dtypes if not jnp.issubdtype(d, jnp.floating))
     if wrong:

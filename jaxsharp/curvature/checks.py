@@ -17,9 +17,9 @@ import optax
 from jaxtyping import PyTree
 
 from jaxsharp.core.additivity import MOST_EXAMPLES, Additivity, spread
-from jaxsharp.core.chunks import Batches, mean_over_batches, num_examples, numbered
+from jaxsharp.core.chunks import Batches, check_data, mean_over_batches, num_examples, numbered
 from jaxsharp.core.programs import constants, primitives
-from jaxsharp.core.trees import merge, select, widen
+from jaxsharp.core.trees import PARTITION, check_numbers, merge, select, widen
 
 # What a compiled program may ask of Python while it runs, so that reading it proves nothing.
 CALLBACKS = {"pure_callback", "io_callback"}
@@ -31,6 +31,8 @@ WHOLE = "whole"
 
 def check_params(params: PyTree, batch: PyTree | Batches, mask: PyTree, chunk_size):
     """Raise ValueError for parameters, chosen by `mask`, or data that nothing can be done with."""
+    check_numbers(params, "params", PARTITION)
+    check_data(batch)
     dtypes = {jnp.result_type(leaf) for leaf in jax.tree.leaves(select(params, mask))}
     wrong = sorted(str(d) for d in dtypes if not jnp.issubdtype(d, jnp.floating))
     if wrong or not dtypes:

@@ -29,15 +29,31 @@ class Likelihood(NamedTuple):
     information: Callable
 
 
-def _class_log_prob(logits: Float[Array, " classes"], label):
+def _class_log_prob(logits, label):
+    _check_classes(logits)
     known = known_classes(label, (), logits.size)
     log_prob = jax.nn.log_softmax(logits)[label]
     return log_prob if known is None else log_prob * known.astype(log_prob.dtype)
 
 
-def _class_information(logits: Float[Array, " classes"], vector: Float[Array, " classes"]):
+def _class_sample(key, logits):
+    _check_classes(logits)
+    return jax.random.categorical(stream(key, "categorical"), logits)
+
+
+def _class_information(logits, vector):
+    _check_classes(logits)
     p = jax.nn.softmax(logits)
     return p * (vector - p @ vector)
+
+
+def _check_classes(logits):
+    """Raise ValueError for outputs of more axes, say a row of tokens."""
+    if jnp.ndim(logits) != 1:
+        raise ValueError(
+            f"the output of an example has shape {jnp.shape(logits)}; categorical takes "
+            "(classes,), so give a Likelihood that sums it over the other axes"
+        )
 
 
 def _bernoulli_log_prob(logits, labels):
@@ -72,7 +88,7 @@ def _check_shape(output, target):
 # One of several classes; f are logits, y the index of the class: softmax cross-entropy.
 categorical = Likelihood(
     _class_log_prob,
-    lambda key, logits: jax.random.categorical(stream(key, "categorical"), logits),
+    _class_sample,
     _class_information,
 )
 

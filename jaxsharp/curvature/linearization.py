@@ -205,7 +205,14 @@ def _precise(product, like):
     """Return the product at the highest precision, for vectors in the dtypes of `like`."""
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((), jnp.result_type(leaf)), like)
 
+    structure = jax.tree.structure(like)
+
     def matvec(vector):
+        if jax.tree.structure(vector) != structure:
+            raise ValueError(
+                f"vector has the structure {jax.tree.structure(vector)}; it must be that of the "
+                f"chosen parameters, {structure}, with None where a mask leaves out"
+            )
         with jax.default_matmul_precision("highest"):
             return optax.tree.cast_like(product(widen(vector)), like)
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from jaxsharp.core.trees import norm, packing
+from jaxsharp.core.trees import PARTITION, check_numbers, norm, packing
 
 Matvec = Callable[[PyTree], PyTree]
 
@@ -102,6 +102,7 @@ def check_range(scale: Array, matvec: Matvec, like: PyTree, power: int = 1) -> A
 
 def num_entries(like: PyTree) -> int:
     """Return the number of entries of vectors like `like`; ValueError if not float32 or float64."""
+    check_numbers(like, "like", PARTITION)
     leaves = jax.tree.leaves(like)
     size = sum(leaf.size for leaf in leaves)
     dtypes = {str(leaf.dtype) for leaf in leaves}

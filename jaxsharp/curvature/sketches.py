@@ -209,7 +209,7 @@ def _estimated(limits: Limits, sketch: _Sketch, image) -> _Sketch:
     sketch = sketch._replace(projected=projected, count=count)
     filled = jnp.arange(rows) < count
     traces = jnp.where(filled, _left_out_traces(sketch), 0)
-    mean = jnp.sum(traces) / count
+    mean = jnp.sum(traces) / count.astype(traces.dtype)
     pairs = jnp.maximum(count * (count - 1), 1).astype(mean.dtype)
     stderr = norm(jnp.where(filled, traces - mean, 0)) * jnp.sqrt(INFLATION / pairs)
     small = stderr <= jnp.maximum(limits.rtol * jnp.abs(mean), limits.atol)
@@ -234,7 +234,7 @@ def _left_out_traces(sketch: _Sketch):
     lengths = size - jnp.sum(overlaps**2, axis=0) + along**2
     lengths = jnp.where(lengths > 0, lengths, jnp.ones_like(lengths))
     known = jnp.trace(projected)
-    traces = known - lost + (size - sketch.count + 1) * forms / lengths
+    traces = known - lost + (size - sketch.count + 1).astype(forms.dtype) * forms / lengths
     return jnp.where(sketch.count == size, known, traces)
 
 

@@ -78,7 +78,8 @@ class Average(NamedTuple):
 
     @property
     def stderr(self) -> PyTree:
-        pairs = self.count * jnp.maximum(self.count - 1.0, 1.0)
+        count = self.count.astype(float)
+        pairs = count * jnp.maximum(count - 1, 1)
         return jax.tree.map(lambda root: root / jnp.sqrt(pairs).astype(root.dtype), self.root)
 
 
@@ -216,7 +217,7 @@ def _include(summary, limits: Limits, state: Average, observation) -> Average:
     count = state.count + 1
     first = jax.tree.map(partial(jnp.where, state.count == 0), observation, state.first)
     change = jax.tree.map(lambda x, f, s: (x - f) - s, observation, first, state.shift)
-    shift = jax.tree.map(lambda s, c: s + c / count, state.shift, change)
+    shift = jax.tree.map(lambda s, c: s + c / count.astype(c.dtype), state.shift, change)
     spread = jax.tree.map(lambda c: c * jnp.sqrt(1 - 1 / count.astype(c.dtype)), change)
     root = jax.tree.map(jnp.hypot, state.root, spread)
     state = state._replace(first=first, shift=shift, root=root, count=count)

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, ArrayLike, PyTree
 
+from jaxsharp.core.chunks import check_pair
 from jaxsharp.core.memory import Budget, budget
 from jaxsharp.curvature import exact
 from jaxsharp.curvature.structure import analyze
@@ -54,6 +55,7 @@ def minimum_sharpness(
     StructureError for a network that is not piecewise linear in each parameter, ValueError for
     outputs or targets that do not fit the loss, before anything compiles.
     """
+    check_pair(batch)
     images, targets = batch
     if loss is not None:
         network = network._replace(loss=loss_of(loss))

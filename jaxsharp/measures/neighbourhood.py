@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from jaxsharp.core.chunks import mean_over_chunks
+from jaxsharp.core.chunks import check_pair, mean_over_chunks
 from jaxsharp.core.keys import stream
 from jaxsharp.core.memory import Budget, affordable_chunk, budget
 from jaxsharp.core.trees import random_direction
@@ -67,6 +67,7 @@ def random_perturbation(
     if not radius > 0:
         raise ValueError(f"radius is {radius}; it must be a positive number")
     check_count(num_perturbations, antithetic)
+    check_pair(batch)
     count = (num_perturbations, antithetic)
     static = (network, *count, recompute, chunk_size, vmapped, memory or budget())
     key = stream(key, "random_perturbation")
@@ -133,7 +134,11 @@ def loss_increases(
         return mean_over_chunks(partial(network.frozen_loss(at), params), batch, chunk_size)
 
     def perturbed_loss(index):
-        drawn, sign = (index // 2, 1 - 2 * (index % 2)) if antithetic else (index, 1)
+        drawn, sign = (
+            (index // 2, 1.0 - 2.0 * (index % 2).astype(jnp.float32))
+            if antithetic
+            else (index, 1.0)
+        )
         direction = random_direction(jax.random.fold_in(key, drawn), params)
         return loss(optax.tree.add_scale(params, sign * radius, direction))
 

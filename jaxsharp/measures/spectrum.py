@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from jaxsharp.core.chunks import check_pair
 from jaxsharp.core.keys import stream
 from jaxsharp.core.memory import Budget, budget
 from jaxsharp.curvature.lanczos import eigenpairs_at
@@ -76,6 +77,7 @@ def top_eigenvalue(
     """
     if starts < 1:
         raise ValueError(f"starts is {starts}; it must be at least 1")
+    check_pair(batch)
     static = (network, tol, max_products, chunk_size, starts, memory or budget())
     key = stream(key, "top_eigenvalue")
     return from_starts(eigenvalues(*static, params, stats, batch, key))

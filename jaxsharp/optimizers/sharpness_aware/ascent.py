@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree, ScalarLike
 
-from jaxsharp.core.trees import Vector, check_real, scaled_to_norm, select, widen
+from jaxsharp.core.trees import Vector, check_real, mask_of, scaled_to_norm, select, widen
 
 # Names of weights and of what is added to them in Flax, Equinox, Haiku and PyTorch. Those of the
 # first lines also count as a word of a longer name, as in hidden_kernel, W_q or bias_hh.
@@ -100,7 +100,7 @@ def adaptive_ascent_step(
     leave T = 1 for everything but weights, which is `adaptive=weights_only`.
     """
     check_real(grads, "grads")
-    adapted = select(params, adaptive(params) if callable(adaptive) else adaptive)
+    adapted = select(params, mask_of(params, adaptive))
 
     def size(g, p, a):
         if g is None:

@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PyTree, ScalarLike
 
-from jaxsharp.core.trees import Vector, added, check_real, select, widen
+from jaxsharp.core.trees import Vector, added, check_real, mask_of, select, widen
 from jaxsharp.optimizers.sharpness_aware.ascent import Mask
 
 Rho = ScalarLike | optax.Schedule
@@ -66,7 +66,7 @@ def chosen(tree: PyTree, params: PyTree, mask: Mask) -> PyTree:
 
     Raises ValueError for a mask that does not fit, and for a chosen part that is not real.
     """
-    part = select(tree, mask(params) if callable(mask) else mask)
+    part = select(tree, mask_of(params, mask))
     check_real(part)
     return part
 
