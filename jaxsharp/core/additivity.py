@@ -89,7 +89,7 @@ class Additivity(NamedTuple):
             )
             return jax.lax.map(partial(_compare_parts, values, point), pieces)
 
-        # Losses that are not finite are unequal here, which says more than debug_nans would.
+        # What is not finite is unequal here, and said so in one line; debug_nans would end before.
         with jax.default_matmul_precision("highest"), jax.debug_nans(False):
             return compared(self.params, point, sample)
 

@@ -25,7 +25,7 @@ def primitives(jaxpr: Jaxpr) -> Iterator[str]:
         yield from primitives(inner.jaxpr)
 
 
-def plain(const: Any) -> Any:
+def readable(const: Any) -> Any:
     """Return a constant, of typed random keys their integers, which NumPy can read."""
     if isinstance(const, jax.core.Tracer) or not isinstance(const, jax.Array):
         return const
@@ -38,6 +38,6 @@ def plain(const: Any) -> Any:
 def constants(program: ClosedJaxpr) -> Iterator[Any]:
     """Yield the arrays that a program has as constants, at any depth; typed keys as integers."""
     for const in program.consts:
-        yield plain(const)
+        yield readable(const)
     for inner in subprograms(program.jaxpr):
         yield from constants(inner)

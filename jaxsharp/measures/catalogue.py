@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from jaxsharp.core.choices import checked, known, shown
+from jaxsharp.core.chunks import check_pair
 from jaxsharp.core.keys import stream
 from jaxsharp.core.memory import Budget, budget
 from jaxsharp.measures.registry import (
@@ -96,19 +97,8 @@ def checked_batch(
     network: Network, params: PyTree, stats: PyTree, batch: Any
 ) -> tuple[Array | np.ndarray, Array | np.ndarray]:
     """Inputs and targets as arrays, of which the network has a loss; ValueError for others."""
-    if not isinstance(batch, tuple | list) or len(batch) != 2:
-        raise ValueError(
-            f"batch is of type {type(batch).__name__}; it must be two arrays, (inputs, targets)"
-        )
+    check_pair(batch)
     inputs, targets = (x if isinstance(x, jax.Array) else np.asarray(x) for x in batch)
-    for what, x in (("inputs", inputs), ("targets", targets)):
-        if x.dtype.kind not in "biuf" and not jax.numpy.issubdtype(x.dtype, jax.numpy.floating):
-            raise ValueError(f"{what} are of type {x.dtype}; they must be numbers")
-    if not inputs.ndim or not targets.ndim or len(inputs) != len(targets) or not len(inputs):
-        raise ValueError(
-            f"inputs have shape {inputs.shape}, targets {targets.shape}; there must be one target "
-            "for each input, and at least one"
-        )
     outputs = jax.eval_shape(network.evaluate, params, stats, inputs[:FEW])
     check_fit(network.loss, outputs, targets)
     if network.loss.whole is not None:

@@ -65,7 +65,7 @@ def test_points_bars_and_markers_are_those_of_the_table():
     assert [panel.get_xscale() for panel in panels[0]] == ["log", "linear"]
     assert panels[2, 1].get_xlabel() == "largest eigenvalue of the Hessian"
     labels = [panel.get_ylabel() for panel in panels[:, 0]]
-    assert labels == [f"{row}\n{comparisons.GAPS["gap"]}" for row in ("without SAM", "sam", "asam")]
+    assert labels == [f"{row}\n{comparisons.GAPS['gap']}" for row in ("without SAM", "sam", "asam")]
     assert legend(figure) == ["sgd", "adam", "unconverged", "runs of the other rows"]
     marks = [line.get_marker() for line in figure.legends[0].get_lines()]
     assert marks == ["o", "s", "o", "."]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core, source_info_util
 
-from jaxsharp.core.programs import plain, subprograms
+from jaxsharp.core.programs import readable, subprograms
 from jaxsharp.curvature.structure import rules, tables
 from jaxsharp.curvature.structure.tables import is_product, kind, subprogram
 
@@ -63,7 +63,7 @@ class Reader:
         scale = np.zeros(self.num_leaves)
         if isinstance(value, jax.core.Tracer):
             return Value(frozenset(), scale)
-        array = np.asarray(plain(value))
+        array = np.asarray(readable(value))
         if array.dtype != bool and not np.any(np.isfinite(array) & (array != 0)):
             return Value(frozenset(), None)
         if id(value) in self.columns and jnp.issubdtype(array.dtype, jnp.floating):
