@@ -1,5 +1,6 @@
 """The user's own networks and data as commands name them: FILE.py:FUNCTION, and files of arrays."""
 
+import functools
 import importlib.util
 import inspect
 import re
@@ -45,9 +46,11 @@ def own_network(path: Path, function: str) -> Network:
     if not callable(make):
         raise ValueError(f"{path} has no function {function}")
     try:
+        # The call of a class of NNX is that of its metaclass, which takes anything.
+        told = functools.partial(make.__init__, None) if inspect.isclass(make) else make
         needed = [
             parameter
-            for parameter in inspect.signature(make).parameters.values()
+            for parameter in inspect.signature(told).parameters.values()
             if parameter.default is parameter.empty
             and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         ]

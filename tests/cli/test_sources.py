@@ -1,0 +1,136 @@
+"""The user's own network, data and parameters from the command line."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+from flax import nnx
+
+from jaxsharp import cli, measures, networks
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(60, 4)).astype(np.float32)
+Y = (X[:, 0] > 0).astype(int)
+SOURCE = """
+from flax import nnx
+from jaxsharp import networks
+
+
+class Net(nnx.Module):
+    def __init__(self, *, rngs):
+        self.first, self.last = nnx.Linear(4, 5, rngs=rngs), nnx.Linear(5, 2, rngs=rngs)
+
+    def __call__(self, x):
+        return self.last(nnx.relu(self.first(x)))
+
+
+def plain():
+    return networks.from_nnx(lambda rngs: Net(rngs=rngs))
+
+
+def two(a, b):
+    return None
+
+
+def fails(rngs):
+    raise KeyError("as it says")
+
+
+def nothing():
+    return 3
+"""
+SMALL = ["--optimizers", "sgd", "--sam", "none", "--seeds", "1", "--epochs", "2", "--quiet"]
+SMALL += ["--batch-size", "10", "--measures", "top_eigenvalue"]
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mynet.py").write_text(SOURCE)
+    np.savez(tmp_path / "mine.npz", x_train=X[:50], y_train=Y[:50], x_test=X[50:], y_test=Y[50:])
+    table = pd.DataFrame(X).assign(target=Y)
+    table.to_csv(tmp_path / "table.csv", index=False)
+    return tmp_path
+
+
+def refusal(capsys, *arguments):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(list(arguments))
+    assert stopped.value.code == 2
+    err = capsys.readouterr().err.strip().removeprefix("jaxsharp: error: ")
+    assert "\n" not in err
+    return err
+
+
+def test_a_study_of_a_file_and_its_runs_are_measured_again(mine, capsys):
+    own = ["--dataset", "mine.npz", "--model", "mynet.py:Net"]
+    cli.main(["study", *own, *SMALL, "--out", "out", "--schedule", "linear"])
+    (row,) = pd.read_csv("out/runs.csv").to_dict("records")
+    assert (row["dataset"], row["model"], row["epochs"]) == ("mine", "mynet.Net", 2)
+    (run,) = map(str, Path("out/runs").iterdir())
+    assert "unknown model 'mynet.Net'" in refusal(capsys, "sharpness", run)
+    told = ["sharpness", run, *own, "--measures", "minimum_sharpness", "--quiet"]
+    cli.main(told)
+    assert "minimum_sharpness" in capsys.readouterr().out
+    (mine / "mynet.py").write_text(SOURCE.replace("nnx.relu", "nnx.tanh"))
+    assert "network" in refusal(capsys, *told)
+
+
+def test_parameters_that_were_trained_elsewhere_are_measured(mine, capsys):
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.first, self.last = nnx.Linear(4, 5, rngs=rngs), nnx.Linear(5, 2, rngs=rngs)
+
+        def __call__(self, x):
+            return self.last(nnx.relu(self.first(x)))
+
+    network = networks.from_nnx(Net)
+    params, stats = network.init(jax.random.key(5))
+    flat = {
+        f"{layer}.{name}": np.asarray(leaf)
+        for layer, part in params.items()
+        for name, leaf in part.items()
+    }
+    np.savez(mine / "w.npz", **flat)
+    own = ["--model", "mynet.py:plain", "--params", "w.npz", "--dataset", "table.csv"]
+    cli.main(["sharpness", *own, "--holdout", "10", "--measures", "minimum_sharpness"])
+    want = measures.minimum_sharpness(network, params, stats, (X[:50], Y[:50])).value
+    out = capsys.readouterr().out
+    assert f"minimum_sharpness  {want:.6g}"[:24] in out and "50 examples of table" in out
+
+
+WRONG = {
+    "mynet.py has no function nope": ["--model", "mynet.py:nope"],
+    "absent.py is no file": ["--model", "absent.py:Net"],
+    "mynet.py:two: takes a, b; it must take nnx.Rngs alone": ["--model", "mynet.py:two"],
+    "mynet.py:fails: KeyError: 'as it says'": ["--model", "mynet.py:fails"],
+    "mynet.py:nothing returns int": ["--model", "mynet.py:nothing"],
+    "broken.py cannot be run: SyntaxError": ["--model", "broken.py:Net"],
+    "unknown model 'mynet.py'": ["--model", "mynet.py"],
+    "simple_batch takes images; an input of mine has shape (4,)": ["--model", "simple_batch"],
+    "absent.npz is no file": ["--dataset", "absent.npz"],
+    "table.csv: there is no test part": ["--dataset", "table.csv"],
+    "unknown dataset 'mine'": ["--dataset", "mine"],
+    "unknown loss 'mse'": ["--loss", "mse"],
+    "targets of shape (16,) do not fit the loss squared_error": ["--loss", "squared_error"],
+    "unknown schedule 'cosin'; valid are cosine": ["--schedule", "cosin"],
+    "augment is crop for inputs of shape (50, 4)": ["--augment", "crop"],
+    "warmup_epochs is 2": ["--warmup-epochs", "2"],
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_what_no_study_can_be_made_of_is_refused_in_one_line(mine, capsys, message):
+    (mine / "broken.py").write_text("def Net(:")
+    usual = {"--dataset": "mine.npz", "--model": "mynet.py:Net", "--epochs": "2"}
+    option, value = WRONG[message]
+    given = [text for pair in {**usual, option: value}.items() for text in pair]
+    assert message in refusal(capsys, "study", *given, "--batch-size", "10", "--out", "out")
+    assert not (mine / "out").exists()
+
+
+def test_parameters_need_a_network_and_data(mine, capsys):
+    assert "give a run directory, or --params" in refusal(capsys, "sharpness")
+    assert "params needs --model and --dataset" in refusal(capsys, "sharpness", "--params", "w.npz")
