@@ -114,6 +114,13 @@ def test_the_memory_benchmark_finds_no_peak_above_the_budget(tmp_path):
     assert str(tmp_path) not in (tmp_path / "README.md").read_text()
 
 
+def test_the_benchmark_of_convolutions_compares_equal_products(tmp_path):
+    run("convolutions.py", "--out", str(tmp_path))
+    timings = pd.read_csv(tmp_path / "timings.csv").set_index("form")
+    assert list(timings.index) == ["plain", "default", "recomputed", "left as convolutions"]
+    assert (timings["error"] < 1e-5).all() and (timings["median_s"] > 0).all()
+
+
 def test_the_sweep_benchmark_has_its_works_and_right_losses(tmp_path):
     run("sweeps.py", "--repeats", "1", "--out", str(tmp_path))
     timings = pd.read_csv(tmp_path / "timings.csv").set_index("work")
