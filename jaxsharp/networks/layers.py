@@ -106,8 +106,8 @@ class Conv(nnx.Module):
         self, features_in, features, size, *, stride=1, bias=False, lowering: Lowering, rngs
     ):
         shape = (size, size, features_in, features)
-        self.kernel = nnx.Param(nnx.initializers.he_normal()(rngs.params(), shape))
-        self.bias = nnx.Param(jnp.zeros(features)) if bias else None
+        self.kernel = nnx.Param(nnx.initializers.he_normal()(rngs.params(), shape, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(features, jnp.float32)) if bias else None
         self.stride = stride
         self.lowering = lowering
 

@@ -50,8 +50,9 @@ class Normalize(nnx.Module):
         self.std = tuple(float(s) for s in std)
 
     def __call__(self, x):
+        x = x / self.max_pixel
         mean, std = (jnp.asarray(v, x.dtype) for v in (self.mean, self.std))
-        return (x / self.max_pixel - mean) / std
+        return (x - mean) / std
 
 
 class Chain(nnx.Module):

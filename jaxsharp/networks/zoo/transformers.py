@@ -68,7 +68,8 @@ class Patches(nnx.Module):
         self.patch = patch
         self.dense = dense(patch * patch * channels, width, rngs, bias=True)
         length = (height // patch) * (columns // patch)
-        self.places = nnx.Param(STD * jax.random.normal(rngs.params(), (length, width)))
+        init = nnx.initializers.normal(STD)
+        self.places = nnx.Param(init(rngs.params(), (length, width), jnp.float32))
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n t d"]:
         n, height, width, channels = x.shape
@@ -83,7 +84,7 @@ class Tokens(nnx.Module):
     def __init__(self, vocabulary, length, width, rngs):
         init = nnx.initializers.normal(STD)
         self.embed = nnx.Embed(vocabulary, width, embedding_init=init, rngs=rngs)
-        self.places = nnx.Param(STD * jax.random.normal(rngs.params(), (length, width)))
+        self.places = nnx.Param(init(rngs.params(), (length, width), jnp.float32))
 
     def __call__(self, tokens):
         return self.embed(tokens) + self.places[: tokens.shape[1]]
