@@ -50,8 +50,10 @@ def conv_native(
     x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw c k"], stride: int = 1
 ) -> Float[Array, "n h2 w2 k"]:
     """VALID convolution by ``lax.conv_general_dilated``."""
+    dtype = jnp.result_type(x, kernel)  # promoted as by a product of matrices
     return jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        *(x.astype(dtype), kernel.astype(dtype), (stride, stride), "VALID"),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 
 

@@ -95,15 +95,16 @@ def recompute_statistics(
     few = jax.tree.map(lambda x: x[: min(CENTERING, chunk_size or CENTERING)], images)
     # A layer that is stacked, as by nnx.scan, stands for as many as its leading axes have.
     depth = sum(layer["mean"][..., 0].size for layer in layers if is_layer(layer))
-    for _ in range(max(1, depth)):
+
+    def one_more(_, stats):
         shifts = network.moments(params, stats, stats, few)
         centers = jax.tree.map(shifted, stats, shifts, is_leaf=is_layer)
         collected = mean_over_chunks(
-            lambda chunk, at=(stats, centers): network.moments(params, *at, chunk),
-            *(images, chunk_size),
+            lambda chunk: network.moments(params, stats, centers, chunk), images, chunk_size
         )
-        stats = jax.tree.map(shifted, centers, collected, is_leaf=is_layer)
-    return stats
+        return jax.tree.map(shifted, centers, collected, is_leaf=is_layer)
+
+    return jax.lax.fori_loop(0, max(1, depth), one_more, stats)
 
 
 def shifted(center: dict, moments: dict) -> dict:

@@ -52,6 +52,8 @@ def conv(
 
 def _tiled(rectified, x, kernel, bias, stride):
     """A convolution by the algorithm that its shapes are fastest with."""
+    dtype = jnp.result_type(*jax.tree.leaves((x, kernel, bias)))
+    x, kernel, bias = jax.tree.map(lambda a: a.astype(dtype), (x, kernel, bias))
     if stride > 1 or kernel.shape[:2] != (3, 3) or kernel.shape[2] < LEAST_CHANNELS:
         return _conv(partial(patches, stride=stride), rectified, x, kernel, bias)
     height, width = x.shape[1] - 2, x.shape[2] - 2
