@@ -36,7 +36,7 @@ def saved_in(part):
 
 def seal(saved):
     """Make the sums of a checkpoint right, whatever its files are."""
-    names = [name for name in checkpoint.file_names(saved)]
+    names = sorted(path.name for path in saved.iterdir() if path.name != checkpoint.SUMS)
     sums = [f"{files.digest(saved / name)}  {name}\n" for name in names]
     (saved / checkpoint.SUMS).write_text("".join(sums))
 
@@ -209,6 +209,7 @@ CODE = pickle.dumps(np.array([print], dtype=object))
 EPOCH = ",".join(directory.HISTORY)
 study_file = lambda name: lambda part: part / name  # noqa: E731
 run_file = lambda name: lambda part: run_of(part) / name  # noqa: E731
+figure_file = lambda part: part.parent / ".curves.png.tmp"  # noqa: E731
 saved_file = lambda name: lambda part: saved_in(part) / name  # noqa: E731
 victims = lambda victim, place: victim  # noqa: E731
 secret = lambda victim, place: victim / "secret"  # noqa: E731

@@ -13,6 +13,7 @@ from tests.hostile import (
     archive_with,
     dangling,
     field,
+    figure_file,
     fingerprint_with,
     folder_instead,
     huge,
@@ -36,7 +37,7 @@ from tests.hostile import (
     written,
 )
 
-NAN, INF = float("nan"), float("inf")
+NO_JSON = NAN, INF = float("nan"), float("inf")
 NAMES = {
     "upwards": "x/../../../../victim/mine",
     "upwards at once": "../../victim",
@@ -84,7 +85,7 @@ STUDY = {
     "dataset: upwards": field("dataset", "../../victim"),
     "model: escape": field("model", "\x1b[31m"),
     "model: list": field("model", ["small_mlp"]),
-    **{f"seeds: {k}": field("seeds", v) for k, v in NUMBERS.items()},
+    **{f"seeds: {k}": field("seeds", v) for k, v in NUMBERS.items() if v not in NO_JSON},
     "shard: upwards": field("shard", "../2"),
     "shard: none of it": field("shard", "3/2"),
     "shard: huge": field("shard", "1/999999999"),
@@ -97,10 +98,8 @@ STUDY = {
     "settings.epochs: truth": field("settings.epochs", True),
     "settings.epochs: huge": field("settings.epochs", 10**18),
     "settings.epochs: text": field("settings.epochs", "../../victim"),
-    "settings.learning_rate: infinite": field("settings.learning_rate", INF),
     "settings.holdout: negative": field("settings.holdout", -3),
     "options: null": field("options", None),
-    "options.radius: nan": field("options.radius", NAN),
     "vary: upwards": field("vary", {"../../victim": [0.1]}),
     "vary: text": field("vary", {"learning_rate": "../../victim"}),
     "vary: name as a value": field("vary", {"learning_rate": ["/../../../victim"]}),
@@ -111,11 +110,6 @@ STUDY = {
     "vary: list": field("vary", []),
     "foreign field": field("runs", "../../victim"),
     "nested field": with_config(lambda config, victim: config.update(epochs=1)),
-    "config: deep": written(study_file("config.json"), DEEP),
-    "config: deep field": written(study_file("config.json"), f'{{"seeds": {DEEP}}}'),
-    "config: twice": written(study_file("config.json"), '{"seeds": 1, "seeds": 2}'),
-    "config: bytes": written(study_file("config.json"), b"\xff\xfe\x00"),
-    "config: empty": written(study_file("config.json"), ""),
     "config: list": written(study_file("config.json"), "[1]"),
     "config: huge": huge(study_file("config.json")),
     "config: folder": folder_instead(study_file("config.json")),
@@ -132,6 +126,17 @@ STUDY = {
     "unfinished: link": linked(study_file(".tmp-times.csv"), secret),
     "socket": listener,
     "file name": written(study_file("a\nb"), ""),
+}
+# Damage that the runs tell how to mend, to the command that made them.
+CONFIGURATION = {
+    **{f"seeds: {value}": field("seeds", value) for value in NO_JSON},
+    "options.radius: nan": field("options.radius", NAN),
+    "settings.learning_rate: infinite": field("settings.learning_rate", INF),
+    "config: deep": written(study_file("config.json"), DEEP),
+    "config: deep field": written(study_file("config.json"), f'{{"seeds": {DEEP}}}'),
+    "config: twice": written(study_file("config.json"), '{"seeds": 1, "seeds": 2}'),
+    "config: bytes": written(study_file("config.json"), b"\xff\xfe\x00"),
+    "config: empty": written(study_file("config.json"), ""),
 }
 RUN = {
     **{f"run optimizer: {k}": field("optimizer", v, run_of) for k, v in NAMES.items()},
@@ -154,7 +159,6 @@ RUN = {
     "measurements: link": linked(run_file("sharpness.csv"), secret),
     "measurements: pipe": pipe(run_file("sharpness.csv")),
     "unfinished measurements: link": linked(run_file(".tmp-sharpness.csv"), secret),
-    "unfinished figure: link": linked(run_file(".curves.png.tmp"), secret),
     "run lock: link": linked(run_file(".lock"), secret),
     "measure: upwards": rows(["../../victim", "", 1.0, 0.0]),
     "measure: a column": rows(["test_accuracy", "", 1.0, 0.0]),
@@ -206,7 +210,9 @@ WRITTEN = {
         study_file(".tmp-config.json"), secret, os.link
     ),
     "unfinished measurements: second name": linked(run_file(".tmp-sharpness.csv"), secret, os.link),
-    "unfinished figure: second name": linked(run_file(".curves.png.tmp"), secret, os.link),
+    "unfinished figure: link": linked(figure_file, secret),
+    "foreign: link": linked(run_file(".foreign"), victims),
+    "unfinished figure: second name": linked(figure_file, secret, os.link),
     "times: foreign": written(study_file("times.csv"), "path\n../../victim\n"),
     "times: text": written(
         study_file("times.csv"), "group,member_epochs,training_s,measuring_s\na,b,c,d\n"

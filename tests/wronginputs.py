@@ -62,16 +62,20 @@ TRAIN = {
     "--out": ("", "a_file", "a_file/below", "~nobody_of_this_name/x"),
 }
 FOLDERS = ("", "no/such/folder", "a_file", "empty", "~nobody_of_this_name/x", "\0", "x" * 300)
+INSIDE = ("a_run/new", "a_run/checkpoints/new", "a_study/new", "a_study/runs/new")
 OTHERS = [
     *(["sharpness", "a_run", option, value] for option, vs in MEASURING.items() for value in vs),
     *(["sharpness", folder] for folder in FOLDERS),
-    *(["status", folder] for folder in FOLDERS),
-    *(["plot", folder] for folder in FOLDERS),
+    *(["status", folder] for folder in FOLDERS if folder),
+    *(["plot", folder] for folder in FOLDERS if folder),
+    *([command, "--out", out] for command in ("study", "train") for out in INSIDE),
+    *(["plot", "a_run", "--out", f"{out}.png"] for out in INSIDE),
     *(["merge", folder, "--out", "merged"] for folder in FOLDERS),
     *(["plot", "a_run", "--out", out] for out in ("", "figure", "figure.doc", "no/such/f.png")),
     *([command] for command in ("sharpness", "status", "plot", "merge", "", "trian", "-x", "..")),
     *(["merge", "--out", "merged"], ["merge", "a_run"], ["merge", "a_run", "--out", "a_run"]),
-    *(["merge", "a_run", "a_run", "--out", "merged"], ["status", "a_run"], ["list", "digits"]),
+    *(["merge", "a_run", "a_run", "--out", "merged"], ["list", "digits"]),
+    *(["status", "a_run", "empty"], ["plot", "a_run", "empty"], ["plot", "a_study"]),
     *(["sharpness", "a_run", "a_run"], ["status", "empty", "empty"]),
 ]
 COMMANDS = ("study", "train", "sharpness", "status", "plot", "merge", "list")

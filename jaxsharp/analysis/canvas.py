@@ -55,6 +55,10 @@ def save(figure: Figure, path: str | os.PathLike) -> None:
         with style():
             figure.savefig(temporary, format=suffix[1:], metadata=METADATA[suffix])
         os.replace(temporary, path)
+    except OSError as error:  # names what is written on the way, or nothing
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 

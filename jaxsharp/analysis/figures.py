@@ -87,16 +87,21 @@ def sharpness_against_gap(
     return figure
 
 
-def run_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
-    """Return loss and accuracy of labelled runs, drawn as in `training_curves` but for colours."""
-    colors = canvas.colors(len(histories))
-    losses, top = _losses(histories.values())
+def run_curves(histories: Mapping[str, pd.DataFrame | list[pd.DataFrame]]) -> Figure:
+    """Return loss and accuracy of labelled runs, drawn as in `training_curves` but for colours.
+
+    The runs of one label, which differ in their seeds, say, have one colour.
+    """
+    of = {k: [runs] if isinstance(runs, pd.DataFrame) else runs for k, runs in histories.items()}
+    colors = canvas.colors(len(of))
+    pairs = [(run, c) for runs, c in zip(of.values(), colors, strict=True) for run in runs]
+    losses, top = _losses(run for run, _ in pairs)
     with canvas.style():
-        keys = [canvas.key(label, color) for label, color in zip(histories, colors, strict=True)]
+        keys = [canvas.key(label, color) for label, color in zip(of, colors, strict=True)]
         keys += _line_keys(losses)
         rows = -(-len(keys) // canvas.num_columns(keys, 2 * 3.9))
         figure, panels = canvas.panels(2, width=3.9, height=2.9 + 0.18 * rows)
-        for history, color in zip(histories.values(), colors, strict=True):
+        for history, color in pairs:
             percent = {name: 100 * history[name] for name in ("train_accuracy", "test_accuracy")}
             _draw_run(panels[0], history, "loss", color, top=top)
             _draw_run(panels[1], history.assign(**percent), "accuracy", color)

@@ -1,6 +1,7 @@
 """What a person reads at the end of a command."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -90,9 +91,9 @@ def unfinished_lines(config: StudyConfig, result: StudyResult) -> list[str]:
     return lines
 
 
-def print_run(console: Console, path: Path) -> None:
-    """End of training and measures of a single run, and where its files are."""
-    row = pd.Series(directory.row(path))
+def print_run(console: Console, path: Path, measures: Mapping[str, str] | None = None) -> None:
+    """End of training and measures of a single run (`directory.row`), and where its files are."""
+    row = pd.Series(directory.row(path, measures))
     table = Table(title=str(path), show_header=False)
     for name, value in row.items():
         table.add_row(name, f"{value:.6g}" if isinstance(value, float) else str(value))

@@ -19,9 +19,10 @@ from jaxsharp.data import datasets
 from jaxsharp.measures.registry import MEASURES, Options
 from jaxsharp.networks import models
 from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE
-from jaxsharp.runs import claims, directory, files
+from jaxsharp.runs import claims, directory, files, reading
 from jaxsharp.runs.config import SAM, RunConfig, Settings
 from jaxsharp.studies import measuring, study, sweep
+from jaxsharp.studies.origins import fingerprint
 from jaxsharp.studies.recipes import make_recipe
 from jaxsharp.studies.workbench import load_workbench
 
@@ -125,6 +126,8 @@ def sharpness(
         if told != own:
             raise ValueError(f"{what} is {told}; the run was trained with {own}")
     bench = load_workbench(dataset or config.dataset, network, config.settings, data_dir)
+    made_from = fingerprint(config, bench)
+    directory.check_origin(run, made_from, "measure it with what it was made from (--data-dir)")
     console = make_console()
     with (
         files.lock(run),
@@ -132,29 +135,25 @@ def sharpness(
     ):
         measuring.measure(
             *([config], [run], bench, names, settings),
+            made_from=made_from,
             report=lambda name, _: tracker.update(names.index(name), name),
         )
-    report.print_run(console, run)
+    report.print_run(console, run, {name: MEASURES[name].settings(settings) for name in names})
 
 
-def plot(run: tyro.conf.Positional[tuple[Path, ...]], *, out: Path | None = None) -> None:
+def plot(run: tyro.conf.Positional[tuple[Path, ...]], *, out: Path = Path("curves.png")) -> None:
     """Draw loss and accuracy against epoch, of a run with SAM beside one without, say.
 
     Args:
-        run: One or more run directories.
-        out: File of the figure (png, pdf, svg); by default curves.png in the first directory.
+        run: Runs, studies, or folders that hold some; a curve for each run.
+        out: File of the figure (png, pdf, svg), outside of runs and studies.
     """
     from jaxsharp.analysis import canvas, figures
 
     if not run:
-        raise ValueError("plot needs one or more run directories")
-    histories = {}
-    for path in run:
-        config = claims.read_run_config(path)
-        label = f"{config.label}, seed {config.seed}"
-        histories[label if label not in histories else str(path)] = directory.read_history(path)
-    out = out or run[0] / "curves.png"
-    canvas.save(figures.run_curves(histories), out)
+        raise ValueError("plot needs one or more runs, studies, or folders of them")
+    claims.check_outside(out)
+    canvas.save(figures.run_curves(reading.histories(run)), out)
     print(out)
 
 

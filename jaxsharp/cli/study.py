@@ -118,6 +118,7 @@ def run_study(
     out = out or Path("runs") / config.name
     console = make_console()
     quiet = quiet or not study.is_writer()
+    kept = Scalars(out / "tensorboard") if tensorboard else nullcontext()
     with interrupts.deferred() as requested, study.claimed(out, config, fresh=fresh):
         if not quiet:
             console.print(opening(config, bench, out))
@@ -125,7 +126,7 @@ def run_study(
         with (
             Tracker(console, "study", total, quiet=quiet) as tracker,
             status.Board(out) as board,
-            Scalars(out / "tensorboard") if tensorboard else nullcontext() as scalars,
+            kept as scalars,
         ):
 
             def tell(progress: study.Progress) -> None:
@@ -168,10 +169,12 @@ def merge_parts(parts: tyro.conf.Positional[tuple[Path, ...]], *, out: Path) -> 
     report.print_study(make_console(), config, result, out, time.monotonic() - begin)
 
 
-def show_status(folder: tyro.conf.Positional[Path]) -> None:
+def show_status(folder: tyro.conf.Positional[tuple[Path, ...]]) -> None:
     """Say how far a study is, from another terminal or after it stopped.
 
     Args:
-        folder: Folder of the study.
+        folder: Studies, runs, or folders that hold some.
     """
-    make_console().print(status.describe(folder), soft_wrap=True)
+    if not folder:
+        raise ValueError("status needs one or more studies, runs, or folders of them")
+    make_console().print(status.describe_all(folder), soft_wrap=True)

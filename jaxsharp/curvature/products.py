@@ -36,6 +36,9 @@ at the "highest" precision, whatever the surroundings say: TF32 is good for two 
 work inside jit, vmap (over stacked `params`) and loops, `Batches` apart. In a jit of your own, pass
 `params` and `batch` as arguments, as what it closes over becomes a constant of the program.
 
+Convolutions on the CPU are taken as matrix products (`core.convolutions`), equal to rounding, as
+XLA runs them slowly inside loops.
+
 They raise ValueError, before the product is compiled, for parameters that are not real floating
 point, a loss that is not a real scalar in 32 bits or more, a mask or weights that do not fit, a
 chunk_size below 1, a `batch` that cannot be cut, a loss that is no fixed function or is cut and no
@@ -49,6 +52,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree, UInt32
 
 from jaxsharp.core.chunks import Batches, numbered, weighted, weighted_loss
+from jaxsharp.core.convolutions import fast_in_loops
 from jaxsharp.core.keys import stream
 from jaxsharp.core.memory import Budget
 from jaxsharp.core.trees import merge, widen
@@ -85,6 +89,7 @@ def hessian(
     Cost of a product: twice the work of a gradient if linearized, three times if recomputed.
     """
     check_params(params, batch, mask, chunk_size)
+    loss = fast_in_loops(loss)
     if weights is not None:
         loss, batch = weighted_loss(loss), weighted(batch, weights)
 
@@ -120,6 +125,7 @@ def ggn(
     forward pass once more if recomputed.
     """
     check_params(params, batch, mask, chunk_size)
+    apply = fast_in_loops(apply)
     if weights is not None:
         output_loss, apply = weighted_loss(output_loss), _of_examples(apply)
         batch = weighted(batch, weights)
@@ -157,6 +163,7 @@ def fisher(
     Reference: Martens (2020), JMLR 21 (146).
     """
     check_params(params, batch, mask, chunk_size)
+    apply = fast_in_loops(apply)
     apply, share, batch = _shared(apply, batch, weights)
 
     def respond(outputs, chunk):
@@ -195,6 +202,7 @@ def monte_carlo_fisher(
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; it must be at least 1")
     check_params(params, batch, mask, chunk_size)
+    apply = fast_in_loops(apply)
     apply, share, batch = _shared(apply, batch, weights)
     key = stream(key, "monte_carlo_fisher")
 
@@ -248,6 +256,7 @@ def empirical_fisher(
     targets of `batch`, so not the Fisher matrix (Kunstner et al. 2019).
     """
     check_params(params, batch, mask, chunk_size)
+    loss = fast_in_loops(loss)
     share, total = (lambda chunk: 1.0), loss
     if weights is not None:
         batch, share, total = weighted(batch, weights), _last, weighted_loss(loss)

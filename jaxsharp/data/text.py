@@ -37,8 +37,8 @@ def from_text(
     """
     source, text = read(text)
     whole = isinstance(length, int) and not isinstance(length, bool)
-    if not whole or length < 1:
-        raise DataError(f"length is {shown(length)}; it must be a whole number, at least 1")
+    if not whole or length < 2:
+        raise DataError(f"length is {shown(length)}; it must be a whole number, at least 2")
     if not 0 < test_share < 1:
         raise DataError(f"test_share is {shown(test_share)}; it must be between 0 and 1")
     characters, tokens = np.unique(np.array(list(text)), return_inverse=True)

@@ -22,7 +22,7 @@ from jaxsharp.measures.registry import (
     own_measure,
 )
 from jaxsharp.networks.losses import Loss, check_fit, check_loss, loss_of, name_of
-from jaxsharp.networks.network import Network
+from jaxsharp.networks.network import Network, fast_here
 
 FEW = 16  # examples on which a loss is looked at
 
@@ -63,6 +63,7 @@ def measure(
     if loss is not None:
         network = network._replace(loss=loss_of(loss))
     batch = checked_batch(network, params, stats, batch)
+    network = fast_here(network)
     static = (network, options, memory or budget())
     table = {}
     for name, each in wanted.items():
@@ -93,7 +94,7 @@ def compiled(
 
 def checked_batch(
     network: Network, params: PyTree, stats: PyTree, batch: Any
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Array | np.ndarray, Array | np.ndarray]:
     """Inputs and targets as arrays, of which the network has a loss; ValueError for others."""
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise ValueError(

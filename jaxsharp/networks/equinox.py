@@ -7,7 +7,7 @@ import jax
 from jaxtyping import PyTree
 
 from jaxsharp.networks.losses import CROSS_ENTROPY, Loss, loss_of
-from jaxsharp.networks.modules import as_input
+from jaxsharp.networks.modules import as_inputs
 from jaxsharp.networks.network import Network
 
 AXIS = "batch"  # the axis name that BatchNorm is given in Equinox's own examples
@@ -44,7 +44,6 @@ def from_equinox(make: Callable, loss: str | Callable | Loss = CROSS_ENTROPY) ->
     tree, state_tree = jax.tree.structure(params), jax.tree.structure(state)
     has_state = state is not None
     takes_key = "key" in inspect.signature(type(static).__call__).parameters
-    dtypes = {leaf.dtype for leaf in jax.tree.leaves(params)}
 
     @jax.jit
     def init(key):
@@ -64,7 +63,7 @@ def from_equinox(make: Callable, loss: str | Callable | Loss = CROSS_ENTROPY) ->
             static,
         )
         model = eqx.nn.inference_mode(model, value=not train)
-        inputs = jax.tree.map(lambda x: as_input(x, dtypes), inputs)
+        inputs = as_inputs(inputs, params)
         held = jax.tree.unflatten(state_tree, stats.get("state", [])) if has_state else None
         n = jax.tree.leaves(inputs)[0].shape[0]
         keys = None if key is None else jax.random.split(key, n)

@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import PyTree
 
 from jaxsharp.networks.losses import CROSS_ENTROPY, Loss, loss_of
-from jaxsharp.networks.modules import as_input
+from jaxsharp.networks.modules import as_inputs
 from jaxsharp.networks.network import Network
 
 # Arguments by which modules are told the mode, and whether they are true in training.
@@ -53,17 +53,17 @@ def from_linen(
         return params, variables
 
     shapes = jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)))
-    dtypes = {leaf.dtype for leaf in jax.tree.leaves(shapes[0])}
-    cast = partial(jax.tree.map, lambda x: as_input(x, dtypes))
 
     def random_apply(params, stats, inputs, train, key):
         variables = {"params": params, **stats}
         if not train:
-            return module.apply(variables, cast(inputs), **tell(False)), stats
+            return module.apply(variables, as_inputs(inputs, params), **tell(False)), stats
         # A stream of any other name is drawn from that of the parameters.
         rngs = None if key is None else {"params": key}
         mutable = list(stats) or False
-        found = module.apply(variables, cast(inputs), **tell(True), rngs=rngs, mutable=mutable)
+        found = module.apply(
+            variables, as_inputs(inputs, params), **tell(True), rngs=rngs, mutable=mutable
+        )
         return found if mutable else (found, stats)
 
     def apply(params, stats, inputs, train):

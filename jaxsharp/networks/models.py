@@ -77,13 +77,15 @@ class ModelSpec(NamedTuple):
     """One line of ``jaxsharp list``, the layers, whether channels are standardized, and its inputs.
 
     ``body(shape, num_outputs, lowering, rngs)`` returns the layers, applied in order behind the
-    normalization. ``inputs`` are "images", "numbers" (of any shape, images too) or "tokens".
+    normalization. ``inputs`` are "images", "numbers" (of any shape, images too) or "tokens";
+    ``least`` is the smallest height and width of images.
     """
 
     description: str
     body: Callable
     standardize: bool = False
     inputs: Literal["images", "numbers", "tokens"] = "images"
+    least: int = 1
 
 
 MODELS: dict[str, ModelSpec] = {
@@ -101,18 +103,21 @@ MODELS: dict[str, ModelSpec] = {
         zoo.mlp((512, 128, 512)),
         inputs="numbers",
     ),
-    "lenet": ModelSpec("LeNet of Ibayashi et al.", zoo.lenet),
+    "lenet": ModelSpec("LeNet of Ibayashi et al.", zoo.lenet, least=15),
     "simple_batch": ModelSpec(
         "CNN of study A: 4 convolutions, BatchNorm",
         zoo.batch_cnn(((16, 32), (64, 128)), 128, "VALID"),
+        least=16,
     ),
     "middle_batch": ModelSpec(
         "CNN of study A: 6 convolutions, BatchNorm",
         zoo.batch_cnn(((16, 32), (64, 128), (256, 512)), 512, "SAME"),
+        least=8,
     ),
     "complex_batch": ModelSpec(
         "CNN of study A: 9 convolutions, BatchNorm",
         zoo.batch_cnn(((16, 32, 32), (64, 128, 128), (256, 512, 512)), 512, "SAME"),
+        least=8,
     ),
     "resnet_20": ModelSpec(
         "ResNet-20 of He et al. for small images, shortcuts without parameters",
@@ -131,11 +136,13 @@ MODELS: dict[str, ModelSpec] = {
         "VGG-11 with BatchNorm for small images, one dense layer",
         zoo.vgg(((64,), (128,), (256, 256), (512, 512), (512, 512))),
         standardize=True,
+        least=32,
     ),
     "vit": ModelSpec(
         "vision transformer of 6 blocks, 128 wide, patches of 4 x 4 pixels",
         zoo.vit(128, 6, 4),
         standardize=True,
+        least=4,
     ),
     "gpt": ModelSpec(
         "GPT of 4 blocks, 128 wide, for texts: predicts each next character",
@@ -209,6 +216,11 @@ def check_inputs(name: str, spec: ModelSpec, dataset: Dataset) -> None:
         )
     if kind == "tokens":
         check_tokens(name, dataset)
+    if spec.least > 1 and min(images.shape[1:3]) < spec.least:
+        raise ValueError(
+            f"images of shape {images.shape[1:]} are too small for {name} "
+            f"({spec.least} x {spec.least} at least)"
+        )
 
 
 def check_tokens(name: str, dataset: Dataset) -> None:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.interpreters.partial_eval import dce_jaxpr
-from jaxtyping import Array, ArrayLike, PyTree
+from jaxtyping import Array, PyTree
 
 from jaxsharp.networks.layers import Moments
 from jaxsharp.networks.losses import CROSS_ENTROPY, Loss, loss_of
@@ -43,8 +43,7 @@ def from_nnx(
         model.set_attributes(**attributes, raise_if_not_found=False)
         graphs[mode] = nnx.split(model, *PARTS)[0]
     unknown = collect_moments(model)
-    graphs["moments"], shapes, random, _ = nnx.split(model, *PARTS)
-    dtypes = {leaf.dtype for leaf in jax.tree.leaves(shapes)}
+    graphs["moments"], _, random, _ = nnx.split(model, *PARTS)
 
     @jax.jit  # eagerly, every array would be drawn by a program of its own
     def init(key):
@@ -55,7 +54,7 @@ def from_nnx(
         # Arrays of NumPy, as files have them, could not be written by the module.
         params, stats = jax.tree.map(jnp.asarray, (params, stats))
         module = nnx.merge(graphs[mode], params, keys_from(random, key), stats)
-        return module, module(jax.tree.map(lambda x: as_input(x, dtypes), inputs))
+        return module, module(as_inputs(inputs, params))
 
     def apply(params, stats, inputs, train):
         module, outputs = call("train" if train else "eval", params, stats, inputs)
@@ -114,11 +113,16 @@ def collections(module: nnx.Module) -> PyTree:
     return nnx.to_pure_dict(nnx.split(module, *PARTS)[3])
 
 
-def as_input(x: ArrayLike, dtypes: set) -> Array:
-    """An input as a network with parameters of these dtypes takes it: indices stay integers."""
-    x = jnp.asarray(x)
-    is_index = jnp.issubdtype(x.dtype, jnp.integer) and x.dtype != jnp.uint8
-    return x if is_index or len(dtypes) != 1 else x.astype(*dtypes)
+def as_inputs(inputs: PyTree, params: PyTree) -> PyTree:
+    """Inputs in the one dtype that all parameters have, if so; indices stay integers."""
+    dtypes = {jnp.result_type(leaf) for leaf in jax.tree.leaves(params)}
+
+    def cast(x):
+        x = jnp.asarray(x)
+        is_index = jnp.issubdtype(x.dtype, jnp.integer) and x.dtype != jnp.uint8
+        return x if is_index or len(dtypes) != 1 else x.astype(*dtypes)
+
+    return jax.tree.map(cast, inputs)
 
 
 def keys_from(shapes: PyTree, key: Array | None) -> PyTree:

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from jaxsharp.core.chunks import mean_over_chunks
+from jaxsharp.core.convolutions import as_matrix_products, fast_in_loops
 from jaxsharp.networks.losses import CROSS_ENTROPY, Loss
 
 # Examples whose mean is the center about which moments are taken.
@@ -62,6 +64,31 @@ class Network(NamedTuple):
         )
 
 
+@lru_cache(maxsize=32)  # so that one network is one static argument of compiled programs
+def without_convolutions(network: Network) -> Network:
+    """The same network to rounding, its convolutions as matrix products (`core.convolutions`)."""
+
+    def apply(params, stats, inputs, train):
+        at_mode = as_matrix_products(partial(network.apply, train=train))
+        return at_mode(params, stats, inputs)
+
+    def random_apply(params, stats, inputs, train, key):
+        def at_mode(params, stats, inputs, key=None):
+            return network.apply(params, stats, inputs, train, key)
+
+        return as_matrix_products(at_mode)(params, stats, inputs, *((key,) if train else ()))
+
+    made = network._replace(apply=random_apply if network.is_random else apply)
+    if network.moments is not None:
+        made = made._replace(moments=as_matrix_products(network.moments))
+    return made
+
+
+def fast_here(network: Network) -> Network:
+    """A network in the form that loops on this platform are fast with."""
+    return without_convolutions(network) if jax.default_backend() == "cpu" else network
+
+
 def is_layer(node) -> bool:
     """Whether a part of a tree of statistics is that of one BatchNorm layer."""
     return isinstance(node, dict) and set(node) == {"mean", "var"}
@@ -92,15 +119,16 @@ def recompute_statistics(
             "statistics cannot be recomputed: the network has some, and no moments of them; valid "
             "are networks.from_nnx of modules with nnx.BatchNorm, or none recomputed"
         )
+    moments = fast_in_loops(network.moments)
     few = jax.tree.map(lambda x: x[: min(CENTERING, chunk_size or CENTERING)], images)
     # A layer that is stacked, as by nnx.scan, stands for as many as its leading axes have.
     depth = sum(layer["mean"][..., 0].size for layer in layers if is_layer(layer))
 
     def one_more(_, stats):
-        shifts = network.moments(params, stats, stats, few)
+        shifts = moments(params, stats, stats, few)
         centers = jax.tree.map(shifted, stats, shifts, is_leaf=is_layer)
         collected = mean_over_chunks(
-            lambda chunk: network.moments(params, stats, centers, chunk), images, chunk_size
+            lambda chunk: moments(params, stats, centers, chunk), images, chunk_size
         )
         return jax.tree.map(shifted, centers, collected, is_leaf=is_layer)
 

@@ -2,6 +2,7 @@
 
 config       everything that decides the numbers of one run, and its name
 directory    what a run's directory has: checkpoints, history, sharpness
+reading      what is trained, for those who change nothing
 checkpoint   arrays on disk with checksums, whole or not at all
 claims       whose a directory is: configurations, checksums, damage
 fingerprint  what a run was made from: digests of data and programs
@@ -15,3 +16,4 @@ from jaxsharp.runs.config import RunConfig as RunConfig
 from jaxsharp.runs.config import Settings as Settings
 from jaxsharp.runs.directory import read_history as read_history
 from jaxsharp.runs.directory import read_sharpness as read_sharpness
+from jaxsharp.runs.reading import load_parameters as load_parameters

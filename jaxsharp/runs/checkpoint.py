@@ -4,6 +4,8 @@ PATH/arrays.npz   the arrays by their paths in the tree, as NumPy writes them
 PATH/NAME         texts that belong to the arrays
 PATH/SHA256SUMS   one line a file, as `sha256sum --check` reads it
 
+Other files that systems and editors put there are nobody's: not read, and no damage.
+
 Not orbax: on a full or forbidden disk its threads write tracebacks and wait for each other for
 minutes, and a small state takes it ten times as long.
 """
@@ -15,8 +17,9 @@ import shutil
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -47,23 +50,25 @@ def save(path: Path, tree: PyTree, texts: Mapping[str, str] | None = None) -> No
     process at a time may save there.
     """
     path = path.resolve()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_unfinished(path.parent)
     temporary = path.with_name(files.TEMPORARY + path.name)
-    try:
-        temporary.mkdir()
-        leaves = {name: np.asarray(leaf) for name, leaf in enumerate_leaves(tree)}
-        np.savez(temporary / ARRAYS, allow_pickle=False, **leaves)
-        for name, text in (texts or {}).items():
-            (temporary / name).write_text(text, encoding="utf-8", newline="")
-        sums = [f"{files.digest(temporary / name)}  {name}\n" for name in file_names(temporary)]
-        (temporary / SUMS).write_text("".join(sums), encoding="utf-8", newline="")
-        files.sync_tree(temporary)
-        os.rename(temporary, path)
-    except BaseException:
+    with files.spoken_of(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         remove_unfinished(path.parent)
-        raise
-    files.sync(path.parent)
+        try:
+            temporary.mkdir()
+            leaves = {name: np.asarray(leaf) for name, leaf in enumerate_leaves(tree)}
+            np.savez(temporary / ARRAYS, allow_pickle=False, **leaves)
+            for name, text in (texts or {}).items():
+                (temporary / name).write_text(text, encoding="utf-8", newline="")
+            names = sorted({ARRAYS, *(texts or {})})
+            sums = [f"{files.digest(temporary / name)}  {name}\n" for name in names]
+            (temporary / SUMS).write_text("".join(sums), encoding="utf-8", newline="")
+            files.sync_tree(temporary)
+            os.rename(temporary, path)
+        except BaseException:
+            remove_unfinished(path.parent)
+            raise
+        files.sync(path.parent)
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -72,25 +77,20 @@ def remove_unfinished(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def file_names(path: Path) -> list[str]:
-    """Names of the files of a checkpoint, relative to it and sorted, but for the list of sums."""
-    names = (p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir())
-    return sorted(name for name in names if name != SUMS)
-
-
-def verify(path: Path, only: str | None = None) -> str | None:
+def verify(path: Path, only: str | None = None, texts: Iterable[str] = ()) -> str | None:
     """What is wrong with a checkpoint, or ``only`` one file of it, in one line; None if nothing.
 
-    Found are files that were changed, cut off, removed or added since ``save``.
+    Found are files that were changed, cut off or removed since ``save``, also from the list of
+    sums, if they are named in ``texts`` or hold the arrays. What was added beside them is ignored.
     """
     if not (path / SUMS).is_file():
         return f"{SUMS} is missing"
     try:
-        sums, present = read_sums(path), file_names(path)
-        for name in sorted({*sums, *present}) if only is None else [only]:
+        sums = read_sums(path)
+        for name in sorted({ARRAYS, *texts, *sums}) if only is None else [only]:
             if not NAME.fullmatch(name):
-                return f"{SUMS} or the folder has {shown(name)}, which is no name of a file there"
-            if name not in present or not (path / name).is_file():
+                return f"{SUMS} has {shown(name)}, which is no name of a file there"
+            if not (path / name).is_file():
                 return f"{name} is missing"
             if name not in sums:
                 return f"{name} is not listed in {SUMS}"
@@ -139,15 +139,45 @@ def load(path: Path, like: PyTree) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
-def read_leaf(archive: zipfile.ZipFile, name: str, leaf: PyTree) -> np.ndarray:
+def load_nested(path: Path, *fields: str) -> list[dict[str, Any]]:
+    """Each of the ``fields`` of a tree that ``save`` wrote, as nested dictionaries of arrays.
+
+    No structure need be known: keys, indices and names of fields are texts in the order in which
+    they were saved, and a field without arrays is empty. Raises as ``load`` does.
+    """
+    if (reason := verify(path)) is not None:
+        raise DamagedError(f"checkpoint {path} cannot be read: {reason}")
+    nested: dict[str, Any] = {field: {} for field in fields}
+    try:
+        with zipfile.ZipFile(path / ARRAYS) as found:
+            for name in (member.removesuffix(".npy") for member in found.namelist()):
+                *outer, last = name.split(".")[1:]
+                if [*outer, last][0] in fields:
+                    place = nested
+                    for key in outer:
+                        place = place.setdefault(key, {})
+                    place[last] = read_leaf(found, name)
+    except (*UNREADABLE, AttributeError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"checkpoint {path} cannot be read: {reason}") from error
+    return [nested[field] for field in fields]
+
+
+def read_leaf(archive: zipfile.ZipFile, name: str, leaf: PyTree | None = None) -> np.ndarray:
     """An array of an archive that is like ``leaf``; ValueError, and it is not read, if it is not.
 
-    So an array takes the memory that is known, and not what the archive says of it.
+    So an array takes the memory that is known, or else that of the archive, and not what the
+    archive says of it.
     """
     with archive.open(f"{name}.npy") as file:
         if np.lib.format.read_magic(file) != (1, 0):
             raise ValueError(f"{name} is of another version of NumPy's format")
         shape, by_column, dtype = np.lib.format.read_array_header_1_0(file)
+        if leaf is None:
+            packed = archive.getinfo(f"{name}.npy").compress_type != zipfile.ZIP_STORED
+            if packed or dtype.kind not in "biufc":
+                raise ValueError(f"it has {name} as {dtype}, packed or not of numbers")
+            leaf = jax.ShapeDtypeStruct(shape, dtype)
         # NumPy does not know the types of low precision, and writes them as bytes.
         raw = dtype.names is None and dtype.kind == leaf.dtype.kind == "V"
         alike = dtype.itemsize == leaf.dtype.itemsize if raw else dtype == leaf.dtype

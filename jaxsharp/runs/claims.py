@@ -1,26 +1,34 @@
 """Whose a directory is: of a run or of a study, as its config.json says, with a checksum."""
 
+import contextlib
 import functools
 import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from jaxsharp.core.choices import checked, construct, shown
-from jaxsharp.runs import files
+from jaxsharp.runs import checkpoint, files
 from jaxsharp.runs.config import RunConfig
 
 Warn = Callable[[str], Any]
 MOST_NAMED = 20
+SHARED = ("dataset", "model", "settings")
+KINDS = {"run": "seed", "study": "seeds"}  # by the field that the other one has not
+ELSEWHERE = "choose another directory (--out); --fresh would delete what is there"
 
 
 class RunError(ValueError):
     """A run directory that cannot be used as asked; the message is one line."""
+
+
+class DamagedConfigError(RunError):
+    """A config.json that is not as it was written."""
 
 
 def print_warning(text: str) -> None:
@@ -35,18 +43,42 @@ def warn_once(text: str) -> None:
 
 
 @contextmanager
-def claimed(path: Path, config: dict[str, Any], *, fresh: bool = False) -> Iterator[None]:
+def claimed(
+    path: Path, config: dict[str, Any], *, fresh: bool = False, advice: str = ELSEWHERE
+) -> Iterator[None]:
     """``claim`` a directory and keep other processes out of it while a block runs.
 
     A directory that is refused is left without a lock file. Raises files.InUseError too, and
     files.ForeignError for one that holds links (with ``fresh`` they are removed unfollowed).
     """
+    check_outside(path)
     if not fresh:
         files.check_tree(path)
-    is_claimed(path, config, fresh=fresh)
+    is_claimed(path, config, fresh=fresh, advice=advice)
     with files.lock(path):
         claim(path, config, fresh=fresh)
         yield
+
+
+def check_outside(path: Path) -> None:
+    """Raise RunError for an output that would be inside of a run, a study or a checkpoint."""
+    for folder in path.resolve().parents:
+        if all((folder / name).is_file() for name in (checkpoint.SUMS, checkpoint.ARRAYS)):
+            what = "checkpoint"
+        elif (found := kind(folder)) is not None:
+            what = found
+        else:
+            continue
+        raise RunError(f"{path} is inside of the {what} {folder}; choose a place outside of it")
+
+
+def kind(path: Path) -> str | None:
+    """What a folder's config.json says that it is, "run" or "study"; None for anything else."""
+    try:
+        found = parse_config(path / "config.json")
+    except (OSError, RunError):
+        return None
+    return next((what for what, name in KINDS.items() if {*SHARED, name} <= set(found)), None)
 
 
 def claim(path: Path, config: dict[str, Any], *, fresh: bool = False) -> None:
@@ -87,40 +119,80 @@ def keep_run(path: Path, config: RunConfig, warn: Warn = print_warning) -> None:
         intact = file.exists() and bool(read_config(path))
     except RunError:
         intact = False
-    if not intact and path.is_dir() and any(path.iterdir()):
+    if not intact and path.is_dir() and not is_empty(path):
         warn(f"{file} is missing or damaged; it is written anew")
         write_config(path, asdict(config))
     claim_run(path, config)
 
 
-def is_claimed(path: Path, config: dict[str, Any], *, fresh: bool = False) -> bool:
+def keep_study(
+    path: Path, config: dict[str, Any], runs: Iterable[RunConfig], warn: Warn = print_warning
+) -> None:
+    """Write a study's config.json anew if it is missing or damaged, and its runs are there.
+
+    ``runs`` are those that ``config`` has. ``warn`` gets a line on what is written. Raises RunError
+    if a run that is there is none of them: then it was another study.
+    """
+    file, members = path / "config.json", {run.name: asdict(run) for run in runs}
+    files.check_tree(path)
+    if file.exists():
+        with contextlib.suppress(DamagedConfigError):
+            read_config(path)
+            return
+    found = {}
+    for run in sorted(path.glob("runs/[!.]*/config.json")):
+        with contextlib.suppress(DamagedConfigError):
+            found[run.parent.name] = read_config(run.parent)
+    for name, run in found.items():
+        if name not in members or differences(run, members[name]):
+            raise RunError(
+                f"{file} is missing or damaged, and {path / 'runs' / name} is no run of the study "
+                "that is asked for; give the command that made it, or choose another directory"
+            )
+    if found:
+        with files.lock(path):
+            what = f"damaged, and now {files.set_aside(file).name}" if file.exists() else "missing"
+            write_config(path, config)
+        warn(f"{file} is {what}; it is written anew, as the runs agree with what is asked for")
+
+
+def is_empty(path: Path) -> bool:
+    """Whether a folder holds nothing, but for what processes, systems and editors leave in it."""
+    return all(p.name.startswith(files.OWN) or files.is_foreign(p.name) for p in path.iterdir())
+
+
+def is_claimed(
+    path: Path, config: dict[str, Any], *, fresh: bool = False, advice: str = ELSEWHERE
+) -> bool:
     """Whether ``path`` holds the run or study of ``config``, any run or study if ``fresh``.
 
-    False if it is empty or absent; RunError if it holds anything else.
+    False if it is empty or absent; RunError, which ends with the ``advice``, for another one or if
+    it holds anything else.
     """
     file = path / "config.json"
     if path.exists() and not path.is_dir():
         raise RunError(f"{path} is a file; the output must be a directory")
     if not file.exists():
-        own = (files.TEMPORARY, files.LOCK)  # as a process leaves them that was killed here
-        if path.exists() and any(not p.name.startswith(own) for p in path.iterdir()):
+        if path.exists() and not is_empty(path):
             raise RunError(f"{path} holds files but no config.json; choose an empty directory")
         return False
-    if not {"dataset", "model", "settings"} <= set(parse_config(file)):
+    if not {*SHARED} <= set(parse_config(file)):
         raise RunError(f"{file} is not that of a run or study; choose another directory")
     if fresh:
         return True
     if changes := differences(read_config(path), json.loads(json.dumps(config))):
-        raise RunError(
-            f"{path} holds another configuration ({changes}); "
-            "choose another directory, or start over with --fresh"
-        )
+        raise RunError(f"{path} holds another configuration ({changes}); {advice}")
     return True
 
 
 def clear(path: Path) -> None:
-    """Empty a run or study, what says that it is one at the very last, and its lock never."""
+    """Empty a run or study, what says that it is one at the very last, and its lock never.
+
+    Nor what systems and editors left, or a version control.
+    """
     for each in sorted(path.iterdir(), key=lambda each: each.name == "config.json"):
+        if files.is_foreign(each.name):
+            continue
         if each.is_dir() and not each.is_symlink():
             shutil.rmtree(each)
         elif each.name not in (files.LOCK, files.HOLDER):
@@ -167,11 +239,17 @@ def read_config(path: Path) -> dict[str, Any]:
         raise RunError(f"{path} is no run directory: it has no config.json")
     found = parse_config(file)
     if found.pop("checksum", checksum(found)) != checksum(found):
-        raise RunError(
-            f"{file} is damaged: its checksum does not fit; "
-            f"delete {path} and give the same command again, or start over with --fresh"
-        )
+        raise DamagedConfigError(f"{file} is damaged: its checksum does not fit; {mending(path)}")
     return found
+
+
+def mending(path: Path) -> str:
+    """How to go on with a directory whose config.json is damaged."""
+    if any(path.glob("runs/*/config.json")):
+        return "the command that made the study writes it anew"
+    if kind(path.parent.parent) == "study":
+        return f"the command that made {path.parent.parent} writes it anew"
+    return "restore it, or choose another directory"
 
 
 def parse_config(file: Path) -> dict[str, Any]:
@@ -181,9 +259,8 @@ def parse_config(file: Path) -> dict[str, Any]:
     except files.ForeignError as error:
         raise RunError(str(error)) from None
     except ValueError as error:
-        raise RunError(
-            f"{file} is not valid JSON: {error}; if {file.parent} is a run or study, delete it"
-        ) from error
+        reason = f"{file} is not valid JSON: {error}; {mending(file.parent)}"
+        raise DamagedConfigError(reason) from error
     if not isinstance(found, dict):
         raise RunError(f"{file} is not that of a run or study; choose another directory")
     return found

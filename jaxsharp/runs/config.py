@@ -2,7 +2,8 @@
 
 import inspect
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 
 from jaxsharp.core.choices import LARGEST, known, plain, shown
 from jaxsharp.data.augment import steps_of
@@ -189,3 +190,25 @@ class RunConfig:
         if rho is not None and self.settings.rho is not None:
             rho = self.settings.rho
         return replace(self, settings=replace(self.settings, rho=rho))
+
+
+def labels(configs: Sequence[RunConfig], *, seeds: bool = True) -> list[str]:
+    """What tells each of several runs from the others: the fields in which they differ.
+
+    Of a single run, or equal ones: optimizer, variant and seed. Seeds are named if ``seeds``.
+    """
+    rows = []
+    for config in configs:
+        taken = asdict(config.resolved().settings)
+        taken["rho"] = None if taken["rho"] == config.own_rho else taken["rho"]
+        row = {"dataset": config.dataset, "model": config.model, "label": config.label}
+        rows.append(row | taken | ({"seed": config.seed} if seeds else {}))
+    differing = [name for name in rows[0] if any(row[name] != rows[0][name] for row in rows)]
+
+    def said(name, value):
+        if name in ("dataset", "model", "label"):
+            return value
+        return f"{name.replace('_', ' ')} {'default' if value is None else value}"
+
+    names = differing or ["label", "seed"][: 1 + seeds]
+    return [", ".join(said(name, row[name]) for name in names) for row in rows]

@@ -4,15 +4,15 @@ RUN/config.json              the run's configuration, with a checksum
 RUN/checkpoints/epoch_0050   state, history and fingerprint after 50 epochs (``checkpoint``)
 RUN/checkpoints/converged    state and history at the end of a run that converged (or: diverged)
 RUN/history.csv              loss and accuracy on both splits after every epoch, a copy
-RUN/sharpness.csv            a row a measure: its settings and `SHARPNESS`, checksum of the row
+RUN/sharpness.csv            a row a measure and its settings: `SHARPNESS`, checksum of the row
 
 Training is deterministic, so whatever is damaged is left out, with a warning, and made again.
 """
 
 import io
-import itertools
 import math
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,14 @@ from jax.typing import ArrayLike
 
 from jaxsharp.core.choices import is_a, plain, shown
 from jaxsharp.runs import checkpoint, files, fingerprint
-from jaxsharp.runs.claims import MOST_NAMED, RunError, Warn, print_warning, read_run_config
+from jaxsharp.runs.claims import (
+    ELSEWHERE,
+    MOST_NAMED,
+    RunError,
+    Warn,
+    print_warning,
+    read_run_config,
+)
 from jaxsharp.runs.fingerprint import Fingerprint
 from jaxsharp.training.epochs import TrainState
 
@@ -67,7 +74,7 @@ def checkpoints(path: Path) -> list[Path]:
     """Checkpoints of a run, the one to continue from first: its end, then the latest epoch."""
     folder = path / "checkpoints"
     ends = [folder / name for name in ENDS if (folder / name).is_dir()]
-    epochs = [p for p in folder.glob("epoch_*") if EPOCH.fullmatch(p.name)]  # no unfinished ones
+    epochs = [p for p in folder.glob("epoch_*") if EPOCH.fullmatch(p.name) and p.is_dir()]
     return ends + sorted(epochs, key=lambda p: int(p.name[6:]), reverse=True)
 
 
@@ -76,7 +83,7 @@ def latest_checkpoint(path: Path) -> Path | None:
     return next(iter(checkpoints(path)), None)
 
 
-def check_origin(path: Path, made_from: Fingerprint) -> None:
+def check_origin(path: Path, made_from: Fingerprint, advice: str = ELSEWHERE) -> None:
     """Raise RunError if the newest intact checkpoint of a run was made from something else.
 
     So it is too for a history or measurements that are intact and none.
@@ -84,7 +91,8 @@ def check_origin(path: Path, made_from: Fingerprint) -> None:
     read_sharpness(path, lambda text: None)
     for saved in checkpoints(path):
         try:
-            fingerprint.compare(saved, fingerprint.read(saved), made_from)
+            found = fingerprint.read(saved, advice)
+            fingerprint.compare(saved, found, made_from, advice=advice)
             parse_history(checkpoint.read_text(saved, "history.csv"), saved)
         except checkpoint.DamagedError:
             continue
@@ -100,26 +108,43 @@ def load(
     measurements were taken of: they are renamed too. Raises ValueError for an intact one of other
     data, another network or optimizer.
     """
+
+    def mend(latest: Path, error: checkpoint.DamagedError) -> None:
+        aside = files.set_aside(latest)
+        before = latest_checkpoint(path)
+        start = "the start" if before is None else before.name
+        warn(f"{error}; it is now {aside.name}, and training continues from {start}")
+
+    if (found := newest_state(path, like, made_from, mend)) is not None:
+        state, text, history = found
+        copy = path / "history.csv"
+        if not files.holds(copy, text):
+            files.write_text(copy, text)
+        return state, history
+    if (path / "sharpness.csv").is_file():
+        aside = files.set_aside(path / "sharpness.csv")
+        warn(f"{path} has measurements and no checkpoint; they are now in {aside.name}")
+    return None
+
+
+def newest_state(
+    path: Path,
+    like: TrainState,
+    made_from: Fingerprint,
+    damaged: Callable[[Path, checkpoint.DamagedError], Any],
+) -> tuple[TrainState, str, pd.DataFrame] | None:
+    """State and history, also as text, of the newest intact checkpoint; ``damaged`` gets others."""
     for latest in checkpoints(path):
         try:
             fingerprint.compare(latest, fingerprint.read(latest), made_from)
             state = checkpoint.load(latest, like)
             text = checkpoint.read_text(latest, "history.csv")
         except checkpoint.DamagedError as error:
-            aside = set_aside(latest)
-            before = latest_checkpoint(path)
-            start = "the start" if before is None else before.name
-            warn(f"{error}; it is now {aside.name}, and training continues from {start}")
+            damaged(latest, error)
             continue
         history = parse_history(text, latest)
         check_end(latest, End(state.epoch, state.converged, state.diverged), len(history))
-        copy = path / "history.csv"
-        if not files.holds(copy, text):
-            files.write_text(copy, text)
-        return state, history
-    if (path / "sharpness.csv").is_file():
-        aside = set_aside(path / "sharpness.csv")
-        warn(f"{path} has measurements and no checkpoint; they are now in {aside.name}")
+        return state, text, history
     return None
 
 
@@ -143,14 +168,6 @@ def check_whole(saved: Path) -> None:
 def epoch_name(epochs: int) -> str:
     """Name of the checkpoint after so many epochs."""
     return f"epoch_{epochs:04d}"
-
-
-def set_aside(path: Path) -> Path:
-    """Rename a damaged checkpoint or file so that nothing takes it for one; the new path."""
-    for number in itertools.count(1):
-        aside = path.with_name(f"damaged-{path.name}" + (f"-{number}" if number > 1 else ""))
-        if not aside.exists():
-            return path.rename(aside)
 
 
 def read_history(path: Path) -> pd.DataFrame:
@@ -215,9 +232,10 @@ def read_sharpness(path: Path, warn: Warn = print_warning) -> pd.DataFrame:
         what = "is damaged, or of an older version,"
         warn(f"{file} {what} at {names}; what is left out is measured again when asked for")
     found = [measurement(file, cells) for cells in rows]
-    names = [cells[0] for cells in found]
+    names = [tuple(cells[:2]) for cells in found]
     if len(set(names)) < len(names):
-        raise RunError(f"{file} has a measure twice: {', '.join(names)}")
+        twice = ", ".join(name for name, _ in names)
+        raise RunError(f"{file} has a measure twice with the same settings: {twice}")
     return pd.DataFrame(found, columns=list(SHARPNESS)).astype(SHARPNESS)
 
 
@@ -241,8 +259,12 @@ def measurement(file: Path, cells: list[str]) -> list:
     return found
 
 
-def row(path: Path) -> dict[str, Any]:
-    """One row of runs.csv: configuration, end of training, and the record of each measure."""
+def row(path: Path, measures: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """One row of runs.csv: configuration, end of training, and the record of each measure.
+
+    ``measures`` are those of a study, with their settings; a run may have others, which its table
+    leaves out. Without them, the latest record of each counts.
+    """
     config = read_run_config(path)
     end, history = newest_history(path)
     last = history.iloc[-1]
@@ -259,6 +281,8 @@ def row(path: Path) -> dict[str, Any]:
         "loss_gap": metrics["train_loss"] - metrics["test_loss"],
     }
     for record in read_sharpness(path).itertuples():
+        if measures is not None and measures.get(record.measure) != record.settings:
+            continue
         measured = record._replace(finished=bool(record.finished))._asdict()
         table[record.measure] = record.value
         table |= {f"{record.measure}_{name}": measured[name] for name in list(SHARPNESS)[3:]}

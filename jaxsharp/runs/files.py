@@ -9,8 +9,10 @@ import contextlib
 import csv
 import hashlib
 import io
+import itertools
 import json
 import os
+import re
 import socket
 import stat
 import zlib
@@ -27,6 +29,8 @@ from jaxsharp.core.choices import construct, shown
 TEMPORARY = ".tmp-"
 """What the names of unfinished files and folders begin with; a killed process leaves some."""
 LOCK, HOLDER = ".lock", ".lock.json"
+OWN = (TEMPORARY, LOCK)
+FOREIGN = re.compile(r"\..*|.*~|#.*#|Thumbs\.db|desktop\.ini|lost\+found")
 PATIENCE_S = 1.0  # a reader that asks who holds a lock takes it for an instant
 LARGEST = 2**26  # bytes of a text: a history of half a million epochs
 DEEPEST = 20  # objects and lists of JSON in each other
@@ -48,23 +52,51 @@ class Holder:
     host: str
 
 
+def is_foreign(name: str) -> bool:
+    """Whether a name is one that systems and editors leave anywhere, and that nobody here reads."""
+    return FOREIGN.fullmatch(name) is not None and not name.startswith(OWN)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file or folder so that nothing takes it for a whole one; the new path."""
+    for number in itertools.count(1):
+        aside = path.with_name(f"damaged-{path.name}" + (f"-{number}" if number > 1 else ""))
+        if not aside.exists():
+            return path.rename(aside)
+
+
+@contextlib.contextmanager
+def spoken_of(path: Path) -> Iterator[None]:
+    """Errors of the system name ``path``: not what is written on the way to it, nor nothing."""
+    try:
+        yield
+    except OSError as error:
+        others = error.filename is not None and TEMPORARY not in str(error.filename)
+        if error.errno is None or (others and error.filename2 is None):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 def check_tree(path: Path) -> None:
     """Raise ForeignError unless all below a folder is files and folders with printable names.
 
     Links to elsewhere are not followed, and pipes and devices not opened. ``path`` itself is the
-    user's word, and may be a link.
+    user's word, and may be a link. What is foreign is passed over, like the links to nowhere that
+    Emacs leaves beside the files it edits.
     """
     folders = [path] if path.is_dir() else []
     while folders:
         with os.scandir(folders.pop()) as entries:
             for entry in entries:
+                if is_foreign(entry.name):
+                    continue
                 mode = entry.stat(follow_symlinks=False).st_mode
                 if not entry.name.isprintable():
-                    what, valid = "a name that cannot be printed", "remove it"
+                    what, valid = "a name that cannot be printed", "move it elsewhere"
                 elif stat.S_ISLNK(mode):
                     what, valid = "a link", "put what it leads to in its place"
                 elif not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
-                    what, valid = "neither file nor folder", "remove it"
+                    what, valid = "neither file nor folder", "move it elsewhere"
                 else:
                     folders += [Path(entry.path)] if stat.S_ISDIR(mode) else []
                     continue
@@ -75,7 +107,7 @@ def read_bytes(path: Path) -> bytes:
     """Content of a file that holds a text; ForeignError for what is no file, or far too large."""
     found = path.lstat()
     if not stat.S_ISREG(found.st_mode):
-        raise ForeignError(f"{path} is not a file; remove it")
+        raise ForeignError(f"{path} is not a file; it must be one")
     if found.st_size > LARGEST:
         raise ForeignError(f"{path} has {found.st_size} bytes; it must have at most {LARGEST}")
     return path.read_bytes()
@@ -127,19 +159,20 @@ def write_text(path: Path, text: str, *, durable: bool = True) -> None:
     the old content and no temporary file, if the disk is full or not writable.
     """
     temporary = path.with_name(TEMPORARY + path.name)
-    temporary.unlink(missing_ok=True)  # never written through: it may be another file's second name
-    try:
-        with open(temporary, "x", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if durable:
-        sync(path.parent)
+    with spoken_of(path):
+        temporary.unlink(missing_ok=True)  # never written through: it may be another's second name
+        try:
+            with open(temporary, "x", encoding="utf-8", newline="") as file:
+                file.write(text)
+                file.flush()
+                if durable:
+                    os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        if durable:
+            sync(path.parent)
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
@@ -211,7 +244,8 @@ def lock(path: Path) -> Iterator[None]:
     path.mkdir(parents=True, exist_ok=True)
     check_lock(path)
     try:
-        held = filelock.FileLock(path / LOCK).acquire(timeout=PATIENCE_S, poll_interval=0.02)
+        with spoken_of(path):
+            held = filelock.FileLock(path / LOCK).acquire(timeout=PATIENCE_S, poll_interval=0.02)
     except filelock.Timeout:
         raise InUseError(
             f"{path} is in use by {said_holder(path)}; wait for it, or choose another folder"
@@ -233,7 +267,7 @@ def check_lock(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
-        raise ForeignError(f"{path / LOCK} is not a file of its own; remove it")
+        raise ForeignError(f"{path / LOCK} is not a file of its own; move it elsewhere")
 
 
 def holder(path: Path) -> str | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from jaxsharp.core.choices import checked, construct, shown
 from jaxsharp.runs import checkpoint, files
-from jaxsharp.runs.claims import RunError, warn_once
+from jaxsharp.runs.claims import ELSEWHERE, RunError, warn_once
 
 FILE = "fingerprint.json"
 DATA = ("train_images", "train_labels", "test_images", "test_labels")
@@ -47,15 +47,16 @@ class Fingerprint:
         return json.dumps(asdict(self), indent=2) + "\n"
 
 
-def read(saved: Path) -> Fingerprint:
+def read(saved: Path, advice: str = ELSEWHERE) -> Fingerprint:
     """The fingerprint of a checkpoint.
 
-    Raises DamagedError if it is not as it was written, and RunError if it never was.
+    Raises DamagedError if it is not as it was written, and RunError, which ends with the
+    ``advice``, if it never was.
     """
     if not (saved / FILE).exists() and checkpoint.verify(saved) is None:
         raise RunError(
             f"checkpoint {saved} has no {FILE}, so that what it was made from is not known; "
-            "choose another directory, or start over with --fresh"
+            f"{advice}"
         )
     checkpoint.read_text(saved, FILE)
     try:
@@ -70,7 +71,7 @@ def compare(
     wanted: Fingerprint,
     names: Iterable[str] = (*DATA, *PROGRAMS),
     *,
-    advice: str = "choose another directory (--out), or start over with --fresh",
+    advice: str = ELSEWHERE,
 ) -> None:
     """Raise RunError unless a checkpoint was made from what is wanted now, saying what changed.
 

@@ -5,11 +5,12 @@ import itertools
 import json
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from jaxsharp.core.choices import at_least_one, checked, construct, each_once, plain, shown
-from jaxsharp.measures.registry import DEFAULT_MEASURES, Options
+from jaxsharp.measures.registry import DEFAULT_MEASURES, MEASURES, Options, settings_of
 from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE
 from jaxsharp.runs.config import SAM, SHORT_NAMES, RunConfig, Settings
 
@@ -21,7 +22,8 @@ class StudyConfig:
     """Everything that decides the numbers of a study.
 
     ``vary`` has settings of `config.SHORT_NAMES` and the values that the grid gives them. A
-    ``shard`` "i/n" is the i-th of n parts of the grid, i from 1.
+    ``shard`` "i/n" is the i-th of n parts of the grid, i from 1. In which order names and values
+    are given makes no difference: they are put in that of their registries, and of numbers.
     """
 
     dataset: str = "digits"
@@ -34,6 +36,14 @@ class StudyConfig:
     options: Options = Options()
     vary: dict[str, tuple[int | float, ...]] = field(default_factory=dict)
     shard: str | None = None
+
+    def __post_init__(self) -> None:
+        """Put names and values in order."""
+        orders = {"optimizers": OPTIMIZERS, "sam": SAM, "measures": MEASURES}
+        for name, order in orders.items():
+            object.__setattr__(self, name, in_order(getattr(self, name), order))
+        vary = {name: tuple(sorted(self.vary[name])) for name in in_order(self.vary, SHORT_NAMES)}
+        object.__setattr__(self, "vary", vary)
 
     def check(self) -> None:
         """Raise ValueError for what no study can have.
@@ -98,6 +108,11 @@ class StudyConfig:
         """Epochs at most, and measures."""
         return self.settings.epochs + len(self.measures)
 
+    @property
+    def measured(self) -> dict[str, str]:
+        """The settings with which each measure is taken."""
+        return {name: settings_of(name, self.options) for name in self.measures}
+
     def axes(self) -> list[str]:
         """Columns of a table that tell the combinations of hyper-parameters apart."""
         return ["optimizer", "sam", *self.vary]
@@ -119,6 +134,12 @@ class StudyConfig:
         """Folder name that differs for every configuration."""
         digest = hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
         return f"study-{self.dataset}-{self.model}-{digest[:6]}"
+
+
+def in_order(names: Iterable[str], order: Iterable[str]) -> tuple[str, ...]:
+    """The names as they follow each other in ``order``, and what is unknown there last."""
+    places = {name: place for place, name in enumerate(order)}
+    return tuple(sorted(names, key=lambda name: places.get(name, len(places))))
 
 
 def group_key(member: RunConfig) -> tuple:

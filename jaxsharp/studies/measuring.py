@@ -17,12 +17,12 @@ from jaxsharp.core.keys import stream
 from jaxsharp.core.memory import Budget, budget
 from jaxsharp.measures.registry import UNDEFINED, Measure, Options, Record, place_of
 from jaxsharp.networks.network import Network
-from jaxsharp.runs import claims, directory
+from jaxsharp.runs import claims, directory, reading
 from jaxsharp.runs.config import RunConfig
 from jaxsharp.runs.fingerprint import Fingerprint
 from jaxsharp.studies.origins import fingerprint
-from jaxsharp.studies.recipes import make_recipe
-from jaxsharp.studies.sweep import ANYHOW, Layout, resume
+from jaxsharp.studies.recipes import beginning, make_recipe
+from jaxsharp.studies.sweep import ANYHOW, Layout
 from jaxsharp.studies.workbench import Workbench, labels_of
 from jaxsharp.training.epochs import TrainState, streams
 from jaxsharp.training.members import (
@@ -175,10 +175,8 @@ def final_state(
     config: RunConfig, path: Path, bench: Workbench, made_from: Fingerprint
 ) -> TrainState:
     """State at the end of a run; RunError if it has none, or none that is intact."""
-    state, _ = resume(make_recipe(config, bench), config, path, bench, made_from)
-    if not directory.is_trained(path, config.settings.epochs):
-        raise claims.RunError(f"{path} is not trained to its end; train the run first")
-    return state
+    like = jax.eval_shape(lambda: beginning(make_recipe(config, bench), config, bench))
+    return reading.load_end(path, like, made_from, config.settings.epochs)
 
 
 def is_measured(path: Path, name: str, settings: str) -> bool:
@@ -192,7 +190,8 @@ def record(path: Path, name: str, measure: Measure, settings: str, measured: Rec
     if not is_mine(path.name):
         return
     table = directory.read_sharpness(path)
-    table = table[table["measure"] != name].reset_index(drop=True)
+    same = (table["measure"] == name) & (table["settings"] == settings)
+    table = table[~same].reset_index(drop=True)
     kinds = {"error_kind": measure.error, "cost_unit": measure.cost}
     row = {"measure": name, "settings": settings, **measured._asdict(), **kinds}
     table = pd.DataFrame([*table.to_dict("records"), row], columns=list(directory.SHARPNESS))

@@ -6,14 +6,16 @@ import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from jaxsharp.runs import checkpoint, claims, directory, files
+from jaxsharp.runs import claims, directory, files, reading
 from jaxsharp.runs.claims import RunError
 from jaxsharp.runs.config import RunConfig
 from jaxsharp.runs.fingerprint import DATA, PROGRAMS, compare, read
+from jaxsharp.studies import study
 from jaxsharp.studies.grid import StudyConfig, group_key, parse_shard
 from jaxsharp.studies.status import read_study, unmeasured
 
 SHARED = (*DATA, "network")
+ADVICE = "choose another directory (--out)"
 
 
 def merge(parts: list[Path], out: Path) -> StudyConfig:
@@ -46,7 +48,7 @@ def merge(parts: list[Path], out: Path) -> StudyConfig:
                 raise RunError(f"{part} cannot be merged: run {member.name} {reason}")
     check_origins(sources)
     whole = replace(configs[parts[0]], shard=None)
-    with claims.claimed(out, whole.as_dict()):
+    with study.claimed(out, whole, advice=ADVICE):
         targets = {member: out / "runs" / member.name for member in sources}
         due = [member for member, target in targets.items() if is_due(target, member, whole)]
         for member in due:
@@ -54,13 +56,13 @@ def merge(parts: list[Path], out: Path) -> StudyConfig:
     return whole
 
 
-def is_due(target: Path, member: RunConfig, study: StudyConfig) -> bool:
+def is_due(target: Path, member: RunConfig, config: StudyConfig) -> bool:
     """Whether a run is to be copied to its place; RunError if something else is there."""
-    if not target.exists():
+    if not target.exists() or (target.is_dir() and claims.is_empty(target)):
         return True
     if changes := claims.differences(claims.read_config(target), asdict(member)):
-        raise RunError(f"{target} is of another configuration ({changes}); remove it")
-    return shortcoming(target, member, study) is not None
+        raise RunError(f"{target} is of another configuration ({changes}); {ADVICE}")
+    return shortcoming(target, member, config) is not None
 
 
 def check_shards(configs: dict[Path, StudyConfig]) -> None:
@@ -97,10 +99,11 @@ def check_origins(sources: dict[RunConfig, Path]) -> None:
         for group, names in (((), SHARED), (group_key(member), PROGRAMS)):
             like = first.setdefault(group, each)
             advice = f"it cannot be merged with {like}"
-            compare(each, read(each), read(like), names, advice=advice)
+            found = (read(checkpoint, ADVICE) for checkpoint in (each, like))
+            compare(each, *found, names, advice=advice)
 
 
-def shortcoming(path: Path, member: RunConfig, study: StudyConfig) -> str | None:
+def shortcoming(path: Path, member: RunConfig, config: StudyConfig) -> str | None:
     """What keeps ``path`` from being a finished run of a study, in words; None if nothing does."""
     if not path.is_dir():
         return "is missing"
@@ -111,25 +114,37 @@ def shortcoming(path: Path, member: RunConfig, study: StudyConfig) -> str | None
         return "is not trained"
     if not directory.is_trained(path, member.settings.epochs):
         return f"is not trained to its end ({latest.name})"
-    if (reason := checkpoint.verify(latest)) is not None:
+    if (reason := reading.damage(latest)) is not None:
         return f"is damaged ({latest.name}: {reason})"
     directory.check_whole(latest)
-    missing = unmeasured(path, study)
+    missing = unmeasured(path, config)
     return f"is not measured ({', '.join(missing)})" if missing else None
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy a run, complete or not at all, without what is damaged or unfinished in it."""
+    """Copy a run, complete or not at all, without what is damaged, unfinished or foreign in it."""
     temporary = target.with_name(files.TEMPORARY + target.name)
-    unwanted = shutil.ignore_patterns(f"{files.TEMPORARY}*", "damaged-*")
     shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        shutil.copytree(source, temporary, ignore=unwanted)
-        files.sync_tree(temporary)
-        if target.exists():  # begun there, and finished in the part
-            shutil.rmtree(target)
-        os.rename(temporary, target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    files.sync(target.parent)
+    with files.spoken_of(target):
+        try:
+            copy_files(source, temporary)
+            files.sync_tree(temporary)
+            if target.exists():  # begun there, and finished in the part
+                shutil.rmtree(target)
+            os.rename(temporary, target)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        files.sync(target.parent)
+
+
+def copy_files(source: Path, target: Path) -> None:
+    """Copy what a run's directory holds; unlike `shutil.copytree`, the first error is raised."""
+    target.mkdir(parents=True)
+    for each in source.iterdir():
+        if each.name.startswith((*files.OWN, "damaged-")) or files.is_foreign(each.name):
+            continue
+        if each.is_dir():
+            copy_files(each, target / each.name)
+        else:
+            shutil.copy2(each, target / each.name)

@@ -12,7 +12,7 @@ from jaxsharp.core.choices import known
 from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE
 from jaxsharp.runs.config import RunConfig, Settings
 from jaxsharp.studies.workbench import Workbench
-from jaxsharp.training.epochs import Recipe, Stopping
+from jaxsharp.training.epochs import Recipe, Stopping, TrainState, init_state, streams
 from jaxsharp.training.regimes import Regime, check_regime
 
 # Settings that are arguments of a compiled program, so that its members may differ in them.
@@ -134,3 +134,9 @@ def hyper_arrays(
     """Hyper-parameters of a member as arrays: to an optimizer even a zero is then a variable."""
     given = hyper_parameters(config, optimizers)
     return {name: np.asarray(value, np.float32) for name, value in given.items()}
+
+
+def beginning(recipe: Recipe, config: RunConfig, bench: Workbench) -> TrainState:
+    """State of a run before its first epoch."""
+    start = bench.trained.init(streams(config.seed).init)
+    return init_state(recipe, hyper_arrays(config, bench.optimizers), *start)

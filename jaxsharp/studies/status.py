@@ -4,16 +4,17 @@ import contextlib
 import json
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from jaxsharp.core.choices import checked, construct
-from jaxsharp.measures.registry import settings_of
-from jaxsharp.runs import checkpoint, claims, directory, files
+from jaxsharp.runs import claims, directory, files, reading
 from jaxsharp.studies.grid import StudyConfig
-from jaxsharp.studies.study import Progress, is_writer
+from jaxsharp.studies.study import Progress, is_writer, standing
 
 SECONDS = 1.0  # between two writings of the file
+WRITTEN = ("config.json", "status.json", "times.csv", "history.csv", "sharpness.csv")
 
 
 @dataclass(frozen=True)
@@ -99,23 +100,21 @@ def derive(out: Path) -> Status:
     config = read_study(out)
     members = config.shard_members()
     paths = [out / "runs" / member.name for member in members]
-    ends = [latest.name if (latest := directory.latest_checkpoint(p)) else "" for p in paths]
-    trained = [directory.is_trained(p, config.settings.epochs) for p in paths]
-    missing = [len(unmeasured(p, config)) for p in paths]
-    steps = sum(
-        config.settings.epochs if done else int(end[6:] or 0)
-        for done, end in zip(trained, ends, strict=True)
-    )
-    times = [
-        file.stat().st_mtime for p in (out, *paths) for file in p.glob("*.*") if file.is_file()
-    ]
+    found = standing(members, paths)
+    missing = [len(still_unmeasured(p, config)) for p in paths]
     return Status(
-        *((out / "config.json").stat().st_mtime, max(times), len(members), sum(trained)),
-        *(ends.count("converged"), ends.count("diverged"), missing.count(0)),
-        steps + sum(len(config.measures) - m for m in missing),
+        *((out / "config.json").stat().st_mtime, latest_news(out, *paths), len(members)),
+        *(found.stopped, found.converged, found.diverged, missing.count(0)),
+        found.epochs + sum(len(config.measures) - m for m in missing),
         len(members) * config.steps_per_run,
         *(0.0, None, ""),
     )
+
+
+def latest_news(*folders: Path) -> float:
+    """When a file of a study or run was last written, in seconds since 1970."""
+    files_of = (path / name for path in folders for name in WRITTEN)
+    return max((file.stat().st_mtime for file in files_of if file.is_file()), default=0.0)
 
 
 def read_study(out: Path) -> StudyConfig:
@@ -125,7 +124,8 @@ def read_study(out: Path) -> StudyConfig:
     """
     files.check_tree(out)
     if not (out / "config.json").is_file():
-        raise claims.RunError(f"{out} is not the folder of a study: it has no config.json")
+        what = f"{out} is not the folder of a study: it has no config.json"
+        raise claims.RunError(f"{what}; {claims.mending(out)}")
     config = claims.read_config(out)
     if "seeds" not in config:
         raise claims.RunError(f"{out} is not the folder of a study")
@@ -139,15 +139,22 @@ def unmeasured(path: Path, config: StudyConfig) -> list[str]:
     """Measures of a study that a run's directory does not have yet."""
     table = directory.read_sharpness(path, lambda text: None)
     done = set(zip(table["measure"], table["settings"], strict=True))
-    names = config.measures
-    return [name for name in names if (name, settings_of(name, config.options)) not in done]
+    return [name for name, settings in config.measured.items() if (name, settings) not in done]
+
+
+def still_unmeasured(path: Path, config: StudyConfig) -> list[str]:
+    """``unmeasured``; all that a study measures, where the measurements are none (``damages``)."""
+    try:
+        return unmeasured(path, config)
+    except claims.RunError:
+        return list(config.measures)
 
 
 def damages(path: Path) -> list[str]:
     """Lines that name what is damaged in a run's directory, set aside already or not."""
     found = [f"{aside} was set aside" for aside in sorted(path.glob("checkpoints/damaged-*"))]
     for saved in directory.checkpoints(path):
-        if (reason := checkpoint.verify(saved)) is not None:
+        if (reason := reading.damage(saved)) is not None:
             found.append(f"{saved}: {reason}")
     for read in (
         lambda: directory.read_sharpness(path, found.append),
@@ -163,9 +170,11 @@ def damages(path: Path) -> list[str]:
 def describe(out: Path) -> str:
     """Lines on a study for a person: what it is, whether it runs, how far it is, what is damaged.
 
-    Raises RunError for a folder that holds no study.
+    Where no process is at work, the runs themselves are counted. Raises RunError for a folder that
+    holds no study.
     """
-    config, status, holder = read_study(out), read(out), files.holder(out)
+    config, holder = read_study(out), files.holder(out)
+    status = read(out) if holder else derive(out)
     grid = {"optimizers": config.optimizers, "sam": config.sam, **config.vary}
     axes = [f"{name} {', '.join(map(str, values))}" for name, values in grid.items()]
     shard = "" if config.shard is None else f", shard {config.shard}"
@@ -182,9 +191,44 @@ def describe(out: Path) -> str:
         f"steps: {status.steps_done} of at most {status.steps_total}{speed}",
         *([f"at work: {status.text}"] if holder and status.text else []),
     ]
-    paths = [path for path in sorted(out.glob("runs/*")) if not path.name.startswith(".")]
-    damaged = [line for path in paths for line in damages(path)]
+    paths = sorted(out / "runs" / member.name for member in config.shard_members())
+    damaged = [line for path in paths if path.is_dir() for line in damages(path)]
     return "\n".join([*lines, *(f"damaged: {line}" for line in damaged)])
+
+
+def describe_run(path: Path) -> str:
+    """The same lines on a single run, its measures by name."""
+    config, holder = claims.read_run_config(path), files.holder(path)
+    found = standing([config], [path])
+    latest = directory.latest_checkpoint(path)
+    measured: list[str] = []
+    with contextlib.suppress(claims.RunError):  # `damages` names it
+        measured = [*directory.read_sharpness(path, lambda text: None)["measure"].unique()]
+    age = duration(time.time() - latest_news(path))
+    lines = [
+        f"{path}: {config.label}, seed {config.seed}, {config.model} on {config.dataset}",
+        f"{f'running as {holder}' if holder else 'not running'}; last news {age} ago",
+        f"trained: {'not yet' if latest is None else latest.name} "
+        f"({'ended' if found.stopped else f'at most {config.settings.epochs} epochs'})",
+        f"measured: {', '.join(measured) or 'nothing'}",
+    ]
+    return "\n".join([*lines, *(f"damaged: {line}" for line in damages(path))])
+
+
+def describe_all(folders: Iterable[Path]) -> str:
+    """Lines on each study and run of ``folders`` or below one that is none.
+
+    What cannot be described does not keep the others from being; it is named.
+    """
+    found, texts = reading.runs_and_studies(folders), []
+    for path in found:
+        try:
+            texts.append(describe_run(path) if claims.kind(path) == "run" else describe(path))
+        except ValueError as error:
+            if len(found) == 1:
+                raise
+            texts.append(f"{path}: {error}")
+    return "\n\n".join(texts)
 
 
 def duration(seconds: float) -> str:

@@ -84,7 +84,8 @@ def conduct(
     config.check()
     check_names(config, bench)
     files.check_tree(out)
-    read_times(out)
+    if is_writer():
+        read_times(out)
     groups, digests = config.groups(), contents(bench)
     work = Work(config, out, bench, save_every, layout, report)
     made_from = [fingerprint(group[0], bench, digests) for group in groups]
@@ -126,9 +127,9 @@ class Work:
         """Train and measure a group, and write the tables of all that is done."""
         paths = [self.path(member) for member in group]
         start = time.monotonic()
-        latest = sweep.GroupProgress(len(group), 0, 0, 0, 0, 0, {})
+        latest = standing(group, paths)
 
-        def tell(doing, measured, epochs):
+        def tell(doing, measured):
             trained = len(self.done) + latest.stopped
             seconds = time.monotonic() - start
             self.report(
@@ -136,7 +137,7 @@ class Work:
                     *(group[0].label, doing, self.runs, trained),
                     *(self.converged + latest.converged, self.diverged + latest.diverged),
                     len(self.done) + measured // len(self.config.measures),
-                    len(self.done) * self.config.steps_per_run + epochs + measured,
+                    len(self.done) * self.config.steps_per_run + latest.epochs + measured,
                     self.runs * self.config.steps_per_run,
                     latest.trained / seconds if seconds > 0 else 0.0,
                     latest.rows,
@@ -146,9 +147,9 @@ class Work:
         def after_epoch(progress):
             nonlocal latest
             latest = progress
-            tell(describe(progress), 0, progress.epochs)
+            tell(describe(progress), 0)
 
-        tell("compiling", 0, 0)
+        tell("compiling", 0)
         sweep.train(
             *(group, paths, self.bench),
             save_every=self.save_every,
@@ -157,12 +158,11 @@ class Work:
             report=after_epoch,
         )
         trained_at = time.monotonic()
-        latest = sweep.GroupProgress(len(group), len(group), *ends(paths), 0, latest.trained, {})
-        epochs = len(group) * self.config.settings.epochs
+        latest = standing(group, paths)._replace(trained=latest.trained)
         names = self.config.measures
 
         def before_measure(name, done):
-            tell(f"measuring {name}", names.index(name) * len(group) + done, epochs)
+            tell(f"measuring {name}", names.index(name) * len(group) + done)
 
         measuring.measure(
             *(group, paths, self.bench, names, self.config.options),
@@ -170,21 +170,29 @@ class Work:
             made_from=made_from,
             report=before_measure,
         )
-        self.done += group
-        self.converged += latest.converged
-        self.diverged += latest.diverged
         seconds = (trained_at - start, time.monotonic() - trained_at)
         if is_writer():
             note_times(self.out, group[0].label, latest.trained, *seconds)
-            write_tables(self.out, self.config, {*self.done})
+            write_tables(self.out, self.config, {*self.done, *group})
         barrier()
+        tell("finished", len(names) * len(group))
+        self.done += group
+        self.converged += latest.converged
+        self.diverged += latest.diverged
 
 
 @contextmanager
-def claimed(out: Path, config: StudyConfig, *, fresh: bool) -> Iterator[None]:
-    """Keep ``out`` as the directory of the study, and other processes out of it."""
+def claimed(
+    out: Path, config: StudyConfig, *, fresh: bool = False, advice: str = claims.ELSEWHERE
+) -> Iterator[None]:
+    """Keep ``out`` as the directory of the study, and other processes out of it.
+
+    A config.json that is missing or damaged among its runs is written anew.
+    """
     if is_writer():
-        with claims.claimed(out, config.as_dict(), fresh=fresh):
+        if not fresh:
+            claims.keep_study(out, config.as_dict(), config.shard_members())
+        with claims.claimed(out, config.as_dict(), fresh=fresh, advice=advice):
             barrier()
             yield
     else:
@@ -197,10 +205,17 @@ def is_writer() -> bool:
     return jax.process_index() == 0
 
 
-def ends(paths: list[Path]) -> tuple[int, int]:
-    """How many runs converged, and how many diverged."""
-    names = [end.name for path in paths if (end := directory.latest_checkpoint(path)) is not None]
-    return names.count("converged"), names.count("diverged")
+def standing(members: list[RunConfig], paths: list[Path]) -> sweep.GroupProgress:
+    """How far runs are, as their directories show."""
+    newest = [latest.name if (latest := directory.latest_checkpoint(p)) else "" for p in paths]
+    limits = [member.settings.epochs for member in members]
+    ended = [directory.is_trained(p, limit) for p, limit in zip(paths, limits, strict=True)]
+    epochs = [
+        limit if done else int(name[6:] or 0)
+        for limit, done, name in zip(limits, ended, newest, strict=True)
+    ]
+    ends = [newest.count(name) for name in directory.ENDS]
+    return sweep.GroupProgress(len(paths), sum(ended), *ends, sum(epochs), 0, {})
 
 
 def describe(progress: sweep.GroupProgress) -> str:
@@ -218,8 +233,8 @@ def note_times(out: Path, group: str, epochs: int, training: float, measuring: f
     files.write_table(out / "times.csv", table)
 
 
-def read_times(out: Path) -> pd.DataFrame:
-    """What times.csv has so far; RunError for a file of something else."""
+def read_times(out: Path, warn: claims.Warn = claims.print_warning) -> pd.DataFrame:
+    """What times.csv has so far; one that is damaged is renamed, and ``warn`` gets a line on it."""
     file = out / "times.csv"
     if not file.exists():
         return pd.DataFrame(columns=TIMES)
@@ -227,9 +242,11 @@ def read_times(out: Path) -> pd.DataFrame:
         table = pd.read_csv(io.BytesIO(files.read_bytes(file)))
     except ValueError:
         table = pd.DataFrame()
-    if list(table) != TIMES or any(kind.kind not in "if" for kind in table.dtypes[1:]):
-        raise claims.RunError(f"{file} is not a table of {', '.join(TIMES)}; remove it")
-    return table
+    if list(table) == TIMES and all(kind.kind in "if" for kind in table.dtypes[1:]):
+        return table
+    aside = files.set_aside(file)
+    warn(f"{file} is not a table of {', '.join(TIMES)}; it is now {aside.name}, and begun anew")
+    return pd.DataFrame(columns=TIMES)
 
 
 def write_tables(out: Path, config: StudyConfig, done: set[RunConfig]) -> None:
@@ -239,7 +256,7 @@ def write_tables(out: Path, config: StudyConfig, done: set[RunConfig]) -> None:
         if member not in done:
             continue
         path = out / "runs" / member.name
-        rows.append(directory.row(path))
+        rows.append(directory.row(path, config.measured))
         labels = {name: rows[-1][name] for name in (*config.axes(), "seed")}
         histories.append(pd.DataFrame({**labels, **directory.read_history(path)}))
     files.write_table(out / "runs.csv", pd.DataFrame(rows))

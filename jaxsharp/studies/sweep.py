@@ -24,14 +24,13 @@ from jaxsharp.runs.config import RunConfig
 from jaxsharp.runs.fingerprint import Fingerprint
 from jaxsharp.studies import interrupts
 from jaxsharp.studies.origins import fingerprint
-from jaxsharp.studies.recipes import hyper_arrays, make_recipe
+from jaxsharp.studies.recipes import beginning, hyper_arrays, make_recipe
 from jaxsharp.studies.workbench import Workbench, labels_of, shared_data
 from jaxsharp.training.epochs import (
     Metrics,
     Recipe,
     TrainState,
     epoch_program,
-    init_state,
     streams,
     training_gradient,
 )
@@ -288,9 +287,7 @@ def resume(
     recipe: Recipe, config: RunConfig, path: Path, bench: Workbench, made_from: Fingerprint
 ) -> tuple[TrainState, list[tuple]]:
     """State of a member and the rows of its history, where its directory left them."""
-    key = streams(config.seed).init
-    init, hyper = bench.trained.init, hyper_arrays(config, bench.optimizers)
-    fresh = lambda: init_state(recipe, hyper, *init(key))  # noqa: E731
+    fresh = lambda: beginning(recipe, config, bench)  # noqa: E731
     saved = directory.load(path, jax.eval_shape(fresh), made_from)
     if saved is None:
         return jax.device_get(fresh()), []

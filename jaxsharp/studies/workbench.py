@@ -15,7 +15,7 @@ from jaxsharp.data.parts import Dataset, redraw_labels
 from jaxsharp.measures.registry import MEASURES, Measure
 from jaxsharp.networks import models
 from jaxsharp.networks.losses import CROSS_ENTROPY, Loss, check_fit, check_loss, loss_of
-from jaxsharp.networks.network import Network
+from jaxsharp.networks.network import Network, fast_here, without_convolutions
 from jaxsharp.optimizers.registry import OPTIMIZERS
 from jaxsharp.runs.config import RunConfig, Settings
 from jaxsharp.training.epochs import Data, streams
@@ -49,7 +49,7 @@ def workbench(
     """
     usual = CROSS_ENTROPY if dataset.num_classes else "squared_error"
     if isinstance(model, Network):
-        made = [model]
+        made = [fast_here(model), without_convolutions(model)]
         usual = usual if model.loss == CROSS_ENTROPY else model.loss
     else:
         lowering = "tiles" if jax.default_backend() == "cpu" else "patches"

@@ -67,16 +67,17 @@ def test_different_tables_give_different_bytes(tmp_path):
     assert (tmp_path / "5.png").read_bytes() != (tmp_path / "6.png").read_bytes()
 
 
-def test_a_write_that_fails_leaves_the_old_file_alone(tmp_path, monkeypatch):
+@pytest.mark.parametrize("named", [(), (".figure.png.tmp",)])
+def test_a_write_that_fails_leaves_the_old_file_alone(tmp_path, monkeypatch, named):
     path = tmp_path / "figure.png"
     path.write_text("old")
 
     def fail(self, file, **options):
         file.write_text("half")
-        raise OSError("no space left")
+        raise OSError(28, "no space left", *named)
 
     monkeypatch.setattr(Figure, "savefig", fail)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(OSError, match=rf"no space left: '{path}'$"):
         canvas.save(Figure(), path)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

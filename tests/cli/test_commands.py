@@ -150,11 +150,14 @@ def test_train_sharpness_and_plot_work_on_run_directories(tmp_path, capsys, stud
     odd = ["--measures", "random_perturbation", "--radius", "1e30", "--quiet"]
     cli.main(["sharpness", str(tmp_path / "plain"), *odd])
     assert "has no random_perturbation: the loss is not finite at" in capsys.readouterr().err
-    table = pd.read_csv(tmp_path / "plain" / "sharpness.csv").set_index("measure")
-    assert np.isnan(table.loc["random_perturbation", "value"])
-    assert table["finished"].to_dict() == {
-        **{"minimum_sharpness": 1, "top_eigenvalue": 1, "random_perturbation": 0}
-    }
+    table = pd.read_csv(tmp_path / "plain" / "sharpness.csv")
+    measured = ["minimum_sharpness", "top_eigenvalue", "random_perturbation", "random_perturbation"]
+    assert list(table["measure"]) == measured and list(table["finished"]) == [1, 1, 1, 0]
+    assert np.isnan(table["value"].iloc[-1])
+    again = ["--measures", "random_perturbation", "--num-perturbations", "4", "--quiet"]
+    cli.main(["sharpness", str(tmp_path / "plain"), *again])  # as before, and not measured again
+    out = capsys.readouterr().out
+    assert f"{table['value'].iloc[-2]:.6g}" in out and "top_eigenvalue" not in out
     in_study = study / "runs" / "adam-asam-seed1"
     for name in ("sharpness.csv", "history.csv", "config.json"):
         assert (tmp_path / "asam" / name).read_bytes() == (in_study / name).read_bytes()
@@ -164,6 +167,36 @@ def test_train_sharpness_and_plot_work_on_run_directories(tmp_path, capsys, stud
     drawn = (tmp_path / "c.svg").read_text()
     assert "<svg" in drawn
     assert str(tmp_path / "c.svg") in capsys.readouterr().out
+
+
+def test_plot_and_status_take_studies_runs_and_folders(study, tmp_path, monkeypatch, capsys):
+    """And change nothing in what they read."""
+
+    def content():
+        found = [p for p in study.rglob("*") if p.is_file() and not p.name.startswith(".lock")]
+        return {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in found}
+
+    monkeypatch.chdir(tmp_path)
+    before, run = content(), study / "runs" / "adam-asam-seed1"
+    cli.main(["plot", str(study.parent), "--out", "curves.svg"])
+    drawn = (tmp_path / "curves.svg").read_text()
+    assert all(f"<!-- {label} -->" in drawn for label in ("sgd", "adam + asam"))
+    cli.main(["plot", str(run)])
+    assert (tmp_path / "curves.png").exists()
+    capsys.readouterr()
+    cli.main(["status", str(study.parent), str(run)])
+    out = capsys.readouterr().out
+    assert "12 runs: 12 trained (0 converged, 0 diverged), 12 measured" in out
+    assert f"{run}: adam + asam, seed 1, small_mlp on digits" in out
+    assert "trained: epoch_0003 (ended)" in out and content() == before
+
+
+def test_scalars_without_their_package_are_refused_before_a_folder_is_made(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    err = refusal(capsys, *STUDY, "--tensorboard", "--out", str(tmp_path / "out"))
+    assert "pip install 'jaxsharp[tensorboard]'" in err and os.listdir(tmp_path) == []
 
 
 def test_list_names_everything(capsys):

@@ -14,7 +14,15 @@ from jaxsharp.studies import measuring, sweep
 from jaxsharp.studies.workbench import load_workbench
 from jaxsharp.training import members
 from tests.hostile import MEASURE, run_of
-from tests.hostile_folders import ARRAYS, CHECKPOINT, NOTES, RUN, STUDY, WRITTEN
+from tests.hostile_folders import (
+    ARRAYS,
+    CHECKPOINT,
+    CONFIGURATION,
+    NOTES,
+    RUN,
+    STUDY,
+    WRITTEN,
+)
 
 pytestmark = pytest.mark.slow
 SETTINGS = Settings(epochs=2, batch_size=50, train_size=150, loss_below=None)
@@ -31,7 +39,7 @@ def do_merge(place):
 
 
 def do_status(place):
-    study.show_status(place / "part1")
+    study.show_status((place / "part1",))
 
 
 def do_sharpness(place):
@@ -39,17 +47,24 @@ def do_sharpness(place):
 
 
 def do_plot(place):
-    run.plot((run_of(place / "part1"),))
+    run.plot((run_of(place / "part1"),), out=place / "curves.png")
 
 
 def do_train(place):
-    run.train(optimizer="sgd", training=SETTINGS, out=run_of(place / "part1"), quiet=True)
+    """In a folder of its own: that of a study's run is refused."""
+    theirs, own = run_of(place / "part1"), place / "run"
+    theirs.rename(own)
+    try:
+        run.train(optimizer="sgd", training=SETTINGS, out=own, quiet=True)
+    finally:
+        own.rename(theirs)
 
 
 COMMANDS = [do_merge, do_status, do_study, do_sharpness, do_plot, do_train]
 # Of each kind, the commands that must refuse, and those that may do their work or refuse.
 KINDS = [
     (STUDY, [do_merge, do_status, do_study], []),
+    (CONFIGURATION, [do_merge, do_status], [do_study]),
     (RUN, [do_merge], [do_status, do_study, do_sharpness, do_plot, do_train]),
     (CHECKPOINT, [do_merge], [do_status, do_plot]),
     (ARRAYS, [do_merge, do_study, do_train], [do_sharpness, do_status]),
@@ -57,6 +72,7 @@ KINDS = [
     (NOTES, [], [do_status]),
 ]
 CASES = [(kind, name, *commands) for kind, *commands in KINDS for name in kind]
+OWN = {do_merge: ("out",), do_plot: ("curves.png", ".curves.png.tmp")}
 KEPT = (".lock", ".lock.json", "status.json")  # a process may say that it was there
 
 
@@ -139,7 +155,7 @@ def test_a_hostile_folder_is_refused_or_kept_to(
     place, victim = root / "place", root / "victim"
     kind[name](place / "part1", victim)
     for command in (*refusing, *others):
-        own = [place / "out"] if command is do_merge else [place / "part1"]
+        own = [place / name for name in OWN.get(command, ("part1",))]
         before = snapshot(root), snapshot(root, own)
         capsys.readouterr()
         message = outcome(command, place)
@@ -161,7 +177,7 @@ def test_a_refusal_is_one_line_of_the_command_line(root, monkeypatch, capsys, na
     monkeypatch.setattr(commands, "use_compilation_cache", lambda: None)
     monkeypatch.setattr(members, "cores_as_devices", lambda: None)
     monkeypatch.setattr(commands.signals, "handle", lambda: None)
-    STUDY[name](root / "place" / "part1", root / "victim")
+    {**STUDY, **CONFIGURATION}[name](root / "place" / "part1", root / "victim")
     parts = [str(root / "place" / part) for part in ("part1", "part2")]
     before = snapshot(root)
     out = str(root / "place" / "out")

@@ -6,7 +6,8 @@ import pytest
 
 from jaxsharp import cli
 from jaxsharp.cli import commands
-from jaxsharp.studies import measuring, study, sweep
+from jaxsharp.runs import claims
+from jaxsharp.studies import StudyConfig, measuring, study, sweep
 from jaxsharp.training import members
 from tests.wronginputs import wrong_inputs
 
@@ -25,7 +26,7 @@ def files(folder):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with a trained run, a file and an empty folder."""
+    """A folder with a trained run, a study that was not begun, a file and an empty folder."""
     folder = tmp_path_factory.mktemp("place")
     (folder / "a_file").write_text("1\n")
     (folder / "empty").mkdir()
@@ -35,6 +36,7 @@ def place(tmp_path_factory):
         patch.setattr(members, "cores_as_devices", lambda: None)
         patch.setattr(commands.signals, "handle", lambda: None)
         cli.main("train --train-size 200 --epochs 1 --quiet --out a_run".split())
+        claims.claim(folder / "a_study", StudyConfig().as_dict())
         patch.setattr(sweep, "train", accept)
         patch.setattr(study, "conduct", accept)
         patch.setattr(measuring, "measure", accept)

@@ -50,12 +50,12 @@ def test_a_file_is_read_by_its_path_or_by_its_name(tmp_path, monkeypatch):
 
 
 def test_a_character_that_is_in_the_test_part_alone_is_a_class():
-    found = data.from_text("ab" * 20 + "zz", length=1, test_share=0.1)
+    found = data.from_text("ab" * 20 + "zzzz", length=2, test_share=0.1)
     assert found.num_classes == 3 and found.test.labels.max() == 2 > found.train.images.max()
 
 
 WRONG = {
-    "length is 0; it must be a whole number": {"length": 0},
+    "length is 1; it must be a whole number, at least 2": {"length": 1},
     "test_share is 1.0; it must be between 0 and 1": {"test_share": 1.0},
     "text has 230 characters, 207 of them for train; a window of length 300 takes 301": {
         "length": 300

@@ -1,5 +1,6 @@
 """Layers against loops, parameter counts against formulas, the contract of a network."""
 
+import functools
 import itertools
 
 import jax
@@ -217,6 +218,19 @@ def test_recomputed_statistics_are_those_of_the_whole_set(x64, chunk_size):
 
 
 def test_images_too_small_for_a_network_are_refused():
-    for name in ("simple_batch", "lenet"):
-        with pytest.raises(ValueError, match=r"\(8, 8, 1\) are too small"):
-            networks.load(name, tiny_dataset(shape=DIGITS))
+    """The smallest that are taken have a network; what is said of smaller ones names both."""
+    for name, spec in networks.MODELS.items():
+        if spec.inputs == "tokens":
+            continue
+        least = spec.least
+        network = networks.load(name, tiny_dataset(shape=(least, least, 1)))
+        params, stats = jax.eval_shape(network.init, jax.random.key(0))
+        images = jax.ShapeDtypeStruct((2, least, least, 1), np.uint8)
+        apply = functools.partial(network.apply, train=False)
+        assert jax.eval_shape(apply, params, stats, images)[0].shape[0] == 2
+        if least > 1:
+            smaller = tiny_dataset(shape=(least + 1, least - 1, 1))
+            said = rf"are too small for {name} \({least} x {least} at least\)"
+            with pytest.raises(ValueError, match=said):
+                networks.load(name, smaller)
+    assert networks.MODELS["simple_batch"].least == 16

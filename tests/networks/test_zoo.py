@@ -235,14 +235,9 @@ def tokens(inputs, targets, **options):
 
 REAL = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
 WRONG = {
-    "resnet_20: images of shape (3, 9, 1) are too small (4 x 4 at least)": ("resnet_20", (3, 9, 1)),
-    "resnet_18: images of shape (7, 7, 1) are too small (8 x 8 at least)": ("resnet_18", (7, 7, 1)),
-    "wide_resnet_16_4: images of shape (3, 3, 1) are too small (4 x 4": (
-        *("wide_resnet_16_4", (3, 3, 1)),
-    ),
-    "vgg_11: images of shape (28, 28, 1) are too small (32 x 32 at least)": ("vgg_11", (28, 28, 1)),
+    "images of shape (28, 28, 1) are too small for vgg_11 (32 x 32 at": ("vgg_11", (28, 28, 1)),
+    "images of shape (2, 8, 1) are too small for vit (4 x 4 at least)": ("vit", (2, 8, 1)),
     "vit: images of shape (8, 10, 1) cannot be cut into patches of 4 x 4": ("vit", (8, 10, 1)),
-    "lenet: images of shape (8, 8, 1) are too small (15 x 15 at least)": ("lenet", (8, 8, 1)),
     "gpt takes tokens; the inputs of tiny are images of shape (n, 8, 8, 1), for which valid are "
     "small_mlp": ("gpt", (8, 8, 1)),
     "resnet_20 takes images; the inputs of mine are integers of shape (n, 2), for which valid are "

@@ -78,7 +78,7 @@ def test_the_list_of_sums_is_one_that_sha256sum_reads(state):
 
 
 def names(path):
-    return [*checkpoint.file_names(path), checkpoint.SUMS]
+    return [checkpoint.ARRAYS, *TEXTS, checkpoint.SUMS]
 
 
 def test_every_flipped_bit_of_every_file_is_noticed(state):
@@ -94,7 +94,7 @@ def test_every_flipped_bit_of_every_file_is_noticed(state):
     assert checkpoint.verify(state) is None
 
 
-def test_every_file_that_is_cut_off_removed_or_added_is_named(state):
+def test_every_file_that_is_cut_off_or_removed_is_named(state):
     for name in names(state)[:-1]:
         file = state / name
         content = file.read_bytes()
@@ -104,8 +104,21 @@ def test_every_file_that_is_cut_off_removed_or_added_is_named(state):
         file.unlink()
         assert refusal(state) == f"{name} is missing"
         file.write_bytes(content)
-    (state / "extra").touch()
-    assert refusal(state) == "extra is not listed in SHA256SUMS"
+
+
+FOREIGN = [".DS_Store", ".nfs00000001", "arrays.npz~", "#history.csv#", "Thumbs.db", "notes.md"]
+
+
+def test_files_of_others_are_no_damage(state):
+    """Of systems, editors and people, in folders of their own too; a listed one is none of them."""
+    for name in [*FOREIGN, "sub/deep/file", ".AppleDouble/arrays.npz"]:
+        (state / name).parent.mkdir(parents=True, exist_ok=True)
+        (state / name).write_bytes(b"\0\1")
+    assert checkpoint.verify(state) is None
+    np.testing.assert_array_equal(checkpoint.load(state, TREE)["a"], TREE["a"])
+    assert checkpoint.read_text(state, "note.txt") == TEXTS["note.txt"]
+    (state / "note.txt").write_text("")
+    assert refusal(state) == "note.txt is not as it was written"
 
 
 def test_a_list_of_sums_that_is_cut_off_or_gone_is_noticed(state):
@@ -113,7 +126,10 @@ def test_a_list_of_sums_that_is_cut_off_or_gone_is_noticed(state):
     lines = sums.read_text().splitlines(keepends=True)
     for kept in range(len(lines)):
         sums.write_text("".join(lines[:kept]))
-        assert refusal(state).endswith("is not listed in SHA256SUMS")
+        reason = checkpoint.verify(state, texts=TEXTS)
+        assert reason is not None and reason.endswith("is not listed in SHA256SUMS")
+    sums.write_text("".join(lines[1:]))
+    assert refusal(state) == "arrays.npz is not listed in SHA256SUMS"
     sums.write_bytes(b"\xff\xfe\n\n")
     refusal(state)
     sums.unlink()
@@ -139,11 +155,12 @@ def test_a_checkpoint_of_another_shape_is_refused_but_not_damaged(state):
 
 @pytest.mark.parametrize("call", ["rename", "fsync"])
 def test_a_failed_save_leaves_nothing(tmp_path, monkeypatch, call):
-    def fail(*_):
-        raise OSError("No space left on device")
+    def fail(source, target=None):
+        names = () if target is None else (str(source), None, str(target))
+        raise OSError(28, "No space left on device", *names)
 
     monkeypatch.setattr(checkpoint.os, call, fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=rf"No space left on device: '{tmp_path}/state'$"):
         save(tmp_path / "state")
     assert os.listdir(tmp_path) == []
 

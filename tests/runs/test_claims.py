@@ -11,6 +11,7 @@ import pytest
 from jaxsharp import runs
 from jaxsharp.runs import RunError, Settings, claims, directory, files
 from tests import savedruns
+from tests.folders import STUDY, make_study
 from tests.savedruns import CONFIG
 
 run = savedruns.run  # the fixture
@@ -75,7 +76,7 @@ def test_directories_that_hold_no_single_run_are_named(tmp_path):
     for content in (b"{", b"", b'{"a": "\xff"}'):
         (tmp_path / "config.json").write_bytes(content)
         for fresh in (False, True):
-            with pytest.raises(RunError, match=r"not valid JSON.*delete it"):
+            with pytest.raises(RunError, match=r"not valid JSON.*restore it, or choose another"):
                 claims.claim_run(tmp_path, CONFIG, fresh=fresh)
 
 
@@ -87,7 +88,7 @@ def test_a_changed_configuration_is_refused_and_fresh_starts_over(run):
         runs.read_run_config,
         lambda path: claims.claim_run(path, CONFIG),
     ):
-        with pytest.raises(RunError, match=r"config\.json is damaged.*delete .*run .*--fresh"):
+        with pytest.raises(RunError, match=r"json is damaged: .* restore it, or choose another"):
             use(run)
     claims.claim_run(run, CONFIG, fresh=True)
     assert runs.read_run_config(run) == CONFIG
@@ -189,3 +190,111 @@ def test_a_truth_value_is_no_number_of_a_configuration(run):
     claims.write_config(run, {**found, "seed": True})
     with pytest.raises(RunError, match="seed True -> 1"):
         claims.claim_run(run, replace(CONFIG, seed=1))
+
+
+def lost(out, how):
+    """Damage the config.json of a study; its bytes before."""
+    file = out / "config.json"
+    whole = file.read_bytes()
+    if how == "deleted":
+        file.unlink()
+    elif how == "cut off":
+        file.write_bytes(whole[:40])
+    else:
+        file.write_bytes(whole.replace(b'"seeds": 2', b'"seeds": 3'))
+    return whole
+
+
+@pytest.mark.parametrize("how", ["deleted", "cut off", "changed"])
+def test_a_studys_configuration_is_written_anew_if_its_runs_agree(tmp_path, how):
+    out, lines = make_study(tmp_path / "study"), []
+    whole = lost(out, how)
+    (out / "runs" / ".DS_Store").touch()
+    (out / "runs" / "notes").mkdir()
+    last = out / "runs" / STUDY.members()[-1].name
+    shutil.rmtree(last)  # a study that was interrupted
+    damaged = out / "runs" / STUDY.members()[0].name / "config.json"
+    damaged.write_text("{")
+    claims.keep_study(out, STUDY.as_dict(), STUDY.shard_members(), lines.append)
+    assert (out / "config.json").read_bytes() == whole
+    aside = "missing" if how == "deleted" else "damaged, and now damaged-config.json"
+    (line,) = lines
+    assert line.startswith(f"{out / 'config.json'} is {aside}; it is written anew")
+    assert (out / "damaged-config.json").exists() == (how != "deleted")
+    claims.keep_study(out, STUDY.as_dict(), STUDY.shard_members(), pytest.fail)
+
+
+def test_a_studys_configuration_is_not_made_up(tmp_path):
+    """Where a run is none of what is asked for, or nothing says what the folder was."""
+    out = make_study(tmp_path / "study")
+    lost(out, "deleted")
+    for other in (replace(STUDY, seeds=1), replace(STUDY, settings=Settings(epochs=4))):
+        with pytest.raises(RunError, match=r"config\.json is missing or damaged, and .* is no run"):
+            claims.keep_study(out, other.as_dict(), other.shard_members(), pytest.fail)
+    foreign = tmp_path / "foreign"
+    (foreign / "runs").mkdir(parents=True)
+    claims.keep_study(foreign, STUDY.as_dict(), STUDY.shard_members(), pytest.fail)
+    (out / "config.json").write_text('{"port": 8080}')  # of another program
+    claims.keep_study(out, STUDY.as_dict(), STUDY.shard_members(), pytest.fail)
+    assert (out / "config.json").read_text() == '{"port": 8080}'
+    assert os.listdir(foreign) == ["runs"]
+
+
+def test_no_message_on_damage_advises_to_delete_what_is_whole(tmp_path):
+    out = make_study(tmp_path / "study")
+    for folder in (out / "runs" / STUDY.members()[0].name, out):
+        lost(folder, "cut off")
+        with pytest.raises(claims.DamagedConfigError, match=r"that made .* writes it anew$"):
+            claims.read_config(folder)
+
+
+def test_a_place_inside_of_a_run_a_study_or_a_checkpoint_is_refused(tmp_path):
+    out = make_study(tmp_path / "study")
+    run = out / "runs" / STUDY.members()[0].name
+    copied = shutil.copytree(directory.checkpoints(run)[0], tmp_path / "copied")
+    for place, what, folder in (
+        (out / "runs" / "new", "study", out),
+        (out / "new", "study", out),
+        (run, "study", out),
+        (run / "checkpoints" / "new", "run", run),
+        (run / "curves.png", "run", run),
+        (copied / "deep" / "new", "checkpoint", copied),
+    ):
+        with pytest.raises(RunError, match=f"{place} is inside of the {what} {folder}; choose"):
+            claims.check_outside(place)
+        if not place.exists():
+            with pytest.raises(RunError, match="is inside of"), claims.claimed(place, {}):
+                raise AssertionError("claimed")
+            assert not place.exists()
+    (tmp_path / "config.json").write_text('{"dataset": "of another program"}')
+    (tmp_path / "SHA256SUMS").touch()
+    for place in (out, tmp_path / "new", copied):
+        claims.check_outside(place)
+
+
+def test_what_systems_and_editors_leave_is_no_content(tmp_path):
+    path, names = tmp_path / "run", [".DS_Store", "Thumbs.db", ".nfs01", "x~", ".gitignore"]
+    path.mkdir()
+    for name in names:
+        (path / name).touch()
+    (path / ".#config.json").symlink_to("user@host.1")  # Emacs
+    (path / "lost+found").mkdir(mode=0)
+    (path / ".git").mkdir()
+    (path / ".git" / "link").symlink_to("elsewhere")
+    with claims.claimed(path, asdict(CONFIG)):
+        assert runs.read_run_config(path) == CONFIG
+    claims.claim_run(path, replace(CONFIG, seed=4), fresh=True)
+    assert {*names, ".#config.json"} < {*os.listdir(path)}
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "results.csv").touch()
+    with pytest.raises(RunError, match="holds files but no"):
+        claims.claim_run(tmp_path / "full", CONFIG)
+
+
+def test_the_advice_is_that_of_the_command(run):
+    other = asdict(replace(CONFIG, seed=4))
+    with pytest.raises(RunError, match=r"\(--out\); --fresh would delete what is there$"):
+        claims.is_claimed(run, other)
+    with pytest.raises(RunError, match=r"seed 3 -> 4\); go elsewhere$"):
+        with claims.claimed(run, other, advice="go elsewhere"):
+            raise AssertionError("claimed")

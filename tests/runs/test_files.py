@@ -35,7 +35,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     file = tmp_path / "table.csv"
     files.write_text(file, "old")
     monkeypatch.setattr(files.os, call, fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=rf"No space left on device: '{file}'$"):
         files.write_text(file, "new")
     assert file.read_text() == "old"
     assert os.listdir(tmp_path) == ["table.csv"]
@@ -44,9 +44,33 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is full")
 def test_a_full_disk_is_an_error_that_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "open", lambda *_, **__: open("/dev/full", "w"), raising=False)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=rf"No space left on device: '{tmp_path}/table.csv'$"):
         files.write_text(tmp_path / "table.csv", "new")
     assert os.listdir(tmp_path) == []
+
+
+def test_no_error_names_what_is_written_on_the_way(tmp_path):
+    """What another file is to blame for, or no file, stays as it is."""
+    path, denied = tmp_path / "a", (errno.EACCES, "Permission denied")
+    for raised, said in (
+        (OSError(*denied, str(tmp_path / ".tmp-a")), f"Permission denied: '{path}'"),
+        (OSError(*denied, "source", None, "target"), f"Permission denied: '{path}'"),
+        (OSError(errno.ENOLCK, "No locks available"), f"No locks available: '{path}'"),
+        (OSError(*denied, "source"), "Permission denied: 'source'"),
+        (OSError("no number"), "no number"),
+    ):
+        with pytest.raises(OSError) as caught, files.spoken_of(path):
+            raise raised
+        assert str(caught.value).endswith(said) and ".tmp-" not in str(caught.value)
+
+
+def test_what_is_set_aside_keeps_what_was_before(tmp_path):
+    for number in range(3):
+        (tmp_path / "times.csv").write_text(str(number))
+        files.set_aside(tmp_path / "times.csv")
+    found = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    names = ("damaged-times.csv", "damaged-times.csv-2", "damaged-times.csv-3")
+    assert found == dict(zip(names, "012", strict=True))
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):

@@ -7,17 +7,19 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 
 from jaxsharp import runs, studies
+from jaxsharp.measures import MEASURES, Record
 from jaxsharp.networks import Network
 from jaxsharp.optimizers import OPTIMIZERS
 from jaxsharp.runs import RunError, Settings, claims, directory
-from jaxsharp.studies import measuring, sweep
+from jaxsharp.studies import measuring, status, sweep
 from jaxsharp.studies.grid import parse_vary
 from jaxsharp.studies.origins import fingerprint
 from jaxsharp.studies.workbench import Workbench
-from tests.folders import state_at
+from tests.folders import damage, state_at
 from tests.tinynets import NUM_CLASSES, tiny_dataset
 
 CONFIG = studies.StudyConfig(
@@ -127,11 +129,14 @@ def content(path):
     }
 
 
+TOLD = []  # how far the study said that it was, while it was made
+
+
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     out = tmp_path_factory.mktemp("fingerprints") / "out"
     claims.claim(out, CONFIG.as_dict())
-    studies.conduct(CONFIG, out, bench_of())
+    studies.conduct(CONFIG, out, bench_of(), report=TOLD.append)
     return out
 
 
@@ -236,3 +241,62 @@ def test_measurements_whose_checkpoint_is_lost_are_not_taken_over(study, tmp_pat
     assert lines == [
         f"{path} has measurements and no checkpoint; they are now in damaged-sharpness.csv"
     ]
+
+
+def test_a_finished_study_says_so_at_once_and_whenever_it_is_asked_for_again(study):
+    def counts(progress):
+        return progress.trained, progress.measured, progress.steps, progress.total
+
+    first, last = TOLD[0], TOLD[-1]
+    assert counts(first) == (0, 0, 0, 4) and counts(last) == (2, 2, 4, 4)
+    again = []
+    studies.conduct(CONFIG, study, bench_of(), report=again.append)
+    assert again[0].trained == 2 and counts(again[-1]) == (2, 2, 4, 4)
+    stale = replace(status.derive(study), measured=1, trained=0)
+    status.write(study, stale)  # as a process leaves it that is killed
+    assert "2 runs: 2 trained (0 converged, 0 diverged), 2 measured" in status.describe(study)
+
+
+def test_the_tables_of_a_study_have_its_own_measures_alone(study, tmp_path):
+    out = shutil.copytree(study, tmp_path / "out")
+    path = out / "runs" / CONFIG.members()[0].name
+    for name in ("random_perturbation", "top_eigenvalue"):
+        settings = MEASURES[name].settings(replace(CONFIG.options, eigenvalue_tol=0.5))
+        measuring.record(path, name, settings, Record(1.5, 0.5, True, 12))
+        assert directory.row(path)[name] == 1.5
+    assert "2 measured" in status.describe(out)
+    studies.conduct(CONFIG, out, bench_of())
+    for name in ("runs.csv", "history.csv", "summary.csv", "correlations.csv"):
+        assert (out / name).read_bytes() == (study / name).read_bytes()
+
+
+@pytest.mark.parametrize("content", [b"", b"path\n../victim\n", b"\xff\xfe", None])
+def test_times_that_are_damaged_are_set_aside_and_block_nothing(study, tmp_path, capsys, content):
+    out = shutil.copytree(study, tmp_path / "out")
+    times = out / "times.csv"
+    if content is None:
+        times.unlink()
+        times.mkdir()
+    else:
+        times.write_bytes(content)
+    capsys.readouterr()
+    studies.conduct(CONFIG, out, bench_of())
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(times) in line and "it is now damaged-times.csv, and begun anew" in line
+    assert (out / "damaged-times.csv").exists() and len(pd.read_csv(times)) == 1
+    assert (out / "runs.csv").read_bytes() == (study / "runs.csv").read_bytes()
+
+
+def test_sharpness_of_a_run_whose_end_is_damaged_changes_nothing(study, tmp_path):
+    out = shutil.copytree(study, tmp_path / "out")
+    member = CONFIG.members()[0]
+    path = out / "runs" / member.name
+    damage(path / "checkpoints" / "epoch_0001")
+    said = refusal(
+        out,
+        lambda: measuring.measure(
+            [member], [path], bench_of(), ["minimum_sharpness"], CONFIG.options
+        ),
+    )
+    assert "epoch_0001 cannot be read: " in said and "no other is whole" in said
+    assert "give the command that trained it again" in said

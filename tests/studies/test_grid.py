@@ -48,11 +48,34 @@ def test_members_follow_the_axes_and_seeds_come_last():
         (optimizer, sam, rate, rho, seed)
         for optimizer in ("sgd", "adam")
         for sam, rhos in (("none", (None,)), ("sam", (0.05, 0.5)))
-        for rate in (0.1, 0.01)
+        for rate in (0.01, 0.1)
         for rho in rhos
         for seed in (0, 1)
     ]
     assert found == want
+
+
+def test_a_study_is_the_same_in_whatever_order_it_is_given():
+    """Names, numbers and axes: one folder, and the rows of one table."""
+    names = {"optimizers": ("adam", "sgd", "adagrad"), "sam": ("asam", "none", "sam")}
+    measures = ("top_eigenvalue", "minimum_sharpness")
+    vary = {"batch_size": (64, 8), "learning_rate": (1.0, 0.25, 0.5), "rho": (0.5, 0.1)}
+    given = StudyConfig(**names, measures=measures, vary=vary, shard="2/3")
+    turned = StudyConfig(
+        **{name: values[::-1] for name, values in names.items()},
+        measures=measures[::-1],
+        vary={name: vary[name][::-1] for name in reversed(vary)},
+        shard="2/3",
+    )
+    assert json.dumps(given.as_dict()) == json.dumps(turned.as_dict())
+    assert given.name == turned.name and given.axes() == turned.axes()
+    assert [m.name for m in given.shard_members()] == [m.name for m in turned.shard_members()]
+    assert given.axes() == ["optimizer", "sam", "learning_rate", "rho", "batch_size"]
+    assert given.optimizers == ("sgd", "adagrad", "adam") and given.sam == ("none", "sam", "asam")
+    assert given.measures == measures[::-1] and given.vary["learning_rate"] == (0.25, 0.5, 1.0)
+    unknown = replace(given, optimizers=("sgd", "nadam", "adam"))
+    with pytest.raises(ValueError, match="unknown optimizer 'nadam'"):
+        unknown.check()
 
 
 def test_a_radius_makes_no_second_run_where_no_variant_takes_it():

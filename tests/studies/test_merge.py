@@ -9,6 +9,7 @@ import pytest
 
 from jaxsharp.runs import RunError, Settings, checkpoint, claims, directory, files
 from jaxsharp.runs.fingerprint import DATA, PROGRAMS
+from jaxsharp.studies import status
 from jaxsharp.studies.merge import merge
 from tests.folders import MADE_FROM, STUDY, damage, make_run, make_study, state_at
 
@@ -215,7 +216,7 @@ def test_another_run_in_the_place_of_one_is_refused_before_anything_is_copied(pa
     claims.claim(out, STUDY.as_dict())
     make_run(out / "runs" / member.name, replace(member, seed=7))
     before = content(out)
-    with pytest.raises(RunError, match=r"is of another configuration \(seed 7 -> 1\); remove it"):
+    with pytest.raises(RunError, match=r"\(seed 7 -> 1\); choose another directory"):
         merge(parts, out)
     shutil.rmtree(out / "runs" / member.name)
     (out / "runs" / member.name).mkdir()
@@ -242,3 +243,48 @@ def test_an_end_that_is_only_a_name_is_refused(parts, tmp_path):
     assert "converged holds epoch_0003 after 3 epochs, and a history of 3; both must be" in refusal(
         parts, tmp_path / "out"
     )
+
+
+def test_what_systems_and_editors_leave_is_in_no_way_and_not_copied(parts, tmp_path):
+    """In a part, its runs, a checkpoint, the output, and in the place of a run there."""
+    member, out = replace(STUDY, shard="1/3").shard_members()[0], tmp_path / "out"
+    run = parts[0] / "runs" / member.name
+    (saved,) = directory.checkpoints(run)
+    (out / "runs" / member.name).mkdir(parents=True)
+    for folder in (parts[0], parts[0] / "runs", run, saved, out, out / "runs" / member.name):
+        (folder / ".DS_Store").write_bytes(b"\0")
+        (folder / ".#config.json").symlink_to("user@host.1")
+        (folder / "Thumbs.db~").touch()
+    claims.write_config(out, STUDY.as_dict())
+    before = content(parts[0])
+    assert merge(parts, out) == STUDY and content(parts[0]) == before
+    copied = {path.name for path in (out / "runs").rglob("*")}
+    assert not copied & {".DS_Store", "Thumbs.db~", ".#config.json"} and "epoch_0003" in copied
+    assert "damaged: " not in status.describe(parts[0])
+
+
+def test_the_configuration_of_an_output_is_written_anew(parts, tmp_path, capsys):
+    out = tmp_path / "out"
+    merge(parts, out)
+    (out / "config.json").unlink()
+    assert merge(parts, out) == STUDY
+    assert claims.read_config(out) == claims.read_config(make_study(tmp_path / "whole"))
+    assert "is missing; it is written anew" in capsys.readouterr().err
+
+
+def test_an_output_inside_of_another_study_is_refused(parts, tmp_path):
+    other = make_study(tmp_path / "other", replace(STUDY, seeds=1))
+    assert f"is inside of the study {other}" in refusal(parts, other / "runs" / "merged")
+    with pytest.raises(RunError, match=r"\(seeds 1 -> 2\); choose another directory \(--out\)$"):
+        merge(parts, other)
+
+
+def test_a_full_disk_names_the_run_and_leaves_nothing(parts, tmp_path, monkeypatch):
+    def full(source, target):
+        raise OSError(28, "No space left on device", str(source), None, str(target))
+
+    monkeypatch.setattr("jaxsharp.studies.merge.shutil.copy2", full)
+    name = STUDY.members()[0].name
+    with pytest.raises(OSError, match=rf"No space left on device: '{tmp_path}/out/runs/{name}'$"):
+        merge(parts, tmp_path / "out")
+    assert os.listdir(tmp_path / "out" / "runs") == []

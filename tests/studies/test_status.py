@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from jaxsharp.runs import RunError, claims, files
+from jaxsharp.runs import RunError, claims, directory, files
 from jaxsharp.studies import status
 from jaxsharp.studies.study import Progress
 from tests.folders import STUDY, damage, make_run, make_study
@@ -146,3 +146,47 @@ def test_a_finished_study_has_all_its_steps(tmp_path):
 )
 def test_durations_are_read_in_the_unit_that_fits(seconds, text):
     assert status.duration(seconds) == text
+
+
+def test_what_is_no_run_of_a_study_is_not_named(half):
+    for name in (".DS_Store", "Thumbs.db", "notes.txt"):
+        (half / "runs" / name).touch()
+    (half / "runs" / "old run").mkdir()
+    assert "damaged: " not in status.describe(half)
+
+
+def test_measurements_that_are_none_are_named_and_counted_as_missing(tmp_path):
+    out = make_study(tmp_path / "study")
+    run = out / "runs" / STUDY.members()[0].name
+    rows = [["top_eigenvalue", "", 1.0, -1.0, "residual", 1, 12, "Hessian products"]]
+    files.write_rows(run / "sharpness.csv", tuple(directory.SHARPNESS), rows)
+    said = status.describe(out)
+    assert "4 trained (0 converged, 0 diverged), 3 measured" in said
+    assert f"damaged: {run / 'sharpness.csv'} has the row" in said
+
+
+def test_several_runs_and_studies_and_folders_of_them_are_described(half, tmp_path, monkeypatch):
+    run = make_run(tmp_path / "single", STUDY.members()[0])
+    begun = tmp_path / "begun"
+    claims.claim_run(begun, STUDY.members()[1])
+    damage(run / "checkpoints" / "epoch_0003")
+    broken = make_study(tmp_path / "broken")
+    (broken / "config.json").write_text("{")
+    now = time.time()
+    monkeypatch.setattr(status.time, "time", lambda: now)
+    texts = status.describe_all([run, half]).split("\n\n")
+    assert texts == [status.describe_run(run), status.describe(half)]
+    lines = texts[0].splitlines()
+    assert lines[0] == f"{run}: sgd, seed 0, small_mlp on digits"
+    assert lines[1].startswith("not running; last news ")
+    assert lines[2:4] == ["trained: epoch_0003 (ended)", "measured: top_eigenvalue"]
+    assert lines[4].startswith(f"damaged: {run / 'checkpoints' / 'epoch_0003'}: ")
+    assert "trained: not yet (at most 3 epochs)\nmeasured: nothing" in status.describe_run(begun)
+    paths = [text.partition(": ")[0] for text in status.describe_all([tmp_path]).split("\n\n")]
+    assert paths == [str(path) for path in sorted((run, half, begun, broken))]
+    with pytest.raises(RunError, match=r"not valid JSON.*the command that made the study writes"):
+        status.describe_all([broken])
+    (broken / "config.json").unlink()
+    (broken / "status.json").touch()
+    with pytest.raises(RunError, match=r"no config\.json; the command that made the study writes"):
+        status.describe_all([broken])

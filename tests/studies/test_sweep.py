@@ -157,9 +157,15 @@ def test_measures_are_taken_once_and_again_when_their_settings_change(tmp_path, 
         report=lambda n, _: again.append(n),
     )
     assert again == ["random_perturbation"]
-    changed = runs.read_sharpness(path).set_index("measure")["value"]
-    assert changed["random_perturbation"] < table["value"][2]
-    assert changed["top_eigenvalue"] == table["value"][1]
+    both = runs.read_sharpness(path)
+    pd.testing.assert_frame_equal(both[:3], table)
+    (changed,) = both[3:].itertuples()
+    assert changed.measure == "random_perturbation" and "radius=0.1" in changed.settings
+    assert changed.value < table["value"][2]
+    row = directory.row(path)
+    assert row["random_perturbation"] == changed.value
+    first = dict(zip(table["measure"], table["settings"], strict=True))
+    assert directory.row(path, first)["random_perturbation"] == table["value"][2]
 
 
 def test_a_measure_does_not_depend_on_which_others_are_taken(tmp_path, bench):

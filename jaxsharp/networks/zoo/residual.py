@@ -1,8 +1,10 @@
 """Residual networks for small images: a 3 x 3 convolution, stages of blocks, the mean, one layer.
 
-The first block of each stage but the first halves height and width.
+The first block of each stage but the first halves height and width, and rounds up, so that images
+of any size are taken.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -89,7 +91,7 @@ def resnet(widths: Sequence[int], blocks: int, *, projection: bool = False) -> C
         steps += [layers.BatchNorm(widths[0], rngs=rngs), jax.nn.relu]
         steps += [
             Block(features_in, features, stride=stride, projection=projection, **options)
-            for features_in, features, stride in stages(shape, (widths[0], *widths), blocks)
+            for features_in, features, stride in stages((widths[0], *widths), blocks)
         ]
         return [*steps, mean_pool, layers.dense(widths[-1], num_outputs, rngs)]
 
@@ -110,7 +112,7 @@ def wide_resnet(
         wide = (stem, *(width * features for features in widths))
         steps += [
             WideBlock(features_in, features, stride=stride, **options)
-            for features_in, features, stride in stages(shape, wide, blocks)
+            for features_in, features, stride in stages(wide, blocks)
         ]
         steps += [layers.BatchNorm(wide[-1], rngs=rngs), jax.nn.relu]
         return [*steps, mean_pool, layers.dense(wide[-1], num_outputs, rngs)]
@@ -118,14 +120,10 @@ def wide_resnet(
     return body
 
 
-def stages(shape: tuple[int, ...], widths: Sequence[int], blocks: int) -> list[tuple]:
-    """(channels in, channels out, stride) of each block; ValueError for images too small."""
-    least = 2 ** (len(widths) - 2)
-    if min(shape[:2]) < least:
-        raise ValueError(f"images of shape {shape} are too small ({least} x {least} at least)")
+def stages(widths: Sequence[int], blocks: int) -> list[tuple[int, int, int]]:
+    """(channels in, channels out, stride) of each block; the first width is what comes in."""
     found = []
-    for i, features in enumerate(widths[1:]):
-        inputs = [widths[i]] + [features] * (blocks - 1)
-        strides = [1 if i == 0 else 2] + [1] * (blocks - 1)
-        found += zip(inputs, [features] * blocks, strides, strict=True)
+    for i, (features_in, features) in enumerate(itertools.pairwise(widths)):
+        found.append((features_in, features, 1 if i == 0 else 2))
+        found += [(features, features, 1)] * (blocks - 1)
     return found

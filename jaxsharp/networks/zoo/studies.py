@@ -56,8 +56,6 @@ def batch_cnn(blocks: Sequence[Sequence[int]], hidden: int, padding: str) -> Cal
                 height, width, channels = height - shrink, width - shrink, features
             steps.append(layers.max_pool)
             height, width = height // 2, width // 2
-        if min(height, width) < 1:
-            raise ValueError(f"images of shape {shape} are too small for {len(blocks)} poolings")
         flat = height * width * channels
         head = [layers.dense(flat, hidden, rngs), jax.nn.relu]
         return [*steps, layers.flatten, *head, layers.dense(hidden, num_classes, rngs)]
@@ -69,8 +67,6 @@ def lenet(shape, num_classes, lowering, rngs):
     """LeNet of Ibayashi et al., for images of 15 x 15 pixels at least."""
     height, width, channels = shape
     flat = ((height - 5) // 2 - 4) * ((width - 5) // 2 - 4) * 120
-    if min(height, width) < 15:
-        raise ValueError(f"images of shape {shape} are too small (15 x 15 at least)")
 
     def conv(features_in, features, padding):
         return layers.ConvReLU(

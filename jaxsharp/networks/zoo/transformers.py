@@ -114,7 +114,7 @@ def vit(width: int, depth: int, heads: int, *, patch: int = 4) -> Callable:
     check_heads(width, heads)
 
     def body(shape, num_outputs, lowering, rngs):
-        if min(shape[:2]) < patch or shape[0] % patch or shape[1] % patch:
+        if shape[0] % patch or shape[1] % patch:
             raise ValueError(
                 f"images of shape {shape} cannot be cut into patches of {patch} x {patch}; height "
                 f"and width must be multiples of {patch}"

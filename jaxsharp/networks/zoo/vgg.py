@@ -18,9 +18,6 @@ def vgg(stages: Sequence[Sequence[int]]) -> Callable:
 
     def body(shape, num_outputs, lowering, rngs):
         height, width, features_in = shape
-        least = 2 ** len(stages)
-        if min(height, width) < least:
-            raise ValueError(f"images of shape {shape} are too small ({least} x {least} at least)")
         steps = []
         for stage in stages:
             for features in stage:
@@ -29,7 +26,8 @@ def vgg(stages: Sequence[Sequence[int]]) -> Callable:
                 steps += [layers.BatchNorm(features, rngs=rngs), jax.nn.relu]
                 features_in = features
             steps.append(layers.max_pool)
-        flat = (height // least) * (width // least) * features_in
+            height, width = height // 2, width // 2
+        flat = height * width * features_in
         return [*steps, layers.flatten, layers.dense(flat, num_outputs, rngs)]
 
     return body
