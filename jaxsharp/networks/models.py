@@ -38,6 +38,7 @@ KINDS = {
     transformers.TransformerBlock: "block",
     transformers.Patches: "patches",
     transformers.Tokens: "tokens",
+    transformers.Tied: "unembed",
 }
 
 

@@ -91,7 +91,7 @@ def test_curvature_is_that_of_the_dense_hessian(x64, name):
     if name not in POOLED:
         trace = curvature.xtrace(hessian, params, key=key, rtol=0.0, max_products=2 * len(dense))
         np.testing.assert_allclose(trace.mean, np.trace(dense), rtol=1e-6)
-        with pytest.warns(UserWarning, match=r"no minimum_sharpness: \w+ .* not piecewise linear"):
+        with pytest.warns(UserWarning, match=REFUSED[name]):
             measures.measure(network, params, stats, batch, ["minimum_sharpness"], key=key)
         return
     static = (network, None, budget())
@@ -111,6 +111,12 @@ def test_curvature_is_that_of_the_dense_hessian(x64, name):
 # one, or of the last layer, one of its output, and each residual stream one: that of the ResNet,
 # whose shortcuts have no parameters, is one; that of the WideResNet is two, by the projection.
 SCALES = {"resnet": 5 + 2 + 1, "wide_resnet": 2 + 5 + 2, "vgg": 2 + 2}
+
+
+REFUSED = {
+    "vit": r"no minimum_sharpness: square .*\['patches1'\].* is not piecewise linear",
+    "gpt": r"no minimum_sharpness: gather .*\['tokens1'\].* may not be piecewise linear",
+}
 
 
 def rescaling(network, params, stats, images):
