@@ -27,7 +27,7 @@ def mlp(widths=(5, 4), features=72):
     """MLP with ReLU."""
 
     def build(rngs):
-        steps, size = [models.Normalize(255), models._flatten], features
+        steps, size = [models.Normalize(255), layers.flatten], features
         for width in widths:
             steps += [layers.dense(size, width, rngs), jax.nn.relu]
             size = width
@@ -48,7 +48,7 @@ def cnn(lowering="auto"):
             networks.max_pool,
             networks.ConvReLU(3, 4, 2, padding="VALID", lowering=lowering, rngs=rngs),
             networks.BatchNorm(4, rngs=rngs),
-            models._flatten,
+            layers.flatten,
             layers.dense(16, 5, rngs),
             jax.nn.relu,
             layers.dense(5, NUM_CLASSES, rngs),

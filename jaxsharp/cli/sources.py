@@ -15,7 +15,7 @@ from jaxsharp.networks.modules import from_nnx
 from jaxsharp.networks.network import Network
 
 OWN = re.compile(r"(.+\.py):(\w+)")
-DEFAULT_MODEL = {"digits": "small_mlp"}
+DEFAULT_MODEL = {"digits": "small_mlp", ".txt": "gpt"}  # by data set, or end of a file's name
 
 
 def dataset_name(dataset: str) -> str:
@@ -33,7 +33,8 @@ def network_of(model: str | None, dataset: str) -> tuple[str, str | Network]:
     """
     if model is None:
         usual = "small_mlp" if tables.is_file(dataset) else "simple_batch"
-        model = DEFAULT_MODEL.get(dataset, usual)
+        kind = Path(dataset).suffix.lower() or dataset
+        model = DEFAULT_MODEL.get(kind, usual)
     if (found := OWN.fullmatch(model)) is None:
         return model, known("model", model, (*MODELS, "FILE.py:FUNCTION"))
     path, function = Path(found[1]), found[2]

@@ -13,7 +13,7 @@ from jaxsharp.cli.parsing import naming
 from jaxsharp.cli.progress import Tracker
 from jaxsharp.cli.sources import dataset_name, network_of
 from jaxsharp.core.choices import at_least_one, checked, counted, known_list, width_of
-from jaxsharp.data import datasets
+from jaxsharp.data import datasets, tables
 from jaxsharp.measures.registry import DEFAULT_MEASURES, MEASURES, Options
 from jaxsharp.networks import models
 from jaxsharp.optimizers.registry import OPTIMIZERS
@@ -28,7 +28,7 @@ from jaxsharp.training.hosts import Hosts, join
 from jaxsharp.training.members import agreed
 
 Shared = tyro.conf.OmitArgPrefixes
-Dataset = Annotated[str, naming([*datasets.DATASETS, "a file .npz, .csv, .parquet"])]
+Dataset = Annotated[str, naming([*datasets.DATASETS, f"a file {', '.join(tables.SUFFIXES)}"])]
 Model = Annotated[str | None, naming([*models.MODELS, "FILE.py:FUNCTION"])]
 Measures = Annotated[str, naming(MEASURES)]
 USUAL_MEASURES = ",".join(DEFAULT_MEASURES)

@@ -1,7 +1,8 @@
 """Data sets as arrays, the user's own or read from files that are there; nothing is downloaded.
 
 arrays     the user's own arrays, checked
-tables     the user's own files: .npz, .csv, .parquet
+tables     the user's own files: .npz, .csv, .parquet, .txt
+text       windows of a text, and the next character at each place
 augment    random changes of training images
 datasets   the data sets by name; the digits are embedded
 parts      what a data set is, parts of it, label noise
@@ -18,3 +19,4 @@ from jaxsharp.data.parts import redraw_labels as redraw_labels
 from jaxsharp.data.parts import stratified as stratified
 from jaxsharp.data.readers import DataError as DataError
 from jaxsharp.data.readers import Split as Split
+from jaxsharp.data.text import from_text as from_text

@@ -119,7 +119,7 @@ def load(
 ) -> Dataset:
     """The named data set, from the first place that holds it; nothing is ever downloaded.
 
-    A `name` that ends in .npz, .csv or .parquet is a file of the user's own (`tables`).
+    A `name` that ends in .npz, .csv, .parquet or .txt is a file of the user's own (`tables`).
 
     With `data_dir` that directory alone: the official files in it or in a subfolder named after the
     data set, or an array_record copy that tensorflow-datasets has prepared (the same examples in

@@ -1,7 +1,8 @@
-"""The user's own files as data sets: .npz, .csv and .parquet. Nothing is unpickled.
+"""The user's own files as data sets: .npz, .csv, .parquet and .txt. Nothing is unpickled.
 
 An .npz file holds x_train and y_train, and x_test and y_test or none of both. A table has one row
 an example, all columns numbers; its targets are in the column target, label or y, else in the last.
+A text is windows of its characters (`text`).
 """
 
 import re
@@ -15,8 +16,9 @@ from jaxsharp.core.choices import shown
 from jaxsharp.data.arrays import from_arrays
 from jaxsharp.data.parts import Dataset
 from jaxsharp.data.readers import DataError
+from jaxsharp.data.text import from_text
 
-SUFFIXES = (".npz", ".csv", ".parquet")
+SUFFIXES = (".npz", ".csv", ".parquet", ".txt")
 TARGETS = ("target", "label", "y")
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
@@ -36,6 +38,8 @@ def load_file(path: Path, *, train_size: int | None = None, holdout: int = 0) ->
     """The data set of a file; DataError in one line that names it for what it cannot be."""
     if not path.is_file():
         raise DataError(f"{path} is no file; valid are files {', '.join(SUFFIXES)} that exist")
+    if path.suffix.lower() == ".txt":
+        return from_text(path, name=name_of(path), train_size=train_size, holdout=holdout)
     arrays = read_arrays if path.suffix.lower() == ".npz" else read_table
     try:
         train, test = arrays(path)

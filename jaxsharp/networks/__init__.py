@@ -8,6 +8,7 @@ modules   any Flax NNX module as a `Network`
 linen     any Flax Linen module as a `Network`
 equinox   any Equinox model as a `Network`
 models    the networks by name
+zoo       a room of its own: what `models` is made of
 weights   parameters that were trained elsewhere, from files
 """
 

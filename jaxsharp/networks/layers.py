@@ -39,20 +39,28 @@ def pad_same(x: Float[Array, "n h w c"], height: int, width: int) -> Float[Array
 
 
 def conv_patches(
-    x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw c k"]
+    x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw c k"], stride: int = 1
 ) -> Float[Array, "n h2 w2 k"]:
-    """VALID stride-1 convolution as kh*kw shifted slices times a (kh*kw*c, k) matrix."""
+    """VALID convolution as kh*kw shifted slices times a (kh*kw*c, k) matrix."""
     kh, kw, _, features = kernel.shape
-    return tiles.windows(x, kh, kw) @ kernel.reshape(-1, features)
+    return tiles.windows(x, kh, kw, stride) @ kernel.reshape(-1, features)
 
 
 def conv_native(
-    x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw c k"]
+    x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw c k"], stride: int = 1
 ) -> Float[Array, "n h2 w2 k"]:
-    """VALID stride-1 convolution by ``lax.conv_general_dilated``."""
+    """VALID convolution by ``lax.conv_general_dilated``."""
+    dtype = jnp.result_type(x, kernel)  # promoted as by a product of matrices
     return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        *(x.astype(dtype), kernel.astype(dtype), (stride, stride), "VALID"),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
+
+
+def standard(lowering: Lowering) -> Callable:
+    """`conv_patches` or `conv_native`; ``auto`` is the former on the CPU, the latter elsewhere."""
+    on_cpu = jax.default_backend() == "cpu"
+    return conv_patches if lowering == "patches" or (lowering == "auto" and on_cpu) else conv_native
 
 
 def max_pool(x: Float[Array, "n h w c"], stride: int = 2) -> Float[Array, "n h2 w2 c"]:
@@ -64,8 +72,13 @@ def max_pool(x: Float[Array, "n h w c"], stride: int = 2) -> Float[Array, "n h2 
     return functools.reduce(jnp.maximum, corners)
 
 
+def flatten(x: Float[Array, "n ..."]) -> Float[Array, "n d"]:
+    """The numbers of each example in a row."""
+    return x.reshape(x.shape[0], -1)
+
+
 class ConvReLU(nnx.Module):
-    """Stride-1 convolution with bias, then ReLU; ``auto``: patches on the CPU, conv elsewhere."""
+    """Stride-1 convolution with bias, then ReLU."""
 
     def __init__(self, features_in, features, size, *, padding, lowering: Lowering, rngs):
         init = torch_uniform(features_in * size * size)
@@ -75,14 +88,39 @@ class ConvReLU(nnx.Module):
         self.lowering = lowering
 
     def __call__(self, x):
-        kernel, bias, lowering = self.kernel[...], self.bias[...], self.lowering
+        kernel, bias = self.kernel[...], self.bias[...]
         if self.padding == "SAME":
             x = pad_same(x, kernel.shape[0], kernel.shape[1])
-        if lowering == "tiles":
+        if self.lowering == "tiles":
             return tiles.conv_relu(x, kernel, bias)
-        on_cpu = jax.default_backend() == "cpu"
-        patches = lowering == "patches" or (lowering == "auto" and on_cpu)
-        return jax.nn.relu((conv_patches if patches else conv_native)(x, kernel) + bias)
+        return jax.nn.relu(standard(self.lowering)(x, kernel) + bias)
+
+
+class Conv(nnx.Module):
+    """Convolution of every ``stride``-th pixel, zeros beyond the edges; for BatchNorm behind it.
+
+    (size - 1)/2 zeros on each side, as in PyTorch's networks: ceil(height/stride) rows are left.
+    Kernels are drawn with variance 2/fan_in (He et al. 2015, arXiv 1502.01852, equation 10), from a
+    normal distribution that is cut at two deviations.
+    """
+
+    def __init__(
+        self, features_in, features, size, *, stride=1, bias=False, lowering: Lowering, rngs
+    ):
+        shape = (size, size, features_in, features)
+        self.kernel = nnx.Param(nnx.initializers.he_normal()(rngs.params(), shape, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(features, jnp.float32)) if bias else None
+        self.stride = stride
+        self.lowering = lowering
+
+    def __call__(self, x):
+        kernel = self.kernel[...]
+        bias = None if self.bias is None else self.bias[...]
+        x = pad_same(x, kernel.shape[0], kernel.shape[1])
+        if self.lowering == "tiles":
+            return tiles.conv(x, kernel, bias, stride=self.stride)
+        y = standard(self.lowering)(x, kernel, self.stride)
+        return y if bias is None else y + bias
 
 
 def dense(features_in: int, features: int, rngs) -> nnx.Linear:

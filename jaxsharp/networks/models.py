@@ -1,31 +1,45 @@
-"""Networks of the two studies as pure functions.
+"""Networks by name as pure functions: those of the two studies, and a zoo of today's.
 
-Every network maps uint8 images to logits, the normalization of the pixels being its first step.
+Every network maps uint8 images to logits, the normalization of the pixels being its first step; of
+inputs that are tokens there is none.
 
 | name | network |
 |---|---|
 | small_mlp | 64, 64, 32 hidden units; for the digits |
-| mlp_1 | MLP_1 of study B: 512, 256, 128, then BatchNorm without scale and shift on the logits |
-| mlp, lenet | the two networks of Ibayashi et al. 2021 (arXiv 2106.12612) |
-| simple_batch, middle_batch, complex_batch | CNNs of study A, blocks conv -> ReLU -> BatchNorm |
-
-Deviation from study A: the logits are returned as they are; the original put a log-softmax over
-the *batch* axis in front of the cross-entropy.
+| mlp_1, mlp, lenet | those of two papers (`zoo.studies`) |
+| simple_batch, middle_batch, complex_batch | CNNs of study A (`zoo.studies`) |
+| resnet_20, resnet_18, wide_resnet_16_4 | residual networks for small images (`zoo.residual`) |
+| vgg_11 | VGG-11 with BatchNorm for small images (`zoo.vgg`) |
+| vit, gpt | a small vision transformer, a small GPT for characters (`zoo.transformers`) |
 """
 
-import itertools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
 
-from jaxsharp.networks import layers
+from jaxsharp.data.parts import Dataset
+from jaxsharp.networks import layers, zoo
 from jaxsharp.networks.modules import from_nnx
 from jaxsharp.networks.network import Network
+from jaxsharp.networks.zoo import residual, transformers
+
+# What layers are called in the names of parameters; others are steps.
+KINDS = {
+    layers.ConvReLU: "conv",
+    layers.Conv: "conv",
+    layers.BatchNorm: "norm",
+    nnx.LayerNorm: "norm",
+    nnx.Linear: "dense",
+    residual.Block: "block",
+    residual.WideBlock: "block",
+    transformers.TransformerBlock: "block",
+    transformers.Patches: "patches",
+    transformers.Tokens: "tokens",
+    transformers.Tied: "unembed",
+}
 
 
 class Normalize(nnx.Module):
@@ -37,8 +51,9 @@ class Normalize(nnx.Module):
         self.std = tuple(float(s) for s in std)
 
     def __call__(self, x):
+        x = x / self.max_pixel
         mean, std = (jnp.asarray(v, x.dtype) for v in (self.mean, self.std))
-        return (x / self.max_pixel - mean) / std
+        return (x - mean) / std
 
 
 class Chain(nnx.Module):
@@ -47,9 +62,7 @@ class Chain(nnx.Module):
     def __init__(self, *steps):
         names = []
         for step in steps:
-            kind = {layers.ConvReLU: "conv", layers.BatchNorm: "norm", nnx.Linear: "dense"}.get(
-                type(step), "step"
-            )
+            kind = KINDS.get(type(step), "step")
             name = f"{kind}{1 + sum(kind == n.rstrip('0123456789') for n in names)}"
             setattr(self, name, step)
             names.append(name)
@@ -61,110 +74,83 @@ class Chain(nnx.Module):
         return x
 
 
-def _flatten(x: Float[Array, "n ..."]) -> Float[Array, "n d"]:
-    return x.reshape(x.shape[0], -1)
-
-
-def _pool_overlapping(x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
-    return layers.max_pool(x, stride=1)
-
-
-def _mlp(hidden, batch_norm=False):
-    """Return body(shape, num_classes, lowering, rngs) of an MLP with ReLU."""
-
-    def body(shape, num_classes, lowering, rngs):
-        widths = (int(np.prod(shape)), *hidden)
-        steps = [_flatten]
-        for features_in, features in itertools.pairwise(widths):
-            steps += [layers.dense(features_in, features, rngs), jax.nn.relu]
-        steps.append(layers.dense(widths[-1], num_classes, rngs))
-        if batch_norm:
-            steps.append(layers.BatchNorm(num_classes, affine=False, rngs=rngs))
-        return steps
-
-    return body
-
-
-def _batch_cnn(blocks, hidden, padding):
-    """Return body(...) of a CNN of study A; ``blocks`` has the widths between two poolings."""
-
-    def body(shape, num_classes, lowering, rngs):
-        height, width, channels = shape
-        shrink = 2 if padding == "VALID" else 0
-        steps = []
-        for block in blocks:
-            for features in block:
-                conv = layers.ConvReLU(
-                    channels, features, 3, padding=padding, lowering=lowering, rngs=rngs
-                )
-                steps += [conv, layers.BatchNorm(features, rngs=rngs)]
-                height, width, channels = height - shrink, width - shrink, features
-            steps.append(layers.max_pool)
-            height, width = height // 2, width // 2
-        flat = height * width * channels
-        head = [layers.dense(flat, hidden, rngs), jax.nn.relu]
-        return [*steps, _flatten, *head, layers.dense(hidden, num_classes, rngs)]
-
-    return body
-
-
-def _lenet(shape, num_classes, lowering, rngs):
-    height, width, channels = shape
-    flat = ((height - 5) // 2 - 4) * ((width - 5) // 2 - 4) * 120
-
-    def conv(features_in, features, padding):
-        return layers.ConvReLU(
-            features_in, features, 5, padding=padding, lowering=lowering, rngs=rngs
-        )
-
-    return [
-        *(conv(channels, 6, "SAME"), _pool_overlapping),
-        *(conv(6, 16, "VALID"), layers.max_pool),
-        *(conv(16, 120, "VALID"), _flatten),
-        *(layers.dense(flat, 84, rngs), jax.nn.relu, layers.dense(84, num_classes, rngs)),
-    ]
-
-
 class ModelSpec(NamedTuple):
-    """One line of ``jaxsharp list``, the layers, and whether channels are standardized.
+    """One line of ``jaxsharp list``, the layers, whether channels are standardized, and its inputs.
 
+    ``body(shape, num_outputs, lowering, rngs)`` returns the layers, applied in order behind the
+    normalization. ``inputs`` are "images", "numbers" (of any shape, images too) or "tokens";
     ``least`` is the smallest height and width of images.
     """
 
     description: str
     body: Callable
     standardize: bool = False
+    inputs: Literal["images", "numbers", "tokens"] = "images"
     least: int = 1
 
 
 MODELS: dict[str, ModelSpec] = {
-    "small_mlp": ModelSpec("MLP with 64, 64, 32 hidden units, for the digits", _mlp((64, 64, 32))),
+    "small_mlp": ModelSpec(
+        "MLP with 64, 64, 32 hidden units, for the digits", zoo.mlp((64, 64, 32)), inputs="numbers"
+    ),
     "mlp_1": ModelSpec(
         "MLP_1 of study B: 512, 256, 128 hidden units, BatchNorm on the logits",
-        _mlp((512, 256, 128), batch_norm=True),
+        zoo.mlp((512, 256, 128), batch_norm=True),
         standardize=True,
+        inputs="numbers",
     ),
-    "mlp": ModelSpec("MLP of Ibayashi et al.: 512, 128, 512 hidden units", _mlp((512, 128, 512))),
-    "lenet": ModelSpec("LeNet of Ibayashi et al.", _lenet, least=15),
+    "mlp": ModelSpec(
+        "MLP of Ibayashi et al.: 512, 128, 512 hidden units",
+        zoo.mlp((512, 128, 512)),
+        inputs="numbers",
+    ),
+    "lenet": ModelSpec("LeNet of Ibayashi et al.", zoo.lenet, least=15),
     "simple_batch": ModelSpec(
         "CNN of study A: 4 convolutions, BatchNorm",
-        _batch_cnn(((16, 32), (64, 128)), 128, "VALID"),
+        zoo.batch_cnn(((16, 32), (64, 128)), 128, "VALID"),
         least=16,
     ),
     "middle_batch": ModelSpec(
         "CNN of study A: 6 convolutions, BatchNorm",
-        _batch_cnn(((16, 32), (64, 128), (256, 512)), 512, "SAME"),
+        zoo.batch_cnn(((16, 32), (64, 128), (256, 512)), 512, "SAME"),
         least=8,
     ),
     "complex_batch": ModelSpec(
         "CNN of study A: 9 convolutions, BatchNorm",
-        _batch_cnn(((16, 32, 32), (64, 128, 128), (256, 512, 512)), 512, "SAME"),
+        zoo.batch_cnn(((16, 32, 32), (64, 128, 128), (256, 512, 512)), 512, "SAME"),
         least=8,
     ),
+    "resnet_20": ModelSpec(
+        "ResNet-20 of He et al. for small images, shortcuts without parameters",
+        zoo.resnet((16, 32, 64), 3),
+        standardize=True,
+    ),
+    "resnet_18": ModelSpec(
+        "ResNet-18 for small images: first convolution 3 x 3, no pooling",
+        zoo.resnet((64, 128, 256, 512), 2, projection=True),
+        standardize=True,
+    ),
+    "wide_resnet_16_4": ModelSpec(
+        "WideResNet-16-4 of Zagoruyko and Komodakis", zoo.wide_resnet(4, 2), standardize=True
+    ),
+    "vgg_11": ModelSpec(
+        "VGG-11 with BatchNorm for small images, one dense layer",
+        zoo.vgg(((64,), (128,), (256, 256), (512, 512), (512, 512))),
+        standardize=True,
+        least=32,
+    ),
+    "vit": ModelSpec(
+        "vision transformer of 6 blocks, 128 wide, patches of 4 x 4 pixels",
+        zoo.vit(128, 6, 4),
+        standardize=True,
+        least=4,
+    ),
+    "gpt": ModelSpec(
+        "GPT of 4 blocks, 128 wide, for texts: predicts each next character",
+        zoo.gpt(128, 4, 4),
+        inputs="tokens",
+    ),
 }
-
-
-FLAT = ("mlp", "mlp_1")  # how names end of networks that take inputs of any shape
 
 
 def channel_moments(images: np.ndarray, max_pixel: int) -> tuple[tuple[float, ...], ...]:
@@ -183,36 +169,84 @@ def channel_moments(images: np.ndarray, max_pixel: int) -> tuple[tuple[float, ..
     return tuple(means), tuple(stds)
 
 
-def load(name: str, dataset, *, lowering: layers.Lowering = "auto") -> Network:
-    """The network of ``MODELS[name]`` for the inputs and the outputs of a data set.
+def load(
+    model: str | ModelSpec, dataset: Dataset, *, lowering: layers.Lowering = "auto"
+) -> Network:
+    """The network of ``MODELS[model]``, or of a specification of one's own, for a data set.
 
-    ``dataset`` is a ``data.Dataset``; channel means and deviations, where the model wants them and
-    for inputs that are no pixels, are those of its training inputs. Raises ValueError for inputs
-    the network cannot take.
+    It has the inputs and outputs of the data; channel means and deviations, where the model wants
+    them and for inputs that are no pixels, are those of the training inputs. Raises ValueError for
+    inputs the network cannot take.
     """
-    spec = MODELS[name]
+    name, spec = ("the network", model) if isinstance(model, ModelSpec) else (model, MODELS[model])
     images, shape = dataset.train.images, dataset.train.images.shape[1:]
-    if images.dtype == np.int32:
-        raise ValueError(
-            f"{name} takes images or real numbers; the inputs of {dataset.name} are integers"
-        )
-    if len(shape) != 3 and not name.endswith(FLAT):
-        valid = ", ".join(each for each in MODELS if each.endswith(FLAT))
-        raise ValueError(
-            f"{name} takes images; an input of {dataset.name} has shape {shape}, for which valid "
-            f"are {valid}"
-        )
-    if spec.least > 1 and min(shape[:2]) < spec.least:
-        raise ValueError(
-            f"images of shape {shape} are too small for {name} "
-            f"({spec.least} x {spec.least} at least)"
-        )
-    pixels = images.dtype == np.uint8
-    wanted = spec.standardize or not pixels
-    moments = channel_moments(images, dataset.max_pixel) if wanted else ()
-    first = Normalize(dataset.max_pixel if pixels else 1, *moments)
+    check_inputs(name, spec, dataset)
+    first = []
+    if spec.inputs != "tokens":
+        pixels = images.dtype == np.uint8
+        wanted = spec.standardize or not pixels
+        moments = channel_moments(images, dataset.max_pixel) if wanted else ()
+        first = [Normalize(dataset.max_pixel if pixels else 1, *moments)]
 
     def build(rngs):
-        return Chain(first, *spec.body(shape, dataset.num_outputs, lowering, rngs))
+        return Chain(*first, *spec.body(shape, dataset.num_outputs, lowering, rngs))
 
-    return from_nnx(build)
+    try:
+        return from_nnx(build)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+# What inputs are, and what of `ModelSpec.inputs` takes them.
+TAKEN = {"images": ("images", "numbers"), "numbers": ("numbers",), "tokens": ("tokens",)}
+
+
+def check_inputs(name: str, spec: ModelSpec, dataset: Dataset) -> None:
+    """Raise ValueError, one line, unless a network is for inputs as a data set has them."""
+    images = dataset.train.images
+    if images.dtype == np.int32:
+        kind, found = "tokens", "integers"
+    else:
+        kind, found = ("images",) * 2 if images.ndim == 4 else ("numbers", "real numbers")
+    if spec.inputs not in TAKEN[kind]:
+        valid = [n for n, other in MODELS.items() if other.inputs in TAKEN[kind]]
+        pixels = " (pixels must be of uint8 or a floating type)" if kind == "tokens" else ""
+        raise ValueError(
+            f"{name} takes {spec.inputs}; the inputs of {dataset.name} are {found} of shape "
+            f"{shown_shape(images)}, for which valid are {', '.join(valid)}{pixels}"
+        )
+    if kind == "tokens":
+        check_tokens(name, dataset)
+    if spec.least > 1 and min(images.shape[1:3]) < spec.least:
+        raise ValueError(
+            f"images of shape {images.shape[1:]} are too small for {name} "
+            f"({spec.least} x {spec.least} at least)"
+        )
+
+
+def check_tokens(name: str, dataset: Dataset) -> None:
+    """Raise ValueError unless inputs are tokens, and targets classes that hold them."""
+    (images, labels), total = dataset.train, dataset.num_classes
+    if images.ndim != 2:
+        raise ValueError(
+            f"{name} takes tokens of shape (n, length); the inputs of {dataset.name} have shape "
+            f"{shown_shape(images)}"
+        )
+    if not total or labels.shape != images.shape:
+        raise ValueError(
+            f"{name} gives the logits of a class for each token; the targets of {dataset.name} are "
+            f"of {labels.dtype} and shape {shown_shape(labels)}, and must be integers of shape "
+            f"{shown_shape(images)}"
+        )
+    for part, split in (("train", dataset.train), ("test", dataset.test)):
+        low, high = split.images.min(), split.images.max()
+        if low < 0 or high >= total:
+            raise ValueError(
+                f"{name} takes tokens from 0 to {total - 1}, the classes of the targets; those of "
+                f"{dataset.name} lie from {low} to {high} ({part})"
+            )
+
+
+def shown_shape(array: np.ndarray) -> str:
+    """The shape of an array of examples, n of them."""
+    return f"({', '.join(['n', *map(str, array.shape[1:])])}{',' if array.ndim == 1 else ''})"

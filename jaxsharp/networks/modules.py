@@ -114,15 +114,15 @@ def collections(module: nnx.Module) -> PyTree:
 
 
 def as_inputs(inputs: PyTree, params: PyTree) -> PyTree:
-    """Inputs as a network with these parameters takes them: in their dtype, but for indices."""
-    dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(params)]
+    """Inputs in the one dtype that all parameters have, if so; indices stay integers."""
+    dtypes = {jnp.result_type(leaf) for leaf in jax.tree.leaves(params)}
 
-    def kept(x):
+    def cast(x):
         x = jnp.asarray(x)
         is_index = jnp.issubdtype(x.dtype, jnp.integer) and x.dtype != jnp.uint8
-        return x if is_index or not dtypes else x.astype(jnp.result_type(*dtypes))
+        return x if is_index or len(dtypes) != 1 else x.astype(*dtypes)
 
-    return jax.tree.map(kept, inputs)
+    return jax.tree.map(cast, inputs)
 
 
 def keys_from(shapes: PyTree, key: Array | None) -> PyTree:

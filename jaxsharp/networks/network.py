@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from jaxsharp.core.chunks import mean_over_chunks
-from jaxsharp.core.convolutions import as_matrix_products
+from jaxsharp.core.convolutions import as_matrix_products, fast_in_loops
 from jaxsharp.networks.losses import CROSS_ENTROPY, Loss
 
 # Examples whose mean is the center about which moments are taken.
@@ -119,18 +119,20 @@ def recompute_statistics(
             "statistics cannot be recomputed: the network has some, and no moments of them; valid "
             "are networks.from_nnx of modules with nnx.BatchNorm, or none recomputed"
         )
+    moments = fast_in_loops(network.moments)
     few = jax.tree.map(lambda x: x[: min(CENTERING, chunk_size or CENTERING)], images)
     # A layer that is stacked, as by nnx.scan, stands for as many as its leading axes have.
     depth = sum(layer["mean"][..., 0].size for layer in layers if is_layer(layer))
-    for _ in range(max(1, depth)):
-        shifts = network.moments(params, stats, stats, few)
+
+    def one_more(_, stats):
+        shifts = moments(params, stats, stats, few)
         centers = jax.tree.map(shifted, stats, shifts, is_leaf=is_layer)
         collected = mean_over_chunks(
-            lambda chunk, at=(stats, centers): network.moments(params, *at, chunk),
-            *(images, chunk_size),
+            lambda chunk: moments(params, stats, centers, chunk), images, chunk_size
         )
-        stats = jax.tree.map(shifted, centers, collected, is_leaf=is_layer)
-    return stats
+        return jax.tree.map(shifted, centers, collected, is_leaf=is_layer)
+
+    return jax.lax.fori_loop(0, max(1, depth), one_more, stats)
 
 
 def shifted(center: dict, moments: dict) -> dict:

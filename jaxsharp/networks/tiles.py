@@ -2,9 +2,10 @@
 
 A convolution is y = G[S(x) W]: S spreads the image into rows, W is the kernel as matrices, and G
 gathers the products into an image; S and G are linear and have no parameters. For `patches` S
-copies every window; for `winograd`, 3 x 3 kernels alone, S and G are the transforms of F(2 x 2, 3 x
-3) of Lavin and Gray 2016 (arXiv 1509.09308, equation 8), which take 16 products where the windows
-take 36. What S writes is made again for the gradient instead of kept: only x and y go to memory.
+copies every window; for `winograd`, 3 x 3 kernels of stride 1 alone, S and G are the transforms of
+F(2 x 2, 3 x 3) of Lavin and Gray 2016 (arXiv 1509.09308, equation 8), which take 16 products where
+the windows take 36. What S writes is made again for the gradient instead of kept: only x and y go
+to memory.
 """
 
 from collections.abc import Callable
@@ -35,27 +36,51 @@ def conv_relu(
     bias: Float[Array, " k"],
 ) -> Float[Array, "n h2 w2 k"]:
     """max(0, VALID stride-1 convolution + bias), for reverse mode and one derivative."""
-    if kernel.shape[:2] != (3, 3) or kernel.shape[2] < LEAST_CHANNELS:
-        return _conv_relu(patches, x, kernel, bias)
+    return _tiled(True, x, kernel, bias, 1)
+
+
+def conv(
+    x: Float[Array, "n h w c"],
+    kernel: Float[Array, "kh kw c k"],
+    bias: Float[Array, " k"] | None = None,
+    *,
+    stride: int = 1,
+) -> Float[Array, "n h2 w2 k"]:
+    """VALID convolution, bias added where there is one, for reverse mode and one derivative."""
+    return _tiled(False, x, kernel, bias, stride)
+
+
+def _tiled(rectified, x, kernel, bias, stride):
+    """A convolution by the algorithm that its shapes are fastest with."""
+    dtype = jnp.result_type(*jax.tree.leaves((x, kernel, bias)))
+    x, kernel, bias = jax.tree.map(lambda a: a.astype(dtype), (x, kernel, bias))
+    if stride > 1 or kernel.shape[:2] != (3, 3) or kernel.shape[2] < LEAST_CHANNELS:
+        return _conv(partial(patches, stride=stride), rectified, x, kernel, bias)
     height, width = x.shape[1] - 2, x.shape[2] - 2
     even = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
-    return _conv_relu(winograd, even, kernel, bias)[:, :height, :width]
+    return _conv(winograd, rectified, even, kernel, bias)[:, :height, :width]
 
 
-def windows(x: Float[Array, "n h w c"], height: int, width: int) -> Float[Array, "n h2 w2 r"]:
-    """The windows of a VALID stride-1 convolution, each as a row of height*width*c numbers."""
+def windows(
+    x: Float[Array, "n h w c"], height: int, width: int, stride: int = 1
+) -> Float[Array, "n h2 w2 r"]:
+    """The windows of a VALID convolution, each as a row of height*width*c numbers."""
     rows, columns = x.shape[1] - height + 1, x.shape[2] - width + 1
-    shifted = [x[:, i : i + rows, j : j + columns] for i in range(height) for j in range(width)]
+    shifted = [
+        x[:, i : i + rows : stride, j : j + columns : stride]
+        for i in range(height)
+        for j in range(width)
+    ]
     return jnp.concatenate(shifted, axis=-1)
 
 
-def patches(shape: tuple, kernel_shape: tuple) -> Algorithm:
+def patches(shape: tuple, kernel_shape: tuple, stride: int = 1) -> Algorithm:
     """One matrix; the rows are windows."""
     (n, h, w, _), (kh, kw, _, features) = shape, kernel_shape
     return Algorithm(
         lambda kernel: kernel.reshape(1, -1, features),
-        lambda x: windows(x, kh, kw).reshape(1, -1, x.shape[-1] * kh * kw),
-        lambda m: m.reshape(n, h - kh + 1, w - kw + 1, features),
+        lambda x: windows(x, kh, kw, stride).reshape(1, -1, x.shape[-1] * kh * kw),
+        lambda m: m.reshape(n, (h - kh) // stride + 1, (w - kw) // stride + 1, features),
     )
 
 
@@ -98,43 +123,45 @@ def _output_transform(m):
     return jnp.concatenate([m0 + m1 + m2, m1 - m2 - m3])
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _conv_relu(make, x, kernel, bias):
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _conv(make, rectified, x, kernel, bias):
     algorithm, split = _tiling(make, x, kernel)
     weights = algorithm.weights(kernel)
 
     def one(tile):
-        return jax.nn.relu(algorithm.gather(algorithm.spread(tile) @ weights) + bias)
+        y = algorithm.gather(algorithm.spread(tile) @ weights)
+        y = y if bias is None else y + bias
+        return jax.nn.relu(y) if rectified else y
 
     y = jax.lax.map(one, split(x))
     return y.reshape(len(x), *y.shape[2:])
 
 
-def _forward(make, x, kernel, bias):
-    y = _conv_relu(make, x, kernel, bias)
-    return y, (x, kernel, y)
+def _forward(make, rectified, x, kernel, bias):
+    y = _conv(make, rectified, x, kernel, bias)
+    return y, (x, kernel, bias, y if rectified else None)
 
 
-def _backward(make, saved, g):
-    x, kernel, y = saved
+def _backward(make, rectified, saved, g):
+    x, kernel, bias, y = saved
     algorithm, split = _tiling(make, x, kernel)
     weights, to_kernel = jax.vjp(algorithm.weights, kernel)
 
     def one(sums, tile):
         x, y, g = tile
-        g = jnp.where(y > 0, g, 0)
+        g = jnp.where(y > 0, g, 0) if rectified else g
         rows, spread_back = jax.vjp(algorithm.spread, x)
         m = jax.ShapeDtypeStruct((*rows.shape[:2], weights.shape[2]), x.dtype)
         (m,) = jax.linear_transpose(algorithm.gather, m)(g)
-        own = rows.swapaxes(1, 2) @ m, g.sum((0, 1, 2))
+        own = rows.swapaxes(1, 2) @ m, None if bias is None else g.sum((0, 1, 2))
         return jax.tree.map(jnp.add, sums, own), spread_back(m @ weights.swapaxes(1, 2))[0]
 
-    zeros = jnp.zeros_like(weights), jnp.zeros(weights.shape[2:], x.dtype)
-    (d_weights, d_bias), dx = jax.lax.scan(one, zeros, (split(x), split(y), split(g)))
+    zeros = jax.tree.map(jnp.zeros_like, (weights, bias))
+    (d_weights, d_bias), dx = jax.lax.scan(one, zeros, jax.tree.map(split, (x, y, g)))
     return dx.reshape(x.shape), *to_kernel(d_weights), d_bias
 
 
-_conv_relu.defvjp(_forward, _backward)
+_conv.defvjp(_forward, _backward)
 
 
 def _tiling(make, x, kernel):

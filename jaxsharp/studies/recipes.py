@@ -33,8 +33,12 @@ def unchecked_recipe(config: RunConfig, bench: Workbench, split_batches: bool = 
                 f"{name} is {size}; "
                 f"it must be from 1 to {num_examples} (the number of training examples)"
             )
-    if settings.label_noise and bench.dataset.train.labels.dtype != np.int32:
-        raise ValueError(f"label_noise is {settings.label_noise}; numbers cannot be redrawn")
+    labels = bench.dataset.train.labels
+    if settings.label_noise and (labels.dtype != np.int32 or labels.ndim > 1):
+        what = "numbers" if labels.dtype != np.int32 else "classes of tokens"
+        raise ValueError(f"label_noise is {settings.label_noise}; {what} cannot be redrawn")
+    if settings.mixup and bench.dataset.train.images.dtype == np.int32:
+        raise ValueError(f"mixup is {settings.mixup}; inputs that are integers cannot be mixed")
     stopping = Stopping(
         settings.epochs, settings.loss_below, settings.change_below, settings.patience
     )

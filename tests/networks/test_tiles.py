@@ -32,7 +32,7 @@ def draw(shape, kernel_shape, dtype=np.float64):
 
 
 def everything(convolve, args):
-    """Value, and the gradients with respect to image, kernel and bias of a function of it."""
+    """Value, and the gradients with respect to image, kernel and bias, if any, of a function."""
 
     def loss(*args):
         value = convolve(*args)
@@ -40,7 +40,7 @@ def everything(convolve, args):
 
     @jax.jit  # a new program at every call, as sizes of tiles are no arguments
     def program(*args):
-        gradients, value = jax.grad(loss, (0, 1, 2), has_aux=True)(*args)
+        gradients, value = jax.grad(loss, tuple(range(len(args))), has_aux=True)(*args)
         return value, *gradients
 
     return program(*args)
@@ -64,6 +64,33 @@ def test_values_and_gradients_are_those_of_the_standard_convolution(
     monkeypatch.setattr(tiles, "TILE_BYTES", bytes_of_tile)
     args = draw(shape, kernel_shape)
     assert_close(everything(tiles.conv_relu, args), expected(shape, kernel_shape))
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel_shape", "stride", "bias"),
+    [
+        ((4, 9, 8, 8), (3, 3, 8, 5), 2, False),
+        ((6, 7, 7, 3), (1, 1, 3, 4), 2, False),
+        ((4, 9, 8, 2), (2, 3, 2, 5), 3, True),
+        ((4, 8, 7, 8), (3, 3, 8, 5), 1, False),
+        ((4, 8, 7, 8), (3, 3, 8, 5), 1, True),
+    ],
+)
+def test_strides_and_convolutions_without_bias_or_relu(
+    x64, monkeypatch, shape, kernel_shape, stride, bias
+):
+    monkeypatch.setattr(tiles, "TILE_BYTES", 2**13)
+    args = draw(shape, kernel_shape)[: 3 if bias else 2]
+
+    def native(x, kernel, bias=0.0):
+        return layers.conv_native(x, kernel, stride) + bias
+
+    def patches(x, kernel, bias=0.0):
+        return layers.conv_patches(x, kernel, stride) + bias
+
+    want = everything(native, args)
+    assert_close(everything(functools.partial(tiles.conv, stride=stride), args), want)
+    assert_close(everything(patches, args), want)
 
 
 def test_large_kernels_of_many_channels_take_the_transforms(monkeypatch):

@@ -133,6 +133,33 @@ def test_numbers_are_regressed(tmp_path, capsys, loss):
     assert set(correlations["target"]) == {"loss_gap"} and correlations["runs"][1] == 1
 
 
+TEXT = data.from_text("abcabdabcaca" * 9, length=5)
+SPEC = networks.ModelSpec("a tiny GPT", networks.zoo.gpt(4, 1, 2), inputs="tokens")
+FEW = {"optimizers": ["adam"], "sam": ["none"], "seeds": 1, "batch_size": 6, "loss_below": None}
+
+
+def test_a_transformer_learns_the_characters_of_a_text(tmp_path):
+    network = networks.load(SPEC, TEXT)
+    options = {"epochs": 60, "learning_rate": 0.03, "measures": ["top_eigenvalue"], "name": "gpt"}
+    (row,) = studies.run(network, TEXT, out=tmp_path, **FEW, **options).runs.to_dict("records")
+    assert row["train_loss"] < 0.8 and row["test_accuracy"] > 0.6  # chance: 1.27 nats, 5/12
+    assert row["top_eigenvalue_finished"] and row["top_eigenvalue"] > 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"label_noise": 0.1}, "label_noise is 0.1; classes of tokens cannot be redrawn"),
+        ({"mixup": 0.2}, "mixup is 0.2; inputs that are integers cannot be mixed"),
+        ({"augment": "flip"}, "augment is flip for inputs of shape"),
+    ],
+)
+def test_what_tokens_do_not_allow_is_refused(tmp_path, settings, message):
+    with pytest.raises(ValueError) as refused:
+        studies.run(networks.load(SPEC, TEXT), TEXT, out=tmp_path / "out", **FEW, **settings)
+    assert message in str(refused.value) and not (tmp_path / "out").exists()
+
+
 WRONG = {
     "unknown optimizer 'sdg'; valid are sgd": {"optimizers": ["sdg"]},
     "optimizers are 'sgd'; they must be a list": {"optimizers": "sgd"},
