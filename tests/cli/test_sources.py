@@ -9,7 +9,9 @@ import pytest
 from flax import nnx
 
 from jaxsharp import cli, measures, networks
+from jaxsharp.cli import commands
 from jaxsharp.cli.sources import dataset_name, network_of
+from jaxsharp.training import members
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 4)).astype(np.float32)
@@ -49,6 +51,9 @@ SMALL += ["--batch-size", "10", "--measures", "top_eigenvalue"]
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(commands, "use_compilation_cache", lambda: None)
+    monkeypatch.setattr(members, "cores_as_devices", lambda: None)
+    monkeypatch.setattr(commands.signals, "handle", lambda: None)
     (tmp_path / "mynet.py").write_text(SOURCE)
     np.savez(tmp_path / "mine.npz", x_train=X[:50], y_train=Y[:50], x_test=X[50:], y_test=Y[50:])
     table = pd.DataFrame(X).assign(target=Y)
