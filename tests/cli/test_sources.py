@@ -115,7 +115,7 @@ WRONG = {
     "mynet.py:nothing returns int": ["--model", "mynet.py:nothing"],
     "broken.py cannot be run: SyntaxError": ["--model", "broken.py:Net"],
     "unknown model 'mynet.py'": ["--model", "mynet.py"],
-    "simple_batch takes images; an input of mine has shape (4,)": ["--model", "simple_batch"],
+    "simple_batch takes images; the inputs of mine are real numbers": ["--model", "simple_batch"],
     "absent.npz is no file": ["--dataset", "absent.npz"],
     "table.csv: there is no test part": ["--dataset", "table.csv"],
     "unknown dataset 'mine'": ["--dataset", "mine"],
