@@ -147,8 +147,8 @@ def print_run(console: Console, path: Path, measures: Mapping[str, str] | None =
 
     The row is that of `tables.row`.
     """
-    console.print(f"{path}:", highlight=False, soft_wrap=True)
     row = tables.row(path, measures)
+    console.print(f"{path}:", highlight=False, soft_wrap=True)
     width = max(map(len, row))
     for name, value in row.items():
         text = f"{value:.6g}" if isinstance(value, float) else str(value)

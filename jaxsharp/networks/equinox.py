@@ -4,7 +4,8 @@ import inspect
 from collections.abc import Callable
 
 import jax
-from jaxtyping import PyTree
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Array, PyTree, PyTreeDef
 
 from jaxsharp.networks.losses import CROSS_ENTROPY, Loss, loss_of
 from jaxsharp.networks.modules import as_inputs
@@ -19,9 +20,9 @@ def from_equinox(make: Callable, loss: str | Callable | Loss = CROSS_ENTROPY) ->
     Of a model of one example, which is mapped over the batch under the axis name "batch"; with
     state (`eqx.nn.make_with_state`) ``make`` returns (model, state), and the model is called as
     ``model(x, state)``. Where its call takes ``key``, training gives each example its own, and
-    ``eqx.nn.inference_mode`` is evaluation. Parameters are the arrays of real numbers, in a dict by
-    their paths, as in ``layers.0.weight``; other arrays are constants. Inputs are cast as by
-    `from_nnx`.
+    ``eqx.nn.inference_mode`` is evaluation. Parameters are the arrays of real numbers, in nested
+    dicts by their paths, as in ``layers.0.weight``; other arrays are constants. Inputs are cast
+    as by `from_nnx`.
 
     Statistics of eqx.nn.BatchNorm cannot be recomputed, which is refused when it is asked for.
     """
@@ -48,23 +49,24 @@ def from_equinox(make: Callable, loss: str | Callable | Loss = CROSS_ENTROPY) ->
     @jax.jit
     def init(key):
         params, arrays, state = parts(key)
-        stats = {"constants": jax.tree.leaves(arrays), "state": jax.tree.leaves(state)}
+        stats = {"constants": numbered(arrays), "state": numbered(state)}
         return (
-            dict(zip(names, jax.tree.leaves(params), strict=True)),
+            unflatten_dict(dict(zip(names, jax.tree.leaves(params), strict=True))),
             {name: leaves for name, leaves in stats.items() if leaves},
         )
 
     arrays_tree = jax.tree.structure(arrays)
 
     def call(params, stats, inputs, train, key):
+        flat = flatten_dict(params)
         model = eqx.combine(
-            jax.tree.unflatten(tree, [params[name] for name in names]),
-            jax.tree.unflatten(arrays_tree, stats.get("constants", [])),
+            jax.tree.unflatten(tree, [flat[name] for name in names]),
+            from_numbered(arrays_tree, stats.get("constants", {})),
             static,
         )
         model = eqx.nn.inference_mode(model, value=not train)
         inputs = as_inputs(inputs, params)
-        held = jax.tree.unflatten(state_tree, stats.get("state", [])) if has_state else None
+        held = from_numbered(state_tree, stats.get("state", {})) if has_state else None
         n = jax.tree.leaves(inputs)[0].shape[0]
         keys = None if key is None else jax.random.split(key, n)
 
@@ -76,7 +78,7 @@ def from_equinox(make: Callable, loss: str | Callable | Loss = CROSS_ENTROPY) ->
         outputs, held = mapped(inputs, held, keys)
         if not (train and has_state):
             return outputs, stats
-        return outputs, {**stats, "state": jax.tree.leaves(held)}
+        return outputs, {**stats, "state": numbered(held)}
 
     def apply(params, stats, inputs, train):
         return call(params, stats, inputs, train, None)
@@ -87,7 +89,17 @@ def from_equinox(make: Callable, loss: str | Callable | Loss = CROSS_ENTROPY) ->
     return Network(init, random_apply if takes_key else apply, None, loss_of(loss))
 
 
-def paths(params: PyTree) -> list[str]:
-    """Names of the leaves: fields and places on the way to them, joined by dots."""
+def numbered(tree: PyTree) -> dict[str, Array]:
+    """The leaves of a tree by their places, in a dict, as files keep it."""
+    return {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(tree))}
+
+
+def from_numbered(structure: PyTreeDef, leaves: dict[str, Array]) -> PyTree:
+    """The tree of a structure whose leaves `numbered` gave."""
+    return jax.tree.unflatten(structure, [leaves[str(i)] for i in range(len(leaves))])
+
+
+def paths(params: PyTree) -> list[tuple[str, ...]]:
+    """Names of the leaves: fields and places on the way to them."""
     found = jax.tree_util.tree_flatten_with_path(params)[0]
-    return [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in found]
+    return [tuple(jax.tree_util.keystr((key,), simple=True) for key in path) for path, _ in found]

@@ -7,12 +7,15 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from jaxsharp.core.choices import at_least_one, checked, construct, counted, each_once, plain, shown
 from jaxsharp.measures.registry import DEFAULT_MEASURES, MEASURES, Options, settings_of
 from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE
+from jaxsharp.runs import claims
 from jaxsharp.runs.config import SAM, SHORT_NAMES, RunConfig, Settings
+from jaxsharp.runs.tables import COLUMNS
 
 MOST_RUNS = 100_000
 
@@ -56,6 +59,8 @@ class StudyConfig:
         each_once("optimizer", self.optimizers)
         each_once("SAM variant", self.sam, SAM)
         each_once("measure", self.measures)
+        if taken := set(self.measures) & set(COLUMNS):
+            raise ValueError(f"a measure is called {min(taken)}, as a column of the tables is")
         self.settings.check()
         self.options.check()
         lengths = (self.optimizers, self.sam, *self.vary.values())
@@ -82,6 +87,19 @@ class StudyConfig:
         """Raise ValueError for optimizers and measures that are none of these."""
         each_once("optimizer", self.optimizers, optimizers)
         each_once("measure", self.measures, measures)
+
+    def extends(self, other: "StudyConfig") -> bool:
+        """Whether this study has all runs and measures of another one, and all else alike."""
+        names = ("optimizers", "sam", "measures")
+        grown = {name: getattr(other, name) for name in (*names, "seeds", "vary")}
+        return (
+            replace(self, **grown) == other
+            and self.shard is None
+            and self.seeds >= other.seeds
+            and all(set(getattr(other, name)) <= set(getattr(self, name)) for name in names)
+            and list(self.vary) == list(other.vary)
+            and all(set(other.vary[name]) <= set(self.vary[name]) for name in self.vary)
+        )
 
     def members(self) -> list[RunConfig]:
         """All runs of the grid, each once, seeds last."""
@@ -151,6 +169,15 @@ def listed(names: Sequence[str], noun: str) -> str:
     """Names joined if they are short, otherwise their number."""
     joined = "+".join(names)
     return joined if len(joined) <= 16 else f"{len(names)}{noun}"
+
+
+def held(out: Path, config: StudyConfig) -> StudyConfig:
+    """The study that a folder has, if ``config`` extends it; else ``config``."""
+    try:
+        found = StudyConfig.from_dict(claims.read_config(out))
+    except (OSError, ValueError):
+        return config
+    return found if config.extends(found) else config
 
 
 def in_order(names: Iterable[str], order: Iterable[str]) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ from jaxsharp.runs import claims, directory, files, tables
 from jaxsharp.runs.config import RunConfig
 from jaxsharp.runs.fingerprint import Fingerprint
 from jaxsharp.studies import measuring, sweep
-from jaxsharp.studies.grid import StudyConfig
+from jaxsharp.studies.grid import StudyConfig, held
 from jaxsharp.studies.origins import contents, fingerprint
 from jaxsharp.studies.workbench import Workbench
 from jaxsharp.training.members import barrier
@@ -101,6 +101,8 @@ def conduct(
     for group, each in zip(groups, made_from, strict=True):
         for member in group:
             directory.check_origin(work.path(member), each)
+    if is_writer() and held(out, config) != config:
+        claims.write_config(out, config.as_dict())
     for group, each in zip(groups, made_from, strict=True):
         for member in group:
             if is_writer():
@@ -191,12 +193,14 @@ def claimed(
 ) -> Iterator[None]:
     """Keep ``out`` as the directory of the study, and other processes out of it.
 
-    A config.json that is missing or damaged among its runs is written anew.
+    A config.json that is missing or damaged among its runs is written anew, one of a study that
+    this one extends is left to `conduct`.
     """
     if is_writer():
         if not fresh:
             claims.keep_study(out, config.as_dict(), config.shard_members())
-        with claims.claimed(out, config.as_dict(), fresh=fresh, advice=advice):
+        found = config if fresh else held(out, config)
+        with claims.claimed(out, found.as_dict(), fresh=fresh, advice=advice):
             barrier()
             yield
     else:

@@ -120,7 +120,8 @@ ELSEWHERE = """
 import jax
 from jaxsharp import data, networks
 from jaxsharp.runs import RunConfig, Settings
-from jaxsharp.studies.workbench import fingerprint, workbench
+from jaxsharp.studies.origins import fingerprint
+from jaxsharp.studies.workbench import workbench
 print(len(jax.devices()))
 settings = Settings(learning_rate=0.1, batch_size=50)
 for model in ("small_mlp", "mlp_1"):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxsharp import networks
 
@@ -90,14 +91,16 @@ def filled(library):
     }
     if library == "equinox":
         places = {"kernel": "weight", "scale": "weight"}
-        params = {
-            f"{layer}.{places.get(name, name)}": ARRAYS[key].T
-            for (layer, name), key in names.items()
+        flat = {
+            (layer, places.get(name, name)): ARRAYS[key].T for (layer, name), key in names.items()
         }
-        assert set(params) == set(NETWORKS[library].init(KEY)[0])
-        first_time, (mean, var) = stats["state"][0], stats["state"][1:]
+        assert set(flat) == set(flatten_dict(params))
+        params = unflatten_dict(flat)
+        first_time, mean, var = (stats["state"][place] for place in "012")
         assert mean.shape == var.shape == (4,)
-        return params, {"state": [jnp.zeros_like(first_time), ARRAYS["mean"], ARRAYS["var"]]}
+        return params, {
+            "state": {"0": jnp.zeros_like(first_time), "1": ARRAYS["mean"], "2": ARRAYS["var"]}
+        }
     for (layer, name), key in names.items():
         assert params[layer][name].shape == ARRAYS[key].shape
         params[layer][name] = ARRAYS[key]

@@ -1,14 +1,15 @@
 """Studies of the user's own network, data, optimizer, loss and measure."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pandas as pd
 import pytest
-from flax import nnx
+from flax import linen, nnx
 
-from jaxsharp import data, measures, networks, studies
+from jaxsharp import data, measures, networks, runs, studies
 from jaxsharp.runs import RunError
 
 RNG = np.random.default_rng(0)
@@ -110,6 +111,66 @@ def test_another_network_or_other_data_under_the_same_name_is_refused(whole):
         studies.run(NETWORK, moved, out=out, name="net", **SMALL)
 
 
+def test_a_finished_study_grows_in_place_and_repeats_nothing(tmp_path):
+    first = {"optimizers": ["sgd"], "seeds": 1, "vary": {"learning_rate": (0.05,)}}
+    more = {"optimizers": ["sgd", "adam"], "seeds": 2, "vary": {"learning_rate": (0.01, 0.05)}}
+    common = {"sam": ["none"], "epochs": 2, "batch_size": 10, "loss_below": None}
+    measured = [[parameter_norm], [parameter_norm, "top_eigenvalue"]]
+    studies.run(NETWORK, MINE, out=tmp_path / "a", **first, **common, measures=measured[0])
+    (run,) = (tmp_path / "a" / "runs").iterdir()
+    before = (run / "checkpoints" / "epoch_0002" / "SHA256SUMS").stat().st_mtime_ns
+    studies.run(NETWORK, MINE, out=tmp_path / "a", **more, **common, measures=measured[1])
+    assert (run / "checkpoints" / "epoch_0002" / "SHA256SUMS").stat().st_mtime_ns == before
+    studies.run(NETWORK, MINE, out=tmp_path / "b", **more, **common, measures=measured[1])
+    for name in (*TABLES, "config.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    with pytest.raises(RunError, match="another configuration"):
+        studies.run(NETWORK, MINE, out=tmp_path / "a", **first, **common, measures=measured[0])
+    moved = data.from_arrays((INPUTS[:40] + 1, CLASSES[:40]), MINE.test, name="mine")
+    config = (tmp_path / "a" / "config.json").read_bytes()
+    with pytest.raises(RunError, match="train images"):
+        larger = {**more, "seeds": 3}
+        studies.run(NETWORK, moved, out=tmp_path / "a", **larger, **common, measures=measured[1])
+    assert (tmp_path / "a" / "config.json").read_bytes() == config
+
+
+IMAGES = RNG.integers(0, 256, (30, 6, 6, 1), dtype=np.uint8)
+PICTURES = data.from_arrays((IMAGES, np.arange(30) % 2), holdout=10, name="pictures")
+
+
+class Convolution(linen.Module):
+    """A convolution and BatchNorm of Linen."""
+
+    @linen.compact
+    def __call__(self, x, train):
+        x = linen.BatchNorm(not train)(linen.Conv(3, (3, 3), strides=2)(x / 255))
+        return linen.Dense(2)(linen.relu(x).reshape(len(x), -1))
+
+
+def of_equinox(key):
+    """A perceptron of flattened images."""
+    mlp = eqx.nn.MLP(36, 2, 5, 1, key=key)
+    return eqx.nn.Sequential([eqx.nn.Lambda(lambda x: x.reshape(-1) / 255), mlp])
+
+
+@pytest.mark.parametrize("library", ["linen", "equinox"])
+def test_networks_of_other_libraries_train_with_changed_images(tmp_path, library):
+    network = {
+        "linen": lambda: networks.from_linen(Convolution(), IMAGES),
+        "equinox": lambda: networks.from_equinox(of_equinox),
+    }[library]()
+    grid = {"optimizers": ["adam"], "sam": ["asam"], "seeds": 1, "loss_below": None}
+    recipe = {"augment": "crop_flip_cutout", "epochs": 2, "batch_size": 10}
+    names = ["minimum_sharpness", "top_eigenvalue", "random_perturbation"]
+    found = studies.run(network, PICTURES, out=tmp_path, **grid, **recipe, measures=names)
+    (row,) = found.runs.to_dict("records")
+    run = runs.load_parameters(tmp_path / "runs" / "adam-asam-bs10-seed0")
+    table = measures.measure(network, *run, PICTURES.train, names[:2], key=jax.random.key(0))
+    for name in names[:2]:
+        assert row[f"{name}_finished"]
+        np.testing.assert_allclose(row[name], table[name].value, rtol=0.02)
+
+
 def absolute(outputs, targets):
     """A loss of the user's own, a mean over examples."""
     return jnp.abs(outputs[:, 0] - targets).mean()
@@ -160,11 +221,17 @@ def test_what_tokens_do_not_allow_is_refused(tmp_path, settings, message):
     assert message in str(refused.value) and not (tmp_path / "out").exists()
 
 
+def gap(network, params, stats, batch, key):
+    """A measure whose name is taken."""
+    return 0.0
+
+
 WRONG = {
     "unknown optimizer 'sdg'; valid are sgd": {"optimizers": ["sdg"]},
     "optimizers are 'sgd'; they must be a list": {"optimizers": "sgd"},
     "optimizer is 3; it must be a name or a function": {"optimizers": [3]},
     "unknown measure 'trace'": {"measures": ["trace"]},
+    "a measure is called gap, as a column of the tables is": {"measures": [gap]},
     "unknown SAM variant 'SAM'; valid are": {"sam": ["SAM"]},
     "unknown setting 'epoch'; valid are epochs": {"epoch": 3},
     "epochs is 0; it must be at least 1": {"epochs": 0},
