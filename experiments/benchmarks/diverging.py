@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from jaxsharp import data, runs
-from jaxsharp.runs import RunConfig, Settings, claims
+from jaxsharp.runs import RunConfig, Settings, claims, tables
 from jaxsharp.studies import sweep
 from jaxsharp.studies.workbench import workbench
 from jaxsharp.training import epochs
