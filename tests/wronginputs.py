@@ -18,6 +18,14 @@ SETTINGS = {
     "--loss-below": POSITIVE,
     "--change-below": POSITIVE,
     "--label-noise": (*AT_LEAST_0, "1.01"),
+    "--decoupled-weight-decay": AT_LEAST_0,
+    "--loss": tuple(name for name in NAMES if name != "None"),
+    "--schedule": NAMES,
+    "--warmup-epochs": tuple(value for value in COUNT if value != "0"),
+    "--augment": (*NAMES, "crop_", "crop flip"),
+    "--clip-norm": POSITIVE,
+    "--label-smoothing": (*AT_LEAST_0, "1"),
+    "--mixup": AT_LEAST_0,
 }
 MEASURING = {
     "--eigenvalue-tol": POSITIVE,
@@ -26,8 +34,8 @@ MEASURING = {
     "--measures": NAMES,
 }
 DATA = {
-    "--dataset": NAMES,
-    "--model": tuple(name for name in NAMES if name != "None"),
+    "--dataset": (*NAMES, "no.npz", "no.csv", "no.parquet", "no.txt"),
+    "--model": (*(n for n in NAMES if n != "None"), "no.py:make", "a_file:make", "a_file.py"),
     "--data-dir": ("", "no/such/folder", "a_file", "~nobody_of_this_name/x"),
 }
 STUDY = {
@@ -80,6 +88,15 @@ OTHERS = [
 ]
 COMMANDS = ("study", "train", "sharpness", "status", "plot", "merge", "list")
 TOGETHER = [
+    "sharpness --params no.npz",
+    "sharpness --params no.npz --model small_mlp --dataset digits",
+    "sharpness --params a_file --model small_mlp --dataset digits",
+    "sharpness a_run --params a_file",
+    "sharpness a_run --model lenet",
+    "sharpness a_run --dataset no.npz",
+    "study --loss squared_error",
+    "study --label-smoothing 0.1 --loss binary_cross_entropy",
+    "study --warmup-epochs 5 --epochs 5",
     "study --learning-rate 0.1 --vary learning_rate=0.1,0.01",
     "study --sam none --rho 0.1",
     "study --sam none --vary rho=0.1,0.2",
