@@ -134,13 +134,11 @@ def loss_increases(
         return mean_over_chunks(partial(network.frozen_loss(at), params), batch, chunk_size)
 
     def perturbed_loss(index):
-        drawn, sign = (
-            (index // 2, 1.0 - 2.0 * (index % 2).astype(jnp.float32))
-            if antithetic
-            else (index, 1.0)
-        )
+        drawn, step = index, radius
+        if antithetic:  # in the dtype of the radius, whatever that of the index is
+            drawn, step = index // 2, jnp.where(index % 2 == 0, radius, -radius)
         direction = random_direction(jax.random.fold_in(key, drawn), params)
-        return loss(optax.tree.add_scale(params, sign * radius, direction))
+        return loss(optax.tree.add_scale(params, step, direction))
 
     with jax.default_matmul_precision("highest"):
         losses = jax.lax.map(perturbed_loss, jnp.arange(num), batch_size=vmapped)
