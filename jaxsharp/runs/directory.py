@@ -44,6 +44,15 @@ SHARPNESS = {
     "cost_unit": str,
 }
 ENDS = ("converged", "diverged")
+VARIED = (
+    *("rho", "momentum", "weight_decay", "decoupled_weight_decay"),
+    *("learning_rate", "batch_size", "label_noise"),
+)
+# Names that no measure may have.
+COLUMNS = (
+    *("dataset", "model", "optimizer", "sam", *VARIED, "seed", "epochs", *ENDS),
+    *(*HISTORY[1:], "gap", "loss_gap"),
+)
 EPOCH = re.compile(r"epoch_[0-9]{4,9}")
 
 
@@ -245,6 +254,8 @@ def measurement(file: Path, cells: list[str]) -> list:
             f"{file} has the row {shown(cells)}; it must have {', '.join(SHARPNESS)}"
         ) from None
     measure, settings, _, error, kind, finished, cost, unit = found
+    if measure in COLUMNS:
+        raise RunError(f"{file} has the measure {measure}, which is a column of tables")
     try:
         plain("measure", measure)
     except ValueError as reason:

@@ -6,17 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from jaxsharp.optimizers.registry import OPTIMIZERS
-from jaxsharp.runs.claims import RunError, read_run_config
-from jaxsharp.runs.directory import ENDS, HISTORY, SHARPNESS, newest_history, read_sharpness
-
-VARIED = (
-    *("rho", "momentum", "weight_decay", "decoupled_weight_decay"),
-    *("learning_rate", "batch_size", "label_noise"),
-)
-# Names that no measure may have.
-COLUMNS = (
-    *("dataset", "model", "optimizer", "sam", *VARIED, "seed", "epochs", *ENDS),
-    *(*HISTORY[1:], "gap", "loss_gap"),
+from jaxsharp.runs.claims import read_run_config
+from jaxsharp.runs.directory import (
+    ENDS,
+    HISTORY,
+    SHARPNESS,
+    VARIED,
+    newest_history,
+    read_sharpness,
 )
 
 
@@ -55,8 +52,6 @@ def row(
     for record in read_sharpness(path).itertuples():
         if measures is not None and measures.get(record.measure) != record.settings:
             continue
-        if record.measure in table:
-            raise RunError(f"{path}: a measure is called {record.measure}, as a column is")
         measured = record._replace(finished=bool(record.finished))._asdict()
         table[record.measure] = record.value
         table |= {f"{record.measure}_{name}": measured[name] for name in list(SHARPNESS)[3:]}

@@ -15,7 +15,7 @@ from jaxsharp.measures.registry import DEFAULT_MEASURES, MEASURES, Options, sett
 from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE
 from jaxsharp.runs import claims
 from jaxsharp.runs.config import SAM, SHORT_NAMES, RunConfig, Settings
-from jaxsharp.runs.tables import COLUMNS
+from jaxsharp.runs.directory import COLUMNS
 
 MOST_RUNS = 100_000
 
