@@ -57,10 +57,10 @@ def measure(
         raise ValueError(f"names is {shown(names)}; it must be a list of measures")
     wanted: dict[str, Measure] = {}
     for name in names:
-        if callable(name):
-            wanted[name_of(name)] = own_measure(name)
-        else:
-            wanted[name] = MEASURES[known("measure", name, MEASURES)]
+        called = name_of(name) if callable(name) else known("measure", name, MEASURES)
+        if called in wanted or (callable(name) and called in MEASURES):
+            raise ValueError(f"two measures are called {called}; rename the function")
+        wanted[called] = own_measure(name) if callable(name) else MEASURES[called]
     if loss is not None:
         network = network._replace(loss=loss_of(loss))
     batch = checked_batch(network, params, stats, batch)

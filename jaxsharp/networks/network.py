@@ -78,10 +78,8 @@ def without_convolutions(network: Network) -> Network:
 
         return as_matrix_products(at_mode)(params, stats, inputs, *((key,) if train else ()))
 
-    made = network._replace(apply=random_apply if network.is_random else apply)
-    if network.moments is not None:
-        made = made._replace(moments=as_matrix_products(network.moments))
-    return made
+    # `recompute_statistics` does the same for the moments.
+    return network._replace(apply=random_apply if network.is_random else apply)
 
 
 def fast_here(network: Network) -> Network:

@@ -298,5 +298,7 @@ def test_measures_of_a_network_that_was_trained_elsewhere():
     ):
         with pytest.raises(ValueError, match=message):
             measures.measure(NETWORK, params, stats, wrong, names, key=key)
+    with pytest.raises(ValueError, match="two measures are called parameter_norm"):
+        measures.measure(NETWORK, params, stats, batch, [parameter_norm] * 2, key=key)
     with pytest.raises(ValueError, match="unknown measure 'trace'"):
         measures.measure(NETWORK, params, stats, batch, ["trace"], key=key)
