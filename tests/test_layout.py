@@ -92,6 +92,12 @@ def test_a_file_is_one_room(path):
     assert len(path.read_text().splitlines()) <= MAX_LINES
 
 
+def test_a_test_file_has_a_name_of_its_own():
+    """pytest imports test files by their names alone."""
+    names = sorted(p.name for p in (PACKAGE.parent / "tests").rglob("test_*.py"))
+    assert len(names) > 50 and names == sorted(set(names))
+
+
 def test_the_readers_of_the_house_see_what_they_are_made_for():
     """An upward import of each form is found; so is a name that is listed twice."""
     for source in (

@@ -10,7 +10,6 @@ from jaxsharp.runs import claims, directory, files, reading
 from jaxsharp.runs.claims import RunError
 from jaxsharp.runs.config import RunConfig
 from jaxsharp.runs.fingerprint import DATA, PROGRAMS, compare, read
-from jaxsharp.studies import study
 from jaxsharp.studies.grid import StudyConfig, group_key, parse_shard
 from jaxsharp.studies.status import read_study, unmeasured
 
@@ -48,7 +47,8 @@ def merge(parts: list[Path], out: Path) -> StudyConfig:
                 raise RunError(f"{part} cannot be merged: run {member.name} {reason}")
     check_origins(sources)
     whole = replace(configs[parts[0]], shard=None)
-    with study.claimed(out, whole, advice=ADVICE):
+    claims.keep_study(out, whole.as_dict(), whole.members())
+    with claims.claimed(out, whole.as_dict(), advice=ADVICE):
         targets = {member: out / "runs" / member.name for member in sources}
         due = [member for member, target in targets.items() if is_due(target, member, whole)]
         for member in due:

@@ -188,9 +188,7 @@ class Work:
 
 
 @contextmanager
-def claimed(
-    out: Path, config: StudyConfig, *, fresh: bool = False, advice: str = claims.ELSEWHERE
-) -> Iterator[None]:
+def claimed(out: Path, config: StudyConfig, *, fresh: bool = False) -> Iterator[None]:
     """Keep ``out`` as the directory of the study, and other processes out of it.
 
     A config.json that is missing or damaged among its runs is written anew, one of a study that
@@ -200,7 +198,7 @@ def claimed(
         if not fresh:
             claims.keep_study(out, config.as_dict(), config.shard_members())
         found = config if fresh else held(out, config)
-        with claims.claimed(out, found.as_dict(), fresh=fresh, advice=advice):
+        with claims.claimed(out, found.as_dict(), fresh=fresh):
             barrier()
             yield
     else:
