@@ -16,8 +16,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxsharp.core.chunks import num_examples
+from jaxsharp.core.fingerprints import of_known_program
 from jaxsharp.core.memory import Budget, affordable_chunk, budget
-from jaxsharp.core.programs import constants
+from jaxsharp.core.programs import compiled, constants
 from jaxsharp.core.trees import merge, norm, select
 
 # Each is evaluated three times: less than two passes over a thousand.
@@ -81,7 +82,6 @@ class Additivity(NamedTuple):
         count = len(rows) // size
         _check_parts(self.means, self.params, sample, size)
 
-        @jax.jit
         def compared(params, point, sample):
             values = partial(_values_and_gradients, self.means, params)
             pieces = jax.tree.map(
@@ -89,6 +89,9 @@ class Additivity(NamedTuple):
             )
             return jax.lax.map(partial(_compare_parts, values, point), pieces)
 
+        values = partial(_values_and_gradients, self.means)
+        program = of_known_program(values, self.params, point, sample)
+        compared = compiled(compared, program and (program, count, size))
         # What is not finite is unequal here, and said so in one line; debug_nans would end before.
         with jax.default_matmul_precision("highest"), jax.debug_nans(False):
             return compared(self.params, point, sample)

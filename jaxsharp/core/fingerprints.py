@@ -16,6 +16,8 @@ import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
+from jaxsharp.core.programs import CALLBACKS, constants, primitives
+
 SIZE = 16
 # Parameters that say how a program is compiled or where it lies, not what it computes.
 SILENT = ("name", "inline", "keep_unused", "donated_invars", "compiler_options_kvs", "debug_info")
@@ -44,7 +46,24 @@ def of_program(fn: Callable, *args: Any) -> str:
     read: trace the gradient for the latter. Nothing is compiled or computed.
     """
     program, shapes = jax.make_jaxpr(fn, return_shape=True)(*args)
-    trees = [jax.tree.structure(tree) for tree in (args, shapes)]
+    return of_traced(program, args, shapes)
+
+
+def of_known_program(fn: Callable, *args: Any) -> str | None:
+    """`of_program`, None where it would not tell two functions apart.
+
+    So for one that closes over traced values, or calls back to Python.
+    """
+    program, shapes = jax.make_jaxpr(fn, return_shape=True)(*args)
+    known = [*jax.tree.leaves(args), *constants(program)]
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in known):
+        return None
+    return None if CALLBACKS & set(primitives(program.jaxpr)) else of_traced(program, args, shapes)
+
+
+def of_traced(program: ClosedJaxpr, args: Any, results: Any) -> str:
+    """Digest of a traced program and of the structures of its arguments and results."""
+    trees = [jax.tree.structure(tree) for tree in (args, results)]
     return of_text("\n".join([*(ADDRESS.sub("", str(tree)) for tree in trees), *lines(program)]))
 
 

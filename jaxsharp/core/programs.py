@@ -1,10 +1,37 @@
-"""Reading of traced programs (jaxprs), calls, loops and branches included."""
+"""Traced programs (jaxprs), read with calls, loops and branches included, and compiled once."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
+
+# What a compiled program may ask of Python while it runs, so that reading it proves nothing.
+CALLBACKS = {"pure_callback", "io_callback"}
+# How many functions are kept with their programs, and with the arrays that these close over.
+MOST_KEPT = 32
+
+
+def compiled(fn: Callable, key: Hashable | None) -> Callable:
+    """Return `fn` under jit, or the function that was given with an equal `key` before.
+
+    So `key` must say all that `fn` computes, its arguments apart; with None nothing is remembered.
+    The last MOST_KEPT are.
+    """
+    return jax.jit(fn) if key is None else _kept(_Known(key, fn))
+
+
+@dataclass(frozen=True)
+class _Known:
+    key: Hashable
+    fn: Callable = field(compare=False)
+
+
+@lru_cache(maxsize=MOST_KEPT)
+def _kept(known: _Known) -> Callable:
+    return jax.jit(known.fn)
 
 
 def subprograms(jaxpr: Jaxpr) -> Iterator[ClosedJaxpr]:

@@ -18,11 +18,9 @@ from jaxtyping import PyTree
 
 from jaxsharp.core.additivity import MOST_EXAMPLES, Additivity, spread
 from jaxsharp.core.chunks import Batches, check_data, mean_over_batches, num_examples, numbered
-from jaxsharp.core.programs import constants, primitives
+from jaxsharp.core.programs import CALLBACKS, constants, primitives
 from jaxsharp.core.trees import PARTITION, check_numbers, merge, select, widen
 
-# What a compiled program may ask of Python while it runs, so that reading it proves nothing.
-CALLBACKS = {"pure_callback", "io_callback"}
 # Relative to the mean size of a batch's loss and gradient: another order or grouping of the
 # examples changes sums by rounding alone, another draw of noise or a missing example by far more.
 ROUNDING = 1000.0

@@ -11,6 +11,7 @@ from jaxsharp.curvature.operators import (
     Loops,
     Matvec,
     check_range,
+    compiled_around,
     loops_around,
     num_entries,
     packed,
@@ -77,6 +78,16 @@ def quadrature(
     vmapped: int,
 ) -> SpectralDensity:
     """Return the rules of stochastic Lanczos quadrature (`lanczos.spectral_density`)."""
+    options = {"num_probes": num_probes, "num_steps": num_steps, "num_rows": num_rows}
+    nodes, weights, products, scale = compiled_around(
+        _rules, matvec, like, key, vmapped=vmapped, **options
+    )
+    nodes = nodes * check_range(scale, matvec, like)
+    return SpectralDensity(nodes, weights, products, num_entries(like))
+
+
+def _rules(matvec, like, key, *, num_probes, num_steps, num_rows, vmapped):
+    """Return nodes, weights, the number of products and their largest norm."""
     loops = loops_around(matvec)
     product, zeros, _, _ = packed(matvec, like)
 
@@ -89,8 +100,7 @@ def quadrature(
     indices = jnp.arange(num_probes)
     rules = loops.map(rule, indices, batch_size=min(vmapped, num_probes))
     nodes, weights, products, scales = rules
-    nodes = nodes * check_range(jnp.max(scales), product, zeros)
-    return SpectralDensity(nodes, weights, jnp.sum(products), num_entries(like))
+    return nodes, weights, jnp.sum(products), jnp.max(scales)
 
 
 class Tridiagonal(NamedTuple):

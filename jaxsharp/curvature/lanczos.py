@@ -12,7 +12,13 @@ from jaxsharp.core.keys import stream
 from jaxsharp.core.trees import combine, norm
 from jaxsharp.curvature import krylov
 from jaxsharp.curvature.density import SpectralDensity, quadrature
-from jaxsharp.curvature.operators import check_range, loops_around, num_entries, packed
+from jaxsharp.curvature.operators import (
+    check_range,
+    compiled_around,
+    loops_around,
+    num_entries,
+    packed,
+)
 
 
 class EigenPairs(NamedTuple):
@@ -205,31 +211,40 @@ def eigenpairs_at(
     rows = min(max(20, 2 * k + 10) if basis_size is None else basis_size, size)
     budget = 15 * rows + 1 if max_products is None else max_products
     limits = krylov.Limits(*ends, tol, budget - 1)
-    loops = loops_around(matvec)
-
-    product, zeros, pack, unpack = packed(matvec, like)
-    start = None if start is None else pack(start)
     with jax.default_matmul_precision("highest"):
-        state = krylov.initial_state(key, zeros, start, rows, k)
-        state = krylov.solve(product, loops, stream(key, "breakdowns"), limits, state)
-        values, coefficients = krylov.wanted_pairs(limits, state)
-        vectors = combine(coefficients.T, state.basis)
-        leaving = state.beta * coefficients[state.filled - 1]
-        signs = jax.random.rademacher(stream(key, "signs"), (k,), values.dtype)
-        # H (V s) as the recurrence has it, and as it is.
-        expected = optax.tree.add(
-            combine(signs * values, vectors), optax.tree.scale(signs @ leaving, state.vector)
-        )
-        missed = norm(optax.tree.sub(product(combine(signs, vectors)), expected))
-        within = check_range(state.scale, product, zeros)
-    values, residuals = values * within, jnp.hypot(leaving, missed) * within
-    converged = residuals <= krylov.allowed(values, tol, state.scale)
-    vectors = jax.vmap(unpack)(vectors)
-    found = EigenPairs(values, vectors, residuals, converged, state.products + 1)
+        found, scale = compiled_around(_solved, matvec, like, key, start, limits=limits, rows=rows)
+        within = check_range(scale, matvec, like)
+    values, residuals = found.values * within, found.residuals * within
+    converged = residuals <= krylov.allowed(values, tol, scale)
     return tuple(
-        EigenPairs(*jax.tree.map(lambda x, p=part: x[p], found[:4]), found.num_products)
+        EigenPairs(
+            *jax.tree.map(lambda x, p=part: x[p], (values, found.vectors, residuals, converged)),
+            found.num_products,
+        )
         for part in (slice(ends[0]), slice(ends[0], k))
     )
+
+
+def _solved(matvec, like, key, start, *, limits, rows) -> tuple[EigenPairs, Array]:
+    """Return all pairs, from the top down, and the largest norm of a product."""
+    product, zeros, pack, unpack = packed(matvec, like)
+    start, k = None if start is None else pack(start), limits.top + limits.bottom
+    state = krylov.initial_state(key, zeros, start, rows, k)
+    going_on = stream(key, "breakdowns")
+    state = krylov.solve(product, loops_around(matvec), going_on, limits, state)
+    values, coefficients = krylov.wanted_pairs(limits, state)
+    vectors = combine(coefficients.T, state.basis)
+    leaving = state.beta * coefficients[state.filled - 1]
+    signs = jax.random.rademacher(stream(key, "signs"), (k,), values.dtype)
+    # H (V s) as the recurrence has it, and as it is.
+    expected = optax.tree.add(
+        combine(signs * values, vectors), optax.tree.scale(signs @ leaving, state.vector)
+    )
+    missed = norm(optax.tree.sub(product(combine(signs, vectors)), expected))
+    residuals = jnp.hypot(leaving, missed)
+    converged = residuals <= krylov.allowed(values, limits.tol, state.scale)
+    vectors = jax.vmap(unpack)(vectors)
+    return EigenPairs(values, vectors, residuals, converged, state.products + 1), state.scale
 
 
 def _check_arguments(like, k, tol, basis_size, max_products):

@@ -1,7 +1,8 @@
 """Derivatives of functions of the parameters as linear maps, and their means over a data set."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,9 @@ from jax.tree_util import Partial
 from jaxtyping import Array, PyTree
 
 from jaxsharp.core.chunks import Batches, mean_over_batches, mean_over_chunks, num_examples
+from jaxsharp.core.fingerprints import of_known_program
 from jaxsharp.core.memory import Budget, affordable_chunk, budget, bytes_per_example
-from jaxsharp.core.programs import primitives
+from jaxsharp.core.programs import compiled, primitives
 from jaxsharp.core.trees import merge, select, widen
 from jaxsharp.curvature.operators import Operator
 
@@ -67,7 +69,6 @@ def jacobian_operator(
         chunk_size = _length(batch)
     plan = _plan(field, at_chunk, params, batch, mask, chunk_size, recompute, memory or budget())
 
-    @jax.jit
     def linearized(params, batch):
         # Kept by linearizing the loop over chunks, which stores what does not change only once.
         def mean_field(point):
@@ -76,18 +77,21 @@ def jacobian_operator(
 
         return derivative(mean_field, select(params, mask))
 
-    @jax.jit
     def recomputed(params, batch, vector):
         part = lambda chunk: at_chunk(params, chunk)(vector)  # noqa: E731
         return _mean(part, batch, plan.chunk_size)
 
+    # The product of all data at once says what is computed, the plan how.
+    at_once = lambda params, batch, vector: at_chunk(params, batch)(vector)  # noqa: E731
+    program = of_known_program(at_once, params, batch, select(params, mask))
+    call = compiled(linearized if plan.keep else recomputed, program and (program, plan))
     cut = divided or plan.chunk_size is not None
     additive = additivity(batch, memory) if cut and additivity is not None else True
     with jax.default_matmul_precision("highest"):
         if plan.keep:
-            product = Partial(_call, linearized(params, batch))
+            product = Partial(_call, call(params, batch))
         else:
-            product = Partial(recomputed, params, batch)
+            product = Partial(call, params, batch)
     if additive is not True:
         product = Partial(_if_additive, additive, product)
     return Operator(_precise(product, given), plan.describe(_length(batch)))
@@ -203,20 +207,24 @@ def _bytes(tree):
 
 def _precise(product, like):
     """Return the product at the highest precision, for vectors in the dtypes of `like`."""
-    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((), jnp.result_type(leaf)), like)
+    leaves, structure = jax.tree.flatten(like)
+    return Partial(_Precise(structure, tuple(jnp.result_type(leaf) for leaf in leaves)), product)
 
-    structure = jax.tree.structure(like)
 
-    def matvec(vector):
-        if jax.tree.structure(vector) != structure:
+@dataclass(frozen=True)
+class _Precise:
+    structure: Any
+    dtypes: tuple
+
+    def __call__(self, product, vector):
+        if jax.tree.structure(vector) != self.structure:
             raise ValueError(
                 f"vector has the structure {jax.tree.structure(vector)}; it must be that of the "
-                f"chosen parameters, {structure}, with None where a mask leaves out"
+                f"chosen parameters, {self.structure}, with None where a mask leaves out"
             )
+        like = self.structure.unflatten(jax.ShapeDtypeStruct((), dtype) for dtype in self.dtypes)
         with jax.default_matmul_precision("highest"):
             return optax.tree.cast_like(product(widen(vector)), like)
-
-    return matvec
 
 
 def _if_additive(additive, product, vector):

@@ -6,23 +6,31 @@ compiled, and `loops_around` gives loops that run in Python.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from jaxsharp.core.programs import compiled
 from jaxsharp.core.trees import PARTITION, check_numbers, norm, packing
 
 Matvec = Callable[[PyTree], PyTree]
 
 
+@partial(
+    jax.tree_util.register_dataclass, data_fields=["product"], meta_fields=["strategy", "on_host"]
+)
 @dataclass(frozen=True, eq=False)
 class Operator:
     """The product v -> A v with a symmetric matrix; `strategy` says in words how it is computed.
+
+    A pytree of the arrays that it needs, so that it may be an argument of compiled functions: two
+    of one matrix at two places in parameter space meet the same program.
 
     With `on_host` each product reads its data from the host and is a Python loop. It cannot be
     traced: calling it inside jit, vmap or a compiled loop raises ValueError.
@@ -47,6 +55,39 @@ def change_product(matvec: Matvec, change: Callable[[Matvec], Matvec]) -> Matvec
     if isinstance(matvec, Operator):
         return replace(matvec, product=change(matvec.product))
     return change(matvec)
+
+
+def compiled_around(
+    fn: Callable, matvec: Matvec, like: PyTree, *args: Array | None, **static: Hashable
+) -> Any:
+    """Return fn(matvec, like, *args, **static), compiled if the product is an `Operator` of arrays.
+
+    Then one program serves all operators of one kind. Any other function may change from call to
+    call in what it closes over, and is used as it is; so is what runs on the host or is traced.
+    """
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+    leaves, structure = jax.tree.flatten((matvec, zeros, args))
+    if not isinstance(matvec, Operator) or matvec.on_host or not all(map(_is_known, leaves)):
+        return fn(matvec, like, *args, **static)
+
+    def program(leaves):
+        matvec, like, args = structure.unflatten(leaves)
+        return fn(matvec, like, *args, **static)
+
+    key = fn, structure, tuple(sorted(static.items()))
+    return compiled(program, key if _is_hashable(key) else None)(leaves)
+
+
+def _is_hashable(key):
+    try:
+        hash(key)
+    except TypeError:
+        return False
+    return True
+
+
+def _is_known(leaf):
+    return isinstance(leaf, jax.Array | np.ndarray) and not isinstance(leaf, jax.core.Tracer)
 
 
 def checked_like(vector: PyTree, image: PyTree) -> PyTree:

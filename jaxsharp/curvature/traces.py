@@ -21,14 +21,8 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from jaxsharp.core.keys import stream
 from jaxsharp.core.trees import norm
-from jaxsharp.curvature.operators import (
-    Loops,
-    Matvec,
-    check_range,
-    checked_like,
-    loops_around,
-    num_entries,
-)
+from jaxsharp.curvature import operators
+from jaxsharp.curvature.operators import Loops, Matvec, check_range, checked_like, num_entries
 
 # Fewer may all agree by luck, as if there were no error: of two signs, with probability 2^-15.
 MIN_PROBES = 16
@@ -231,6 +225,19 @@ def _include(summary, limits: Limits, state: Average, observation) -> Average:
 def _average_over_signs(matvec, like, key, statistic, summary, limits, vmapped, power=1):
     """Return the average of statistic(z, A z) over Rademacher probes z."""
     check_arguments(like, limits, vmapped)
+    options = dict(statistic=statistic, summary=summary, limits=limits, vmapped=vmapped)
+    with jax.default_matmul_precision("highest"):
+        state = operators.compiled_around(_averaged, matvec, like, key, **options)
+        within = check_range(state.mean[1], matvec, like, power)
+    mean, stderr = (
+        jax.tree.map(lambda x: x * within.astype(x.dtype), tree[0])
+        for tree in (state.mean, state.stderr)
+    )
+    return Estimate(mean, stderr, state.count, state.converged & (within == 1))
+
+
+def _averaged(matvec, like, key, *, statistic, summary, limits, vmapped) -> Average:
+    """Return the average of the statistic and of ||A z||."""
     leaves, treedef = jax.tree.flatten(like)
     shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
 
@@ -241,14 +248,7 @@ def _average_over_signs(matvec, like, key, statistic, summary, limits, vmapped, 
 
     shapes_of_both = jax.eval_shape(statistic, like, like), jax.eval_shape(norm, like)
     zeros = jax.tree.map(jnp.zeros_like, shapes_of_both)
-    with jax.default_matmul_precision("highest"):
-        state = average(observe, zeros, summary, limits, loops_around(matvec), vmapped)
-        within = check_range(state.mean[1], matvec, like, power)
-    mean, stderr = (
-        jax.tree.map(lambda x: x * within.astype(x.dtype), tree[0])
-        for tree in (state.mean, state.stderr)
-    )
-    return Estimate(mean, stderr, state.count, state.converged & (within == 1))
+    return average(observe, zeros, summary, limits, operators.loops_around(matvec), vmapped)
 
 
 @partial(jax.jit, static_argnames="shapes")
