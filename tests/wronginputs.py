@@ -26,6 +26,9 @@ SETTINGS = {
     "--clip-norm": POSITIVE,
     "--label-smoothing": (*AT_LEAST_0, "1"),
     "--mixup": AT_LEAST_0,
+    "--average": (*NAMES, "EMA"),
+    "--average-decay": (*AT_LEAST_0, "1"),
+    "--average-after": tuple(value for value in COUNT if value != "0"),
 }
 MEASURING = {
     "--eigenvalue-tol": POSITIVE,
@@ -53,6 +56,7 @@ STUDY = {
         *("", "learning_rate", "learning_rate=", "learning_rate=a", "bogus=1", "=1", "seed=1"),
         *("learning_rate=nan", "learning_rate=-1", "batch_size=1.5"),
         *("batch_size=0", "batch_size=1000000000000", "epochs=3", "momentum=1", "rho=-1"),
+        *("average=", "average=mean", "average=ema,0.9", "average=0"),
     ),
     "--out": ("", "a_file", "a_file/below", "~nobody_of_this_name/x", "\0", "x" * 300),
     "--coordinator": ("node", "node:99999", "node:x", "node:", ":1", "auto "),
@@ -96,6 +100,10 @@ TOGETHER = [
     "sharpness a_run --dataset no.npz",
     "study --loss squared_error",
     "study --label-smoothing 0.1 --loss binary_cross_entropy",
+    "study --average ema --vary average=none,swa",
+    "study --average swa --average-after 5 --epochs 5",
+    "study --average-after 5",
+    "study --average-decay 0.9",
     "study --warmup-epochs 5 --epochs 5",
     "study --learning-rate 0.1 --vary learning_rate=0.1,0.01",
     "study --sam none --rho 0.1",

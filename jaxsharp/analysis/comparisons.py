@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from jaxsharp.analysis import canvas, looks, ticks
 from jaxsharp.analysis.coefficients import Coefficient
 from jaxsharp.analysis.statistics import Correlation, unfinished
+from jaxsharp.core.choices import short
 
 LABELS = {
     "minimum_sharpness": "minimum sharpness (rescaled Hessian trace)",
@@ -116,7 +117,7 @@ def against_setting(
             column[-1].set_xlabel(looks.words(setting))
         _label_rows(rows, variants, "mean and 95 % interval")
         for panel in rows.ravel():
-            named = {float(i): f"{value:g}" for i, value in enumerate(values)}
+            named = {float(i): short(value) for i, value in enumerate(values)}
             panel.set_xlim(-0.5, max(len(values), 1) - 0.5)
             ticks.space(panel.xaxis, named=named)
         keys = [canvas.key(name, **look) for name, look in by_optimizer.items()]

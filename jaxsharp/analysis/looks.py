@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.lines import Line2D
 
 from jaxsharp.analysis import canvas
+from jaxsharp.core.choices import short
 
 DOT = {"marker": "o", "linestyle": ""}
 LIGHT, DARK = 0.6, 0.45  # shares of white and black at the ends of a range
@@ -78,7 +79,7 @@ class Varied:
             for value in levels:
                 run = {self.names[0]: np.nan, **dict.fromkeys(self.names[1:2], np.nan), name: value}
                 size = {part: usual * self.size(run) for part, usual in USUAL.items()}
-                text = f"{words(name)} {value:g}"
+                text = f"{words(name)} {short(value)}"
                 keys.append(canvas.key(text, self.color(canvas.GREY, run), **look, **size))
         if len(self.names) > 2:
             others = ", ".join(map(words, self.names[2:]))

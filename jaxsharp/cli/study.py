@@ -74,7 +74,7 @@ def run_study(
         optimizers: Optimizers, separated by commas.
         sam: Sharpness-aware variants, separated by commas; none is the optimizer alone.
         seeds: Runs of each combination, with seeds 0, 1, ...
-        vary: More axes of the grid, as in learning_rate=0.1,0.01 batch_size=32,128.
+        vary: More axes of the grid, as in learning_rate=0.1,0.01 average=none,ema.
         measures: Sharpness measures, separated by commas.
         out: Output folder; by default one below runs/ that is named after the configuration.
         data_dir: Directory with the official files of the data set.

@@ -36,6 +36,11 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
 
 
+def short(value: float | str) -> str:
+    """The value of a setting in a name or a figure: six digits of a number, a text as it is."""
+    return value if isinstance(value, str) else f"{value:g}"
+
+
 def counted(num: int, noun: str) -> str:
     """A number of things in words, as in 1 run, 2 runs."""
     return f"{num} {noun}{'' if num == 1 else 's'}"

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from jaxsharp.core.choices import LARGEST, known, plain, shown
 from jaxsharp.data.augment import steps_of
 from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE, own_arguments
+from jaxsharp.training.averages import AVERAGES
 from jaxsharp.training.regimes import SCHEDULES
 
 SAM = ("none", *SHARPNESS_AWARE)
@@ -58,6 +59,12 @@ class Settings:
     """Part of each training label that is spread over all classes."""
     mixup: float = 0.0
     """Parameter of the beta distribution by which training examples are mixed; 0: they are not."""
+    average: str = "none"
+    """Average of the parameters that is evaluated and measured: none, ema or swa."""
+    average_decay: float = 0.999
+    """Decay a step of the exponential average (ema)."""
+    average_after: int = 0
+    """Epochs before the average begins; no run converges in them."""
     measure_size: int | None = None
     """Measure sharpness on the first N training examples instead of all."""
 
@@ -85,6 +92,8 @@ class Settings:
             "clip_norm": (is_positive(self.clip_norm), "a finite number above 0"),
             "label_smoothing": (0 <= self.label_smoothing < 1, "from 0 up to below 1"),
             "mixup": (0 <= self.mixup < math.inf, "a finite number, at least 0"),
+            "average_decay": (0 <= self.average_decay < 1, "from 0 up to below 1"),
+            "average_after": (0 <= self.average_after < self.epochs, "from 0 to below epochs"),
             "rho": (rho is None or 0 <= rho < math.inf, "a finite number, at least 0"),
             "loss_below": (is_positive(self.loss_below), "a finite number above 0, or None"),
             "change_below": (is_positive(self.change_below), "a finite number above 0, or None"),
@@ -99,6 +108,7 @@ class Settings:
             if isinstance(value, int) and value > LARGEST:
                 raise ValueError(f"{name} is {shown(value)}; it must be at most {LARGEST}")
         known("schedule", self.schedule, SCHEDULES)
+        known("average", self.average, AVERAGES)
         steps_of(self.augment)
         if self.loss is not None:
             plain("loss", self.loss)
@@ -123,6 +133,7 @@ SHORT_NAMES = {
     "decoupled_weight_decay": "dwd",
     "batch_size": "bs",
     "label_noise": "noise",
+    "average": "",
 }
 
 

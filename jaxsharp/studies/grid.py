@@ -10,7 +10,16 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from jaxsharp.core.choices import at_least_one, checked, construct, counted, each_once, plain, shown
+from jaxsharp.core.choices import (
+    at_least_one,
+    checked,
+    construct,
+    counted,
+    each_once,
+    plain,
+    short,
+    shown,
+)
 from jaxsharp.measures.registry import DEFAULT_MEASURES, MEASURES, Options, settings_of
 from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE
 from jaxsharp.runs import claims
@@ -18,6 +27,7 @@ from jaxsharp.runs.config import SAM, SHORT_NAMES, RunConfig, Settings
 from jaxsharp.runs.directory import COLUMNS
 
 MOST_RUNS = 100_000
+Value = int | float | str  # of a setting that is varied
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,7 @@ class StudyConfig:
     measures: tuple[str, ...] = DEFAULT_MEASURES
     settings: Settings = Settings()
     options: Options = Options()
-    vary: dict[str, tuple[int | float, ...]] = field(default_factory=dict)
+    vary: dict[str, tuple[Value, ...]] = field(default_factory=dict)
     shard: str | None = None
 
     def __post_init__(self) -> None:
@@ -45,7 +55,9 @@ class StudyConfig:
         orders = {"optimizers": OPTIMIZERS, "sam": SAM, "measures": MEASURES}
         for name, order in orders.items():
             object.__setattr__(self, name, in_order(getattr(self, name), order))
-        vary = {name: tuple(sorted(self.vary[name])) for name in in_order(self.vary, SHORT_NAMES)}
+        names = in_order(self.vary, SHORT_NAMES)
+        place = lambda value: (isinstance(value, str), value)  # noqa: E731
+        vary = {name: tuple(sorted(self.vary[name], key=place)) for name in names}
         object.__setattr__(self, "vary", vary)
 
     def check(self) -> None:
@@ -75,6 +87,13 @@ class StudyConfig:
             given = getattr(self.settings, name)
             if given != getattr(Settings(), name):
                 raise ValueError(f"{name} is {given}, and varied too; give all its values in vary")
+        for name in ("average_decay", "average_after"):
+            averaged = "average" in self.vary or self.settings.average != "none"
+            if not averaged and getattr(self.settings, name) != getattr(Settings(), name):
+                raise ValueError(
+                    f"{name} is {getattr(self.settings, name)} without an average that would take "
+                    "it; average must be ema or swa"
+                )
         if set(self.sam) == {"none"} and ("rho" in self.vary or self.settings.rho is not None):
             raise ValueError(
                 "rho is given without a sharpness-aware variant that would take it; sam must name "
@@ -158,8 +177,7 @@ class StudyConfig:
         digest = hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
         parts = [listed(self.optimizers, "optimizers"), listed(self.sam, "variants")]
         for name, values in self.vary.items():
-            short = SHORT_NAMES[name]
-            parts.append(short + listed([f"{value:g}" for value in values], "values"))
+            parts.append(SHORT_NAMES[name] + listed(list(map(short, values)), "values"))
         parts.append(counted(self.seeds, "seed").replace(" ", ""))
         parts += [] if self.shard is None else [f"part{self.shard.replace('/', 'of')}"]
         return "-".join([self.dataset, self.model, *parts, digest[:6]])
@@ -194,7 +212,7 @@ def group_key(member: RunConfig) -> tuple:
         *(settings.weight_decay, settings.decoupled_weight_decay),
     )
     return (
-        *(member.optimizer, member.sam, settings.batch_size),
+        *(member.optimizer, member.sam, settings.batch_size, settings.average),
         tuple(value is not None for value in given),
     )
 
@@ -213,7 +231,7 @@ def check_axis_name(name: str) -> None:
         raise ValueError(f"cannot vary {shown(name)}; valid are {', '.join(SHORT_NAMES)}")
 
 
-def check_axis(name: str, values: tuple[int | float, ...], settings: Settings) -> None:
+def check_axis(name: str, values: tuple[Value, ...], settings: Settings) -> None:
     """Raise ValueError unless a grid can give a setting these values, each once."""
     check_axis_name(name)
     if not values or len(set(values)) < len(values):
@@ -221,22 +239,25 @@ def check_axis(name: str, values: tuple[int | float, ...], settings: Settings) -
     for value in values:
         if name == "batch_size" and not isinstance(value, int):
             raise ValueError(f"vary has batch_size {value}; it must be a whole number")
+        if isinstance(value, str) != (name == "average"):
+            what = "a name" if name == "average" else "a number"
+            raise ValueError(f"vary has {name} {shown(value)}; it must be {what}")
         replace(settings, **{name: value}).check()
 
 
-def parse_vary(texts: tuple[str, ...], settings: Settings) -> dict[str, tuple[int | float, ...]]:
+def parse_vary(texts: tuple[str, ...], settings: Settings) -> dict[str, tuple[Value, ...]]:
     """The axes of a grid from texts like learning_rate=0.1,0.01; ValueError for one that is none.
 
     Every value must be one that ``settings`` may have.
     """
-    vary: dict[str, tuple[int | float, ...]] = {}
+    vary: dict[str, tuple[Value, ...]] = {}
     for text in texts:
         name, _, values = text.partition("=")
         name = name.strip().replace("-", "_")
         check_axis_name(name)
         if name in vary:
             raise ValueError(f"vary names {name} twice; give all its values at once")
-        kind = int if name == "batch_size" else float
+        kind = {"batch_size": int, "average": str}.get(name, float)
         try:
             found = tuple(dict.fromkeys(kind(value) for value in values.split(",")))
         except ValueError:

@@ -33,7 +33,7 @@ def run(
     optimizers: Sequence[Any] = tuple(OPTIMIZERS),
     sam: Sequence[str] = ("none", "sam"),
     seeds: int = 3,
-    vary: dict[str, Sequence[int | float]] | None = None,
+    vary: dict[str, Sequence[int | float | str]] | None = None,
     measures: Sequence[Any] = DEFAULT_MEASURES,
     loss: str | Callable | Loss | None = None,
     name: str = "own",

@@ -268,6 +268,8 @@ def write_tables(
             continue
         path = out / "runs" / member.name
         rows.append(tables.row(path, config.measured, optimizers))
+        if "average" in config.vary:
+            rows[-1]["average"] = member.settings.average
         labels = {name: rows[-1][name] for name in (*config.axes(), "seed")}
         histories.append(pd.DataFrame({**labels, **directory.read_history(path)}))
     files.write_table(out / "runs.csv", pd.DataFrame(rows))

@@ -1,11 +1,13 @@
 """Training as one compiled program an epoch, and many runs in one program.
 
+averages  of the parameters, which are measured in their place
 regimes   schedules, augmentation, smoothed labels, mixed examples
 epochs    state, step, epoch, evaluation, and when a run has ended
 members   runs stacked in one program, over the devices of one host or of several
 hosts     several processes that work on one study
 """
 
+from jaxsharp.training.averages import Averaging as Averaging
 from jaxsharp.training.epochs import Data as Data
 from jaxsharp.training.epochs import Metrics as Metrics
 from jaxsharp.training.epochs import Recipe as Recipe

@@ -20,6 +20,7 @@ from jaxsharp.core.chunks import mean_over_chunks
 from jaxsharp.core.keys import stream
 from jaxsharp.core.memory import Budget, affordable_chunk, budget
 from jaxsharp.networks.network import Network
+from jaxsharp.training.averages import Averaging, after_epoch, after_step, own_statistics
 from jaxsharp.training.members import over_members, split_examples
 from jaxsharp.training.regimes import Regime, changed, objective, rate_factor
 
@@ -62,7 +63,11 @@ class Stopping(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """Everything that continues a member bit for bit, given its seed and hyper-parameters."""
+    """Everything that continues a member bit for bit, given its seed and hyper-parameters.
+
+    ``params`` and ``stats`` are what is evaluated and measured. Where they are an average
+    (`averages.Averaging`), ``iterate`` has those that training goes on from, else nothing.
+    """
 
     params: PyTree
     stats: PyTree
@@ -72,6 +77,7 @@ class TrainState(NamedTuple):
     calm_epochs: Int[Array, "*members"]
     converged: Bool[Array, "*members"]
     diverged: Bool[Array, "*members"]
+    iterate: PyTree = ()
 
 
 class Metrics(NamedTuple):
@@ -98,6 +104,7 @@ class Recipe(NamedTuple):
     stopping: Stopping
     split_batches: bool = False
     regime: Regime = Regime()
+    averaging: Averaging = Averaging()
 
     @property
     def gradient(self) -> Callable:
@@ -114,7 +121,8 @@ def init_state(recipe: Recipe, hyper: dict, params: PyTree, stats: PyTree) -> Tr
     """State of one member before its first epoch."""
     opt_state = recipe.optimizer(**hyper).init(params)
     zero, no = jnp.int32(0), jnp.array(False)
-    return TrainState(params, stats, opt_state, zero, jnp.float32(math.inf), zero, no, no)
+    iterate = (params, stats) if recipe.averaging.is_on else ()
+    return TrainState(params, stats, opt_state, zero, jnp.float32(math.inf), zero, no, no, iterate)
 
 
 def is_active(state: TrainState, stopping: Stopping) -> Bool[Array, "*members"]:
@@ -162,24 +170,25 @@ def train_epoch(
     are left out of this epoch (PyTorch's default makes a short batch of them). BatchNorm statistics
     are those of the clean pass, whatever other gradients a sharpness-aware optimizer takes. What a
     step draws, of ``stream(key, "step")`` by epoch and step, is the same in all of its gradients.
+    An average is evaluated in the place of the parameters, with statistics of its own over the
+    training inputs, not augmented.
     """
-    regime, value_and_grad = recipe.regime, recipe.gradient
+    regime, averaging, value_and_grad = recipe.regime, recipe.averaging, recipe.gradient
     num_examples = data.labels.shape[0]
     steps = num_examples // recipe.batch_size
     step_keys = jax.random.fold_in(stream(key, "step"), state.epoch)
 
     def step(carry, indices_and_place):
-        params, stats, opt_state = carry
+        params, stats, opt_state, average = carry
         indices, place = indices_and_place
         batch = data.images[indices], data.labels[indices]
         if recipe.split_batches:
             batch = split_examples(batch)
-        step_key, now = None, hyper
+        step_key, now, count = None, hyper, state.epoch * steps + place
         if recipe.is_random:
             step_key = jax.random.fold_in(step_keys, place)
             batch = changed(regime, stream(step_key, "batch"), batch)
         if regime.is_scheduled:
-            count = state.epoch * steps + place
             factor = rate_factor(regime, count, steps, recipe.stopping.max_epochs)
             now = {**hyper, "learning_rate": hyper["learning_rate"] * factor}
         optimizer = optax.with_extra_args_support(recipe.optimizer(**now))
@@ -190,18 +199,29 @@ def train_epoch(
         (_, new_stats), grads = value_and_grad(params, stats, batch, step_key)
         extra = {"grad_fn": grad_fn, "batch": batch}
         updates, opt_state = optimizer.update(grads, opt_state, params, **extra)
-        return (optax.apply_updates(params, updates), new_stats, opt_state), None
+        params = optax.apply_updates(params, updates)
+        average = after_step(averaging, average, params, count, steps)
+        return (params, new_stats, opt_state, average), None
 
     order = jax.random.permutation(jax.random.fold_in(key, state.epoch), num_examples)
     batches = order[: steps * recipe.batch_size].reshape(steps, recipe.batch_size)
-    carry = (state.params, state.stats, state.opt_state)
-    (params, stats, opt_state), _ = jax.lax.scan(step, carry, (batches, jnp.arange(steps)))
+    iterate = state.iterate or (state.params, state.stats)
+    average = state.params if averaging.is_on else ()
+    carry = (*iterate, state.opt_state, average)
+    (params, stats, opt_state, average), _ = jax.lax.scan(step, carry, (batches, jnp.arange(steps)))
+    iterate = ()
+    if averaging.is_on:
+        iterate = (params, stats)
+        params = after_epoch(averaging, average, params, state.epoch + 1)
+        stats = own_statistics(recipe.network, params, stats, data.images, memory)
     evaluate = evaluation(recipe.network)
     metrics = Metrics(
         *evaluate(params, stats, (data.images, data.labels), memory),
         *evaluate(params, stats, (data.test_images, data.test_labels), memory),
     )
-    return judge(recipe.stopping, state, params, stats, opt_state, metrics.train_loss), metrics
+    after = judge(recipe.stopping, state, params, stats, opt_state, metrics.train_loss)
+    converged = after.converged & averaging.has_begun(after.epoch)
+    return after._replace(converged=converged, iterate=iterate), metrics
 
 
 def judge(stopping: Stopping, old: TrainState, params, stats, opt_state, loss) -> TrainState:

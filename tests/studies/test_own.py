@@ -69,6 +69,18 @@ def whole(tmp_path_factory):
     return out, studies.run(NETWORK, MINE, out=out, name="net", **SMALL)
 
 
+def until(left):
+    """A report that interrupts the study when it is called for the so many-th time."""
+
+    def report(progress):
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise KeyboardInterrupt
+
+    return report
+
+
 def test_every_run_is_trained_and_measured(whole):
     _, result = whole
     table = result.runs
@@ -84,21 +96,42 @@ def test_interrupted_anywhere_it_ends_with_the_same_tables(whole, tmp_path):
     out, _ = whole
     stops = iter([3, 5, 9])
 
-    def until(left):
-        def report(progress):
-            nonlocal left
-            left -= 1
-            if left == 0:
-                raise KeyboardInterrupt
-
-        return report
-
     for left in stops:
         with pytest.raises(KeyboardInterrupt):
             studies.run(NETWORK, MINE, out=tmp_path, name="net", report=until(left), **SMALL)
     studies.run(NETWORK, MINE, out=tmp_path, name="net", **SMALL)
     for name in TABLES:
         assert (tmp_path / name).read_bytes() == (out / name).read_bytes()
+
+
+AVERAGED = {
+    "optimizers": ["sgd"],
+    "sam": ["none", "sam"],
+    "seeds": 1,
+    "vary": {"average": ("swa", "none", "ema")},
+    "average_after": 1,
+    "average_decay": 0.5,
+    "measures": ["random_perturbation", parameter_norm],
+    "num_perturbations": 4,
+    "epochs": 4,
+    "batch_size": 10,
+    "loss_below": None,
+}
+
+
+def test_averaged_networks_are_runs_of_their_own_with_the_same_bits_at_interruptions(tmp_path):
+    whole = studies.run(NETWORK, MINE, out=tmp_path / "a", **AVERAGED).runs
+    assert list(whole["average"]) == ["ema", "none", "swa"] * 2
+    assert whole["parameter_norm"].nunique() == whole["random_perturbation"].nunique() == 6
+    names = {path.name for path in (tmp_path / "a" / "runs").iterdir()}
+    assert {"sgd-bs10-seed0", "sgd-bs10-ema-seed0", "sgd-sam-bs10-swa-seed0"} < names
+
+    for left in (4, 5, 9, 12):
+        with pytest.raises(KeyboardInterrupt):
+            studies.run(NETWORK, MINE, out=tmp_path / "b", report=until(left), **AVERAGED)
+    studies.run(NETWORK, MINE, out=tmp_path / "b", **AVERAGED)
+    for name in TABLES:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
 def test_another_network_or_other_data_under_the_same_name_is_refused(whole):
@@ -242,6 +275,12 @@ WRONG = {
     "warmup_epochs is 4; it must be from 0 to below epochs": {"warmup_epochs": 4, "epochs": 4},
     "label_smoothing is 1.0; it must be from 0 up to below 1": {"label_smoothing": 1.0},
     "mixup is -1.0": {"mixup": -1.0},
+    "unknown average 'mean'; valid are": {"average": "mean"},
+    "average_decay is 1.0; it must be from 0 up to below 1": {"average_decay": 1.0},
+    "average_after is 4; it must be from 0 to below epochs": {"average_after": 4, "epochs": 4},
+    "average_after is 1 without an average that would take it": {"average_after": 1},
+    "vary has average 0.5; it must be a name": {"vary": {"average": ("ema", 0.5)}},
+    "vary has learning_rate 'fast'; it must be a number": {"vary": {"learning_rate": ("fast",)}},
     "clip_norm is 0.0": {"clip_norm": 0.0},
     "batch_size is 41; it must be from 1 to 40": {"batch_size": 41},
     "cannot vary 'width'; valid are learning_rate": {"vary": {"width": (1, 2)}},
