@@ -36,7 +36,7 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
 
 
-def short(value: float | str) -> str:
+def short(value: Any) -> str:
     """The value of a setting in a name or a figure: six digits of a number, a text as it is."""
     return value if isinstance(value, str) else f"{value:g}"
 
