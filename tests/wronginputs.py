@@ -104,6 +104,8 @@ TOGETHER = [
     "study --average swa --average-after 5 --epochs 5",
     "study --average-after 5",
     "study --average-decay 0.9",
+    "train --average-decay 0.9",
+    "train --average-after 1 --epochs 2",
     "study --warmup-epochs 5 --epochs 5",
     "study --learning-rate 0.1 --vary learning_rate=0.1,0.01",
     "study --sam none --rho 0.1",

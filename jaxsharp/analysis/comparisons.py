@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from jaxsharp.analysis import canvas, looks, ticks
 from jaxsharp.analysis.coefficients import Coefficient
 from jaxsharp.analysis.statistics import Correlation, unfinished
-from jaxsharp.core.choices import short
+from jaxsharp.core.choices import counted, short
 
 LABELS = {
     "minimum_sharpness": "minimum sharpness (rescaled Hessian trace)",
@@ -190,11 +190,11 @@ def _correlation_title(result: Correlation, runs: pd.DataFrame) -> str:
     out = ", ".join(f"{count} {reason}" for reason, count in result.excluded.items() if count)
     ended = ""
     if len(runs) and runs["converged"].isna().all() and "epochs" in runs:
-        ended = f" after {runs['epochs'].max()} epochs"
+        ended = f" after {counted(runs['epochs'].max(), 'epoch')}"
     return (
         f"Kendall's τ, raw: {_coefficient_text(result.raw, result.confidence)}\n"
         f"within groups: {_coefficient_text(result.within, result.confidence)}\n"
-        f"{result.num_runs} of {total} runs{ended}{out and f' (out: {out})'}"
+        f"{result.num_runs} of {counted(total, 'run')}{ended}{out and f' (out: {out})'}"
     )
 
 

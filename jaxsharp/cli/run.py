@@ -15,7 +15,7 @@ from jaxsharp.cli.parsing import naming
 from jaxsharp.cli.progress import Tracker
 from jaxsharp.cli.sources import dataset_name, network_of
 from jaxsharp.cli.study import USUAL_MEASURES, Dataset, Measures, Model, Shared
-from jaxsharp.core.choices import at_least_one, checked, known, known_list
+from jaxsharp.core.choices import at_least_one, checked, counted, known, known_list
 from jaxsharp.data import datasets
 from jaxsharp.measures.catalogue import measure
 from jaxsharp.measures.registry import MEASURES, Options
@@ -64,6 +64,7 @@ def train(
         quiet: Print the result alone.
     """
     model_name, network = network_of(model, dataset)
+    training.check_average()
     config = RunConfig(
         dataset=dataset_name(dataset),
         model=model_name,
@@ -168,7 +169,7 @@ def measure_elsewhere(
     key = jax.random.key(0)
     table = measure(bench.network, *trained, dataset.train, names, key=key, options=options)
     console = make_console()
-    console.print(f"{params} on {len(dataset.train.labels)} examples of {dataset.name}:")
+    console.print(f"{params} on {counted(len(dataset.train.labels), 'example')} of {dataset.name}:")
     for name, record in table.items():
         kind = MEASURES[name].error
         ended = "" if record.finished else ", not finished"

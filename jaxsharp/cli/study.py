@@ -111,7 +111,7 @@ def run_study(
     sweep.check_layout(layout)
     if not config.groups():
         raise ValueError(
-            f"shard {shard} of {len(config.members())} runs is empty; take fewer parts"
+            f"shard {shard} of {counted(len(config.members()), 'run')} is empty; take fewer parts"
         )
     for first, *_ in config.groups():
         make_recipe(first, bench)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
+from jaxsharp.core.choices import counted
 from jaxsharp.core.chunks import num_examples
 from jaxsharp.core.fingerprints import of_known_program
 from jaxsharp.core.memory import Budget, affordable_chunk, budget
@@ -154,7 +155,7 @@ def _check_parts(means, params, sample, size):
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(
-                f"loss cannot be taken of {part} examples ({reason}); {ADVICE}"
+                f"loss cannot be taken of {counted(part, 'example')} ({reason}); {ADVICE}"
             ) from error
 
 

@@ -41,7 +41,7 @@ def short(value: Any) -> str:
     return value if isinstance(value, str) else f"{value:g}"
 
 
-def counted(num: int, noun: str) -> str:
+def counted(num: Any, noun: str) -> str:
     """A number of things in words, as in 1 run, 2 runs."""
     return f"{num} {noun}{'' if num == 1 else 's'}"
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import ArrayLike
 
-from jaxsharp.core.choices import plain, shown
+from jaxsharp.core.choices import counted, plain, shown
 from jaxsharp.data.parts import Dataset, divided, subset
 from jaxsharp.data.readers import DataError, Split
 
@@ -95,8 +95,8 @@ def kept(what: str, given: ArrayLike | Any) -> np.ndarray:
         bad = np.flatnonzero(~np.isfinite(found).reshape(len(found), -1).all(1))
         if bad.size:
             raise DataError(
-                f"{what} have {bad.size} examples with NaN or infinite values, the first at index "
-                f"{bad[0]}; all values must be finite"
+                f"{what} have {counted(bad.size, 'example')} with NaN or infinite values, the first "
+                f"at index {bad[0]}; all values must be finite"
             )
         with np.errstate(over="ignore"):
             single = found.astype(np.float32)

@@ -118,6 +118,16 @@ class Settings:
                 "can change the loss by less than change_below"
             )
 
+    def check_average(self) -> None:
+        """Raise ValueError for what an average would take where there is none."""
+        for name in ("average_decay", "average_after"):
+            value = getattr(self, name)
+            if self.average == "none" and value != getattr(Settings(), name):
+                raise ValueError(
+                    f"{name} is {value} without an average that would take it; average must be "
+                    "ema or swa"
+                )
+
 
 def is_positive(value: float | None) -> bool:
     """Whether an optional number is absent, or finite and above zero."""

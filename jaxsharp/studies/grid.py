@@ -87,20 +87,17 @@ class StudyConfig:
             given = getattr(self.settings, name)
             if given != getattr(Settings(), name):
                 raise ValueError(f"{name} is {given}, and varied too; give all its values in vary")
-        for name in ("average_decay", "average_after"):
-            averaged = "average" in self.vary or self.settings.average != "none"
-            if not averaged and getattr(self.settings, name) != getattr(Settings(), name):
-                raise ValueError(
-                    f"{name} is {getattr(self.settings, name)} without an average that would take "
-                    "it; average must be ema or swa"
-                )
+        if "average" not in self.vary:
+            self.settings.check_average()
         if set(self.sam) == {"none"} and ("rho" in self.vary or self.settings.rho is not None):
             raise ValueError(
                 "rho is given without a sharpness-aware variant that would take it; sam must name "
                 f"one of {', '.join(SHARPNESS_AWARE)}"
             )
         if self.shard is not None and parse_shard(self.shard)[1] > num_runs:
-            raise ValueError(f"shard is {self.shard} of {num_runs} runs; take fewer parts")
+            raise ValueError(
+                f"shard is {self.shard} of {counted(num_runs, 'run')}; take fewer parts"
+            )
 
     def check_known(self, optimizers: Iterable[str], measures: Iterable[str]) -> None:
         """Raise ValueError for optimizers and measures that are none of these."""

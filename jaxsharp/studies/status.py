@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from jaxsharp.core.choices import checked, construct
+from jaxsharp.core.choices import checked, construct, counted
 from jaxsharp.runs import claims, directory, files, reading
 from jaxsharp.studies.grid import StudyConfig
 from jaxsharp.studies.study import Progress, is_writer, standing
@@ -180,6 +180,7 @@ def describe(out: Path) -> str:
     shard = "" if config.shard is None else f", shard {config.shard}"
     age = duration(time.time() - status.updated)
     ended = f"{status.converged} converged, {status.diverged} diverged"
+    runs = counted(status.members, "run")
     speed = f"; {status.epochs_per_second:.3g} epochs/s" if holder else ""
     if holder and status.remaining_s is not None:
         speed += f", about {duration(status.remaining_s)} left"
@@ -187,7 +188,7 @@ def describe(out: Path) -> str:
         f"{out}: {config.model} on {config.dataset}{shard}",
         f"grid: {'; '.join(axes)}; seeds {config.seeds}",
         f"{f'running as {holder}' if holder else 'not running'}; last news {age} ago",
-        f"{status.members} runs: {status.trained} trained ({ended}), {status.measured} measured",
+        f"{runs}: {status.trained} trained ({ended}), {status.measured} measured",
         f"steps: {status.steps_done} of at most {status.steps_total}{speed}",
         *([f"at work: {status.text}"] if holder and status.text else []),
     ]
@@ -205,11 +206,12 @@ def describe_run(path: Path) -> str:
     with contextlib.suppress(claims.RunError):  # `damages` names it
         measured = [*directory.read_sharpness(path, lambda text: None)["measure"].unique()]
     age = duration(time.time() - latest_news(path))
+    limit = counted(config.settings.epochs, "epoch")
     lines = [
         f"{path}: {config.label}, seed {config.seed}, {config.model} on {config.dataset}",
         f"{f'running as {holder}' if holder else 'not running'}; last news {age} ago",
         f"trained: {'not yet' if latest is None else latest.name} "
-        f"({'ended' if found.stopped else f'at most {config.settings.epochs} epochs'})",
+        f"({'ended' if found.stopped else f'at most {limit}'})",
         f"measured: {', '.join(measured) or 'nothing'}",
     ]
     return "\n".join([*lines, *(f"damaged: {line}" for line in damages(path))])

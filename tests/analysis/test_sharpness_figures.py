@@ -245,7 +245,7 @@ def test_one_run_is_drawn_with_room_around_it():
     panel = drawn(against_gap(runs)).axes[0]
     low, high = panel.get_xlim()
     assert low < 10 / 1.04 and high > 10 * 1.04
-    assert "raw: undefined\nwithin groups: undefined\n1 of 1 runs" in panel.get_title()
+    assert "raw: undefined\nwithin groups: undefined\n1 of 1 run" in panel.get_title()
 
 
 def test_a_measure_that_no_run_has_says_so_beside_the_others():
