@@ -95,8 +95,8 @@ def kept(what: str, given: ArrayLike | Any) -> np.ndarray:
         bad = np.flatnonzero(~np.isfinite(found).reshape(len(found), -1).all(1))
         if bad.size:
             raise DataError(
-                f"{what} have {counted(bad.size, 'example')} with NaN or infinite values, the first "
-                f"at index {bad[0]}; all values must be finite"
+                f"{what} have {counted(bad.size, 'example')} with NaN or infinite values, the "
+                f"first at index {bad[0]}; all values must be finite"
             )
         with np.errstate(over="ignore"):
             single = found.astype(np.float32)
