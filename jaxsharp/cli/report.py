@@ -45,7 +45,7 @@ def print_study(
     say(console, f"{config.dataset}, {config.model}, {counted(config.seeds, 'seed')}{ended}\n")
     labels = [Column(name, [row[key] for row in rows], True) for name, key in NAMES.items()]
     for name in config.vary:
-        values = ["-" if row[name] != row[name] else short(row[name]) for row in rows]
+        values = ["-" if pd.isna(row[name]) else short(row[name]) for row in rows]
         labels.append(Column(name.replace("_", " "), values))
     choices = [value_columns(config, result.gap, rows, *digits) for digits in DIGITS]
     choices.append([c._replace(heading=SHORT.get(c.heading, c.heading)) for c in choices[-1]])

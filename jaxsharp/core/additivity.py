@@ -90,9 +90,7 @@ class Additivity(NamedTuple):
             )
             return jax.lax.map(partial(_compare_parts, values, point), pieces)
 
-        values = partial(_values_and_gradients, self.means)
-        program = of_known_program(values, self.params, point, sample)
-        compared = compiled(compared, program and (program, count, size))
+        compared = compiled(compared, of_known_program(compared, self.params, point, sample))
         # What is not finite is unequal here, and said so in one line; debug_nans would end before.
         with jax.default_matmul_precision("highest"), jax.debug_nans(False):
             return compared(self.params, point, sample)

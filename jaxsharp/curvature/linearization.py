@@ -81,10 +81,9 @@ def jacobian_operator(
         part = lambda chunk: at_chunk(params, chunk)(vector)  # noqa: E731
         return _mean(part, batch, plan.chunk_size)
 
-    # The product of all data at once says what is computed, the plan how.
-    at_once = lambda params, batch, vector: at_chunk(params, batch)(vector)  # noqa: E731
-    program = of_known_program(at_once, params, batch, select(params, mask))
-    call = compiled(linearized if plan.keep else recomputed, program and (program, plan))
+    # What is linearized once is no less that program, which says all that is computed.
+    program = of_known_program(recomputed, params, batch, select(params, mask))
+    call = compiled(linearized if plan.keep else recomputed, program and (program, plan.keep))
     cut = divided or plan.chunk_size is not None
     additive = additivity(batch, memory) if cut and additivity is not None else True
     with jax.default_matmul_precision("highest"):

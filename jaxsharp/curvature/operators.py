@@ -65,25 +65,17 @@ def compiled_around(
     Then one program serves all operators of one kind. Any other function may change from call to
     call in what it closes over, and is used as it is; so is what runs on the host or is traced.
     """
+    portable = isinstance(matvec, Operator) and not matvec.on_host
+    if not portable or not all(map(_is_known, jax.tree.leaves((matvec, args)))):
+        return fn(matvec, like, *args, **static)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
     leaves, structure = jax.tree.flatten((matvec, zeros, args))
-    if not isinstance(matvec, Operator) or matvec.on_host or not all(map(_is_known, leaves)):
-        return fn(matvec, like, *args, **static)
 
     def program(leaves):
         matvec, like, args = structure.unflatten(leaves)
         return fn(matvec, like, *args, **static)
 
-    key = fn, structure, tuple(sorted(static.items()))
-    return compiled(program, key if _is_hashable(key) else None)(leaves)
-
-
-def _is_hashable(key):
-    try:
-        hash(key)
-    except TypeError:
-        return False
-    return True
+    return compiled(program, (fn, structure, tuple(sorted(static.items()))))(leaves)
 
 
 def _is_known(leaf):

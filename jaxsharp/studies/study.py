@@ -268,7 +268,7 @@ def write_tables(
             continue
         path = out / "runs" / member.name
         rows.append(tables.row(path, config.measured, optimizers))
-        if "average" in config.vary:
+        if "average" in config.vary or config.settings.average != "none":
             rows[-1]["average"] = member.settings.average
         labels = {name: rows[-1][name] for name in (*config.axes(), "seed")}
         histories.append(pd.DataFrame({**labels, **directory.read_history(path)}))

@@ -119,6 +119,23 @@ def test_a_loss_that_changed_is_another_program():
     assert top(mask={"a": True, "b": False}) < 0.99 * first
 
 
+def test_a_loss_that_changed_for_chunks_alone_is_another_program():
+    """All examples at once trace to one program; the chunks that are computed do not."""
+    scale = 1.0
+
+    def changing(p, b):
+        return mean_loss(apply(p, b), b) * (scale if len(b[1]) == 4 else 1.0)
+
+    def top():
+        options = {"chunk_size": 4, "check": False}
+        operator = curvature.hessian(changing, checkpoint(0), batch_of(0), **options)
+        return float(LOOPS["top"](operator, checkpoint(0), jax.random.key(0))[0])
+
+    first = top()
+    scale = 2.0
+    assert top() == pytest.approx(2 * first, rel=1e-4)
+
+
 def test_draws_of_another_key_are_another_matrix():
     def trace(seed):
         key = jax.random.key(seed)

@@ -123,6 +123,8 @@ def test_averaged_networks_are_runs_of_their_own_with_the_same_bits_at_interrupt
     whole = studies.run(NETWORK, MINE, out=tmp_path / "a", **AVERAGED).runs
     assert list(whole["average"]) == ["ema", "none", "swa"] * 2
     assert whole["parameter_norm"].nunique() == whole["random_perturbation"].nunique() == 6
+    alone = {**AVERAGED, "vary": {}, "average": "ema", "sam": ["none"], "epochs": 2}
+    assert list(studies.run(NETWORK, MINE, out=tmp_path / "c", **alone).runs["average"]) == ["ema"]
     names = {path.name for path in (tmp_path / "a" / "runs").iterdir()}
     assert {"sgd-bs10-seed0", "sgd-bs10-ema-seed0", "sgd-sam-bs10-swa-seed0"} < names
 
