@@ -22,7 +22,7 @@ import tasks
 import tyro
 
 from jaxsharp.core import Budget
-from jaxsharp.measures import MEASURES, Options
+from jaxsharp.measures import MEASURES, Options, Trained
 from jaxsharp.studies.measuring import VECTORS
 from jaxsharp.training.members import over_members
 
@@ -89,12 +89,12 @@ def row(model: str, measure: str, width: int, budget: Budget, sizes: Sizes) -> d
         shape = lambda leaf: jax.ShapeDtypeStruct((width, *leaf.shape), leaf.dtype)  # noqa: E731
         return jax.tree.map(shape, tree)
 
-    def member(params, stats, labels, key, images, part):
+    def member(at, labels, key, images, part):
         data = images, labels
-        return MEASURES[measure].arrays(task.network, params, stats, data, key, Options(), part)
+        return MEASURES[measure].arrays(task.network, at, data, key, Options(), part)
 
     labels = jax.ShapeDtypeStruct((sizes.examples,), jnp.int32)
-    members = rows((task.params, task.stats, labels, jax.random.key(0)))
+    members = rows((Trained(task.params, task.stats), labels, jax.random.key(0)))
     program = jax.jit(over_members(member, None, budget)).lower(members, images).compile()
     vector = sum(leaf.nbytes for leaf in jax.tree.leaves(task.params))
     vectors = VECTORS * vector * (width if budget.vmapped else 1)

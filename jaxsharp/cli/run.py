@@ -18,7 +18,8 @@ from jaxsharp.cli.study import USUAL_MEASURES, Dataset, Measures, Model, Shared
 from jaxsharp.core.choices import at_least_one, checked, counted, known, known_list
 from jaxsharp.data import datasets
 from jaxsharp.measures.catalogue import measure
-from jaxsharp.measures.registry import MEASURES, Options
+from jaxsharp.measures.contract import Options
+from jaxsharp.measures.registry import MEASURES
 from jaxsharp.networks import models
 from jaxsharp.networks.network import Network
 from jaxsharp.networks.weights import load_weights

@@ -14,7 +14,8 @@ from jaxsharp.cli.progress import Tracker
 from jaxsharp.cli.sources import dataset_name, network_of
 from jaxsharp.core.choices import at_least_one, checked, counted, known_list, width_of
 from jaxsharp.data import datasets, tables
-from jaxsharp.measures.registry import DEFAULT_MEASURES, MEASURES, Options
+from jaxsharp.measures.contract import Options
+from jaxsharp.measures.registry import DEFAULT_MEASURES, MEASURES
 from jaxsharp.networks import models
 from jaxsharp.optimizers.registry import OPTIMIZERS
 from jaxsharp.runs import files

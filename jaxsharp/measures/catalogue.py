@@ -13,15 +13,8 @@ from jaxsharp.core.choices import checked, known, shown
 from jaxsharp.core.chunks import check_pair
 from jaxsharp.core.keys import stream
 from jaxsharp.core.memory import Budget, budget
-from jaxsharp.measures.registry import (
-    DEFAULT_MEASURES,
-    MEASURES,
-    UNDEFINED,
-    Measure,
-    Options,
-    Record,
-    own_measure,
-)
+from jaxsharp.measures.contract import UNDEFINED, Measure, Options, Record, Trained
+from jaxsharp.measures.registry import DEFAULT_MEASURES, MEASURES, own_measure
 from jaxsharp.networks.losses import Loss, check_fit, check_loss, loss_of, name_of
 from jaxsharp.networks.network import Network, fast_here
 
@@ -39,13 +32,15 @@ def measure(
     loss: str | Callable | Loss | None = None,
     options: Options | None = None,
     memory: Budget | None = None,
+    initial: PyTree | None = None,
 ) -> dict[str, Record]:
     """Take measures of a trained network over ``batch`` = (inputs, targets); a `Record` by name.
 
     ``names`` are of `MEASURES`, or the user's own functions (`registry.own_measure`), called by
     their ``__name__``. The loss is the network's, or ``loss``: one of `networks.LOSSES` by name or
-    the user's own. ``stats`` is {} for a network that has none. Each measure has a random key of
-    its own, a stream of ``key``.
+    the user's own. ``stats`` is {} for a network that has none. ``initial`` are the parameters that
+    training began with, for measures that ask for them. Each measure has a random key of its own,
+    a stream of ``key``.
 
     A measure that is not defined for the network, or not finite, is NaN and not finished, and a
     warning says why; the others are taken. Programs are compiled once for all parameters and data
@@ -65,13 +60,14 @@ def measure(
         network = network._replace(loss=loss_of(loss))
     batch = checked_batch(network, params, stats, batch)
     network = fast_here(network)
-    static = (network, options, memory or budget())
+    static, at = (network, options, memory or budget()), Trained(params, stats, initial)
     table = {}
     for name, each in wanted.items():
         own_key = stream(key, name)
         try:
-            found = jax.device_get(compiled(each.arrays, *static, params, stats, batch, own_key))
-            table[name] = each.record(network, params, stats, batch[0], options, found)
+            check_initial(each, at)
+            found = jax.device_get(compiled(each.arrays, *static, at, batch, own_key))
+            table[name] = each.record(network, at, batch, options, found)
         except ValueError as reason:
             warnings.warn(f"no {name}: {reason}", stacklevel=2)
             table[name] = UNDEFINED
@@ -84,13 +80,23 @@ def compiled(
     network: Network,
     options: Options,
     memory: Budget,
-    params: PyTree,
-    stats: PyTree,
-    batch: tuple[Array, Array],
+    at: Trained,
+    batch: tuple[Any, Any],
     key: Array,
 ) -> PyTree:
     """What a measure computes on the device, compiled once for all models of one network."""
-    return arrays(network, params, stats, batch, key, options, memory)
+    return arrays(network, at, batch, key, options, memory)
+
+
+def check_initial(measure: Measure, at: Trained) -> None:
+    """Raise ValueError for a measure of the way from the initialization where that is not known."""
+    if not measure.from_initial:
+        return
+    if at.initial is None:
+        raise ValueError("it needs the parameters at initialization; give them as initial=")
+    shapes = [jax.tree.map(np.shape, tree) for tree in (at.initial, at.params)]
+    if shapes[0] != shapes[1]:
+        raise ValueError("initial has other names or shapes than params; valid are the same")
 
 
 def checked_batch(

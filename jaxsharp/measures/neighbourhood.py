@@ -13,6 +13,7 @@ from jaxsharp.core.chunks import check_pair, mean_over_chunks
 from jaxsharp.core.keys import stream
 from jaxsharp.core.memory import Budget, affordable_chunk, budget
 from jaxsharp.core.trees import random_direction
+from jaxsharp.measures.contract import EVERY, Measure, Options, Record, Trained, check_count
 from jaxsharp.networks.network import Network, recompute_statistics
 
 
@@ -75,19 +76,6 @@ def random_perturbation(
     return from_increases(increases, antithetic)
 
 
-def check_count(num_perturbations: int, antithetic: bool) -> None:
-    """Raise ValueError for a number of perturbations that gives no standard error."""
-    if antithetic and (num_perturbations < 4 or num_perturbations % 2):
-        raise ValueError(
-            f"num_perturbations is {num_perturbations}; in pairs it must be even and at least 4, "
-            "or antithetic False for independent ones"
-        )
-    if num_perturbations < 2:
-        raise ValueError(
-            f"num_perturbations is {num_perturbations}; a standard error needs at least 2"
-        )
-
-
 def from_increases(increases: ArrayLike, antithetic: bool) -> RandomSharpness:
     """Mean and standard error of the increases of the loss; ValueError if one is not finite."""
     increases = np.asarray(increases, np.float64)
@@ -143,3 +131,43 @@ def loss_increases(
     with jax.default_matmul_precision("highest"):
         losses = jax.lax.map(perturbed_loss, jnp.arange(num), batch_size=vmapped)
         return losses - loss(params)
+
+
+def _increases(recompute, network, at: Trained, batch, key, options: Options, memory):
+    count = (options.num_perturbations, options.antithetic)
+    static = (network, *count, recompute, None, None, memory)
+    radius = jnp.asarray(options.radius)
+    return loss_increases(*static, at.params, at.stats, batch, key, radius)
+
+
+def _mean(network, at: Trained, batch, options: Options, increases) -> Record:
+    rise = from_increases(increases, options.antithetic)
+    drawn = len(rise.increases)
+    return Record(rise.value, rise.error, True, drawn + 1, len(batch[0]), drawn, False)
+
+
+MEASURES = {
+    name: Measure(
+        description,
+        "Jiang et al. 2020, arXiv 1912.02178, the average case; distance as in study B",
+        "nats",
+        "standard error",
+        "losses over the data",
+        ("radius", "num_perturbations", "antithetic"),
+        EVERY - {"layer_rescaling", "unit_rescaling", "logit_scale"},
+        partial(_increases, recompute),
+        _mean,
+    )
+    for name, recompute, description in (
+        (
+            "random_perturbation",
+            False,
+            "mean rise of the loss at random points of a sphere, BatchNorm frozen",
+        ),
+        (
+            "random_perturbation_bn",
+            True,
+            "the same, BatchNorm statistics recomputed at every point (study B)",
+        ),
+    )
+}

@@ -14,6 +14,7 @@ from jaxsharp.core.keys import stream
 from jaxsharp.core.memory import Budget, budget
 from jaxsharp.curvature.lanczos import eigenpairs_at
 from jaxsharp.curvature.products import hessian
+from jaxsharp.measures.contract import EVERY, Measure, Options, Record, Trained
 from jaxsharp.networks.network import Network
 
 MAX_PRODUCTS = 200
@@ -138,3 +139,30 @@ def largest(
     others = stream(key, "other starts")
     keys = [key, *(jax.random.fold_in(others, i) for i in range(1, starts))]
     return jax.lax.map(from_start, jnp.stack(keys))
+
+
+def _top(network, at: Trained, batch, key, options: Options, memory):
+    limits = (options.eigenvalue_tol, MAX_PRODUCTS)
+    static = (network, *limits, None, options.eigenvalue_starts, memory)
+    return eigenvalues(*static, at.params, at.stats, batch, key)
+
+
+def _largest(network, at: Trained, batch, options: Options, found) -> Record:
+    top = from_starts(found)
+    counts = top.num_products, len(batch[0]), options.eigenvalue_starts
+    return Record(top.value, top.error, top.finished, *counts, False)
+
+
+MEASURES = {
+    "top_eigenvalue": Measure(
+        "largest eigenvalue of the Hessian, by Lanczos",
+        "Lanczos 1950; Wu and Simon 2000, the restart",
+        "nats a squared unit of the parameters",
+        "residual",
+        "Hessian products",
+        ("eigenvalue_tol", "eigenvalue_starts"),
+        EVERY - {"layer_rescaling", "unit_rescaling", "logit_scale"},
+        _top,
+        _largest,
+    ),
+}

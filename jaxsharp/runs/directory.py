@@ -39,9 +39,12 @@ SHARPNESS = {
     "value": float,
     "error": float,
     "error_kind": str,
-    "finished": int,  # 1 or 0: bool("False") is true
+    "finished": int,  # 1 or 0, as exact: bool("False") is true
     "cost": int,
     "cost_unit": str,
+    "examples": int,
+    "directions": int,
+    "exact": int,
 }
 ENDS = ("converged", "diverged")
 VARIED = (
@@ -253,15 +256,18 @@ def measurement(file: Path, cells: list[str]) -> list:
         raise RunError(
             f"{file} has the row {shown(cells)}; it must have {', '.join(SHARPNESS)}"
         ) from None
-    measure, settings, _, error, kind, finished, cost, unit = found
+    row = dict(zip(SHARPNESS, found, strict=True))
+    measure = row["measure"]
     if measure in COLUMNS:
         raise RunError(f"{file} has the measure {measure}, which is a column of tables")
     try:
         plain("measure", measure)
     except ValueError as reason:
         raise RunError(f"{file}: {reason}") from None
-    texts = all(is_a(text, str) for text in (settings, kind, unit))
-    if error < 0 or not texts or finished not in (0, 1) or cost < 0:
-        valid = "its error and cost must be at least 0, and finished 0 or 1"
+    texts = all(is_a(row[name], str) for name in ("settings", "error_kind", "cost_unit"))
+    flags = all(row[name] in (0, 1) for name in ("finished", "exact"))
+    counts = all(row[name] >= 0 for name in ("cost", "examples", "directions"))
+    if row["error"] < 0 or not (texts and flags and counts):
+        valid = "its error and counts must be at least 0, finished and exact 0 or 1"
         raise RunError(f"{file} has the row {shown(cells)}; {valid}")
     return found

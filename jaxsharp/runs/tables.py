@@ -52,7 +52,8 @@ def row(
     for record in read_sharpness(path).itertuples():
         if measures is not None and measures.get(record.measure) != record.settings:
             continue
-        measured = record._replace(finished=bool(record.finished))._asdict()
+        flags = {name: bool(getattr(record, name)) for name in ("finished", "exact")}
+        measured = record._asdict() | flags
         table[record.measure] = record.value
         table |= {f"{record.measure}_{name}": measured[name] for name in list(SHARPNESS)[3:]}
     return table

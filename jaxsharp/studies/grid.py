@@ -20,7 +20,8 @@ from jaxsharp.core.choices import (
     short,
     shown,
 )
-from jaxsharp.measures.registry import DEFAULT_MEASURES, MEASURES, Options, settings_of
+from jaxsharp.measures.contract import Options
+from jaxsharp.measures.registry import DEFAULT_MEASURES, MEASURES, settings_of
 from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE
 from jaxsharp.runs import claims
 from jaxsharp.runs.config import SAM, SHORT_NAMES, RunConfig, Settings

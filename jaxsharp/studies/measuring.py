@@ -15,7 +15,8 @@ from jaxtyping import PyTree
 from jaxsharp.core.choices import known
 from jaxsharp.core.keys import stream
 from jaxsharp.core.memory import Budget, budget
-from jaxsharp.measures.registry import UNDEFINED, Measure, Options, Record, place_of
+from jaxsharp.measures.contract import UNDEFINED, Measure, Options, Record, Trained
+from jaxsharp.measures.registry import place_of
 from jaxsharp.networks.network import Network
 from jaxsharp.runs import claims, directory, reading
 from jaxsharp.runs.config import RunConfig
@@ -88,14 +89,14 @@ def measure(
 def measuring_program(
     measure: Measure, network: Network, options: Options, mesh: Mesh, memory: Budget
 ) -> Callable:
-    """Compiled `f((active, params, stats, labels, keys), images) -> arrays` of a measure.
+    """Compiled `f((active, at, labels, keys), images) -> arrays` of a measure.
 
     One for all groups; a place that is not active computes nothing.
     """
 
-    def member(active, params, stats, labels, key, images, memory):
+    def member(active, at, labels, key, images, memory):
         def arrays():
-            return measure.arrays(network, params, stats, (images, labels), key, options, memory)
+            return measure.arrays(network, at, (images, labels), key, options, memory)
 
         def nothing():
             return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
@@ -127,7 +128,7 @@ def results(
         config, state = members[min(i, len(members) - 1)]
         active = np.array(i < len(members) and not state.diverged)
         labels, key = labels_of(config, bench)[:size], measuring_key(config, name)
-        rows.append((active, state.params, state.stats, labels, key))
+        rows.append((active, trained_arrays(measure, config, state, bench), labels, key))
     *arguments, keys = (place(stack(column), mesh) for column in zip(*rows, strict=True))
     program = measuring_program(measure, bench.network, options, mesh, memory)
     keys = jax.jit(jax.random.wrap_key_data)(keys)
@@ -141,13 +142,23 @@ def results(
         measured = UNDEFINED
         if not state.diverged:
             arrays = jax.tree.map(lambda leaf, i=i: leaf[i], found)
-            trained = (bench.network, state.params, state.stats)
+            at, batch = rows[i][1], (images, rows[i][2])
             try:
-                measured = measure.record(*trained, images, options, arrays)
+                measured = measure.record(bench.network, at, batch, options, arrays)
             except ValueError as reason:
                 claims.print_warning(f"{config.name} has no {name}: {reason}")
         records.append(measured)
     return records
+
+
+def trained_arrays(
+    measure: Measure, config: RunConfig, state: TrainState, bench: Workbench
+) -> Trained:
+    """What a measure sees of a run, the parameters it began with made anew where it asks."""
+    initial = None
+    if measure.from_initial:
+        initial = jax.device_get(bench.trained.init(streams(config.seed).init)[0])
+    return Trained(state.params, state.stats, initial)
 
 
 def measuring_key(config: RunConfig, name: str) -> np.ndarray:

@@ -10,7 +10,8 @@ import numpy as np
 from jaxsharp.core.choices import construct, known, plain, shown
 from jaxsharp.data import datasets
 from jaxsharp.data.parts import Dataset
-from jaxsharp.measures.registry import DEFAULT_MEASURES, MEASURES, Options, own_measure
+from jaxsharp.measures.contract import Options
+from jaxsharp.measures.registry import DEFAULT_MEASURES, MEASURES, own_measure
 from jaxsharp.networks.losses import Loss, name_of
 from jaxsharp.networks.models import MODELS
 from jaxsharp.networks.network import Network

@@ -12,7 +12,8 @@ import numpy as np
 from jaxsharp.core.choices import known
 from jaxsharp.data import datasets
 from jaxsharp.data.parts import Dataset, redraw_labels
-from jaxsharp.measures.registry import MEASURES, Measure
+from jaxsharp.measures.contract import Measure
+from jaxsharp.measures.registry import MEASURES
 from jaxsharp.networks import models
 from jaxsharp.networks.losses import CROSS_ENTROPY, Loss, check_fit, check_loss, loss_of
 from jaxsharp.networks.network import Network, fast_here, without_convolutions

@@ -73,6 +73,7 @@ def test_a_study_writes_its_tables(study):
     named += ["test_loss", "test_accuracy", "gap", "loss_gap"]
     measures = ["minimum_sharpness", "top_eigenvalue", "random_perturbation"]
     parts = ("", "_error", "_error_kind", "_finished", "_cost", "_cost_unit")
+    parts += ("_examples", "_directions", "_exact")
     assert list(runs.columns) == named + [f"{m}{part}" for m in measures for part in parts]
     assert runs[[f"{m}_finished" for m in measures]].all(axis=None)
     assert (runs["minimum_sharpness_cost"] == 1 + 10).all()

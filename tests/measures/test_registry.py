@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxsharp.core import budget
-from jaxsharp.measures import MEASURES, Options, Record
+from jaxsharp.measures import MEASURES, Options, Record, Trained
 from tests.tinynets import cnn, generic_point, mlp, tiny_dataset
 
 OPTIONS = Options(num_perturbations=4, eigenvalue_starts=2)
@@ -14,8 +14,9 @@ OPTIONS = Options(num_perturbations=4, eigenvalue_starts=2)
 
 def recorded(name, network, params, stats, batch, options=OPTIONS):
     measure = MEASURES[name]
-    arrays = measure.arrays(network, params, stats, batch, jax.random.key(0), options, budget())
-    return measure.record(network, params, stats, batch.images, options, jax.device_get(arrays))
+    at = Trained(params, stats)
+    arrays = measure.arrays(network, at, batch, jax.random.key(0), options, budget())
+    return measure.record(network, at, batch, options, jax.device_get(arrays))
 
 
 @pytest.mark.parametrize("name", MEASURES)
@@ -26,6 +27,8 @@ def test_a_record_has_value_error_flag_and_cost(name):
     assert isinstance(found, Record) and found.finished is True
     assert np.isfinite(found.value) and 0 < found.error < abs(found.value) + 1
     outputs = network.apply(params, stats, batch.images, False)[0].shape[1]
+    drawn = {"minimum_sharpness": 0, "top_eigenvalue": 2}.get(name, 4)
+    assert (found.examples, found.directions, found.exact) == (12, drawn, drawn == 0)
     if name == "minimum_sharpness":
         assert found.cost == 1 + outputs
     elif name == "top_eigenvalue":
@@ -55,9 +58,10 @@ def test_an_infimum_that_is_not_attained_is_not_finished():
     traces = jax.tree.map(lambda leaf: np.float32(1), params)
     dead = {**traces, "dense2": {**traces["dense2"], "kernel": np.float32(0)}}
     record = MEASURES["minimum_sharpness"].record
-    assert record(network, params, stats, batch.images, OPTIONS, traces).finished
+    at = Trained(params, stats)
+    assert record(network, at, batch, OPTIONS, traces).finished
     # A scale above 1 for layer 1 and below for layer 2 lets the first layer's terms vanish.
-    found = record(network, params, stats, batch.images, OPTIONS, dead)
+    found = record(network, at, batch, OPTIONS, dead)
     assert not found.finished and found.error < 1e-3 * found.value
 
 

@@ -168,6 +168,9 @@ TABLE = pd.DataFrame(
         "finished": [1, 0, 0],
         "cost": [11, 201, 0],
         "cost_unit": ["passes, over the data", "Hessian products", "losses"],
+        "examples": [40, 40, 0],
+        "directions": [0, 1, 0],
+        "exact": [1, 0, 0],
     }
 )
 
@@ -178,7 +181,8 @@ def test_measurements_read_back_exactly(tmp_path):
     directory.write_sharpness(tmp_path, TABLE)
     pd.testing.assert_frame_equal(runs.read_sharpness(tmp_path, unexpected), TABLE)
     lines = (tmp_path / "sharpness.csv").read_text().splitlines()
-    assert lines[0] == "measure,settings,value,error,error_kind,finished,cost,cost_unit,crc32"
+    header = "measure,settings,value,error,error_kind,finished,cost,cost_unit,"
+    assert lines[0] == header + "examples,directions,exact,crc32"
     directory.write_sharpness(tmp_path, empty)
     pd.testing.assert_frame_equal(runs.read_sharpness(tmp_path, unexpected), empty)
 
@@ -233,6 +237,7 @@ def test_a_row_has_the_settings_that_a_grid_varies(tmp_path):
     expected = {
         **{"": 1 / 3, "_error": 1e-300, "_error_kind": "residual", "_finished": False},
         **{"_cost": 201, "_cost_unit": "Hessian products"},
+        **{"_examples": 40, "_directions": 1, "_exact": False},
     }
     assert {part: row[f"top_eigenvalue{part}"] for part in expected} == expected
     assert row["minimum_sharpness_finished"] is True

@@ -158,7 +158,7 @@ def test_what_is_no_run_of_a_study_is_not_named(half):
 def test_measurements_that_are_none_are_named_and_counted_as_missing(tmp_path):
     out = make_study(tmp_path / "study")
     run = out / "runs" / STUDY.members()[0].name
-    rows = [["top_eigenvalue", "", 1.0, -1.0, "residual", 1, 12, "Hessian products"]]
+    rows = [["top_eigenvalue", "", 1.0, -1.0, "residual", 1, 12, "Hessian products", 9, 1, 0]]
     files.write_rows(run / "sharpness.csv", tuple(directory.SHARPNESS), rows)
     said = status.describe(out)
     assert "4 trained (0 converged, 0 diverged), 3 measured" in said
