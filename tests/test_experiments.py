@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -28,6 +29,33 @@ def runs_of(script, out, folder=""):
 def test_experiment(tmp_path, script, folder, variants):
     expected = [(optimizer, sam) for optimizer in ("sgd", "adashift") for sam in variants]
     assert runs_of(script, tmp_path, folder) == expected
+
+
+@pytest.mark.slow
+def test_random_labels(tmp_path):
+    assert runs_of("random_labels", tmp_path) == [("sgd", "none")] * 2
+    assert list(pd.read_csv(tmp_path / "runs.csv")["label_noise"]) == [0.0, 0.5]
+
+
+@pytest.mark.slow
+def test_the_edge_of_stability(tmp_path):
+    cases = ["adam-0.0002", "sam-0.02", "minibatch-0.02"]
+    options = ["--smoke", "--out", tmp_path, "--cases", *cases]
+    command = [sys.executable, "experiments/edge_of_stability.py", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = {name: pd.read_csv(tmp_path / f"{name}.csv") for name in cases}
+    assert all(table["step"].tolist() == [10, 20] for table in found.values())
+    assert all((t["residual"] < 0.011 * t["eigenvalue"]).all() for t in found.values())
+    np.testing.assert_allclose(found["adam-0.0002"]["edge"], 38 / 0.0002)
+    # SAM's edge is below that of gradient descent, 2/lr, and nears it where the gradient is large.
+    sam = found["sam-0.02"]
+    assert (sam["edge"] < 2 / 0.02).all()
+    norm, rate, rho = sam["gradient_norm"], 0.02, 0.1
+    # At it SAM's step is at the end of stability: lr s (1 + rho s / |g|) = 2.
+    np.testing.assert_allclose(rate * sam["edge"] * (1 + rho * sam["edge"] / norm), 2, rtol=1e-6)
+    assert (found["minibatch-0.02"]["batch_sharpness_error"] > 0).all()
+    assert set(pd.read_csv(tmp_path / "verdicts.csv")["case"]) == set(cases)
 
 
 @pytest.mark.slow
