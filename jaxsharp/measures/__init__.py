@@ -3,6 +3,7 @@
 minimum         the Hessian's trace, minimized over all rescalings of the network
 spectrum        the top eigenvalue
 neighbourhood   the rise of the loss at random points of a sphere
+baselines       norms, distance from initialization, margin, number of parameters
 scales          the problem over rescalings that it solves
 output_losses   the losses that outputs may have been trained with
 contract        what a measure is to tables, studies and commands; options, records, symmetries
