@@ -1,15 +1,23 @@
 """Settings of every test: shapes checked at run time, programs compiled once for all tests."""
 
+import gc
 import os
 import signal
 from pathlib import Path
 
-# For the processes that tests start too, and so before JAX is imported. Most programs run for
-# milliseconds: to compile them is what takes time.
+# Most programs run for milliseconds: to compile them is what takes time. Half of that went into
+# fusions through MLIR, and a part into splitting each program for threads that no core is free for.
+FLAGS = (
+    "--xla_backend_optimization_level=0",
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_parallel_codegen_split_count=1",
+)
+# For the processes that tests start too, and so before JAX is imported.
 os.environ |= {
     "JAX_COMPILATION_CACHE_DIR": str(Path(__file__).parents[1] / ".pytest_cache" / "jax"),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-    "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_TRACEBACK_IN_LOCATIONS_LIMIT": "0",
+    "XLA_FLAGS": " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS]),
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # two workers share a GPU
 }
 
@@ -18,6 +26,11 @@ import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook("jaxsharp", "beartype.beartype")
+
+# Tracing makes objects by the thousand, and each collection looks for arrays of JAX besides: a
+# quarter of the time of a trace.
+gc.freeze()
+gc.set_threshold(50_000, 20, 20)
 
 # Whoever starts the tests may ignore signals, as nohup and shells in the background do.
 signal.signal(signal.SIGINT, signal.default_int_handler)
