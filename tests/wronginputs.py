@@ -7,6 +7,7 @@ NAMES = ("", ",", "bogus", "SGD", "sgd;adam", " ", "None", "../../x", "[b]sgd[/b
 SETTINGS = {
     "--epochs": COUNT,
     "--batch-size": COUNT,
+    "--last-batch": (*NAMES, "Keep"),
     "--patience": COUNT,
     "--train-size": COUNT,
     "--measure-size": COUNT,

@@ -8,7 +8,7 @@ from jaxsharp.core.choices import LARGEST, known, plain, shown
 from jaxsharp.data.augment import steps_of
 from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE, own_arguments
 from jaxsharp.training.averages import AVERAGES
-from jaxsharp.training.regimes import SCHEDULES
+from jaxsharp.training.regimes import LAST_BATCHES, SCHEDULES
 
 SAM = ("none", *SHARPNESS_AWARE)
 # Settings that are arguments of a compiled program, so that its members may differ in them.
@@ -23,6 +23,8 @@ class Settings:
     """Epoch limit."""
     batch_size: int = 128
     """Examples a step."""
+    last_batch: str = "drop"
+    """Examples of an epoch that do not fill a batch: drop, or keep as a smaller one."""
     learning_rate: float | None = None
     """Learning rate instead of the optimizer's own."""
     momentum: float | None = None
@@ -108,6 +110,7 @@ class Settings:
             if isinstance(value, int) and value > LARGEST:
                 raise ValueError(f"{name} is {shown(value)}; it must be at most {LARGEST}")
         known("schedule", self.schedule, SCHEDULES)
+        known("last_batch", self.last_batch, LAST_BATCHES)
         known("average", self.average, AVERAGES)
         steps_of(self.augment)
         if self.loss is not None:

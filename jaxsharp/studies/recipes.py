@@ -14,13 +14,15 @@ from jaxsharp.runs.config import HYPER_PARAMETERS, RunConfig, Settings
 from jaxsharp.studies.workbench import Workbench
 from jaxsharp.training.averages import Averaging, check_averaging
 from jaxsharp.training.epochs import Recipe, Stopping, TrainState, init_state, streams
-from jaxsharp.training.regimes import Regime, check_regime
+from jaxsharp.training.regimes import Regime, check_last_batch, check_regime
 
 
 def make_recipe(config: RunConfig, bench: Workbench, *, split_batches: bool = False) -> Recipe:
     """What the members of a group share; ValueError for what the data or the variant refuses."""
     recipe = unchecked_recipe(config, bench, split_batches)
-    check_step(recipe, hyper_arrays(config, bench.optimizers))
+    sizes = recipe.regime.batch_sizes(len(bench.dataset.train.labels), recipe.batch_size)
+    for size in dict.fromkeys(sizes):
+        check_step(recipe, hyper_arrays(config, bench.optimizers), size)
     return recipe
 
 
@@ -45,6 +47,7 @@ def unchecked_recipe(config: RunConfig, bench: Workbench, split_batches: bool = 
     )
     regime = regime_of(settings)
     check_regime(regime, bench.network.loss, bench.dataset.train.images.shape)
+    check_last_batch(regime, bench.trained, num_examples, settings.batch_size)
     averaging = Averaging(settings.average, settings.average_decay, settings.average_after)
     check_averaging(averaging, bench.network)
     check_arguments(config, bench.optimizers)
@@ -92,8 +95,11 @@ def check_arguments(config: RunConfig, optimizers: Mapping[str, Callable]) -> No
         )
 
 
-def step_of(recipe: Recipe, hyper: dict[str, np.ndarray]) -> tuple:
-    """A step of an optimizer from its beginning, to be traced, and its arguments."""
+def step_of(recipe: Recipe, hyper: dict[str, np.ndarray], size: int | None = None) -> tuple:
+    """A step of an optimizer from its beginning, to be traced, and its arguments.
+
+    With a batch of so many examples instead of the usual number.
+    """
 
     def step(params, hyper, batch):
         optimizer = optax.with_extra_args_support(recipe.optimizer(**hyper))
@@ -101,12 +107,12 @@ def step_of(recipe: Recipe, hyper: dict[str, np.ndarray]) -> tuple:
         return optimizer.update(params, optimizer.init(params), params, **extra)
 
     params, _ = jax.eval_shape(recipe.network.init, jax.eval_shape(lambda: jax.random.key(0)))
-    return step, params, hyper, jax.ShapeDtypeStruct((recipe.batch_size,), jnp.float32)
+    return step, params, hyper, jax.ShapeDtypeStruct((size or recipe.batch_size,), jnp.float32)
 
 
-def check_step(recipe: Recipe, hyper: dict[str, np.ndarray]) -> None:
-    """Let an optimizer refuse the network or the batch size before anything is compiled."""
-    jax.eval_shape(*step_of(recipe, hyper))
+def check_step(recipe: Recipe, hyper: dict[str, np.ndarray], size: int) -> None:
+    """Let an optimizer refuse the network or a batch size before anything is compiled."""
+    jax.eval_shape(*step_of(recipe, hyper, size))
 
 
 def hyper_parameters(

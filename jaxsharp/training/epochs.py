@@ -94,8 +94,8 @@ class Recipe(NamedTuple):
 
     ``optimizer(**hyper)`` makes the transformation, a sharpness-aware one included: it may take
     ``grad_fn`` and ``batch`` as `optimizers.sharpness.sharpness_aware` has it. With
-    ``split_batches`` the devices of a member share each of its batches. A regime with a schedule
-    multiplies the ``learning_rate`` that ``hyper`` then must have.
+    ``split_batches`` the devices of a member share each of its whole batches. A regime with a
+    schedule multiplies the ``learning_rate`` that ``hyper`` then must have.
     """
 
     network: Network
@@ -167,7 +167,7 @@ def train_epoch(
     """One epoch of one member: n // batch_size steps over a fresh permutation, then evaluation.
 
     The permutation is drawn from ``fold_in(key, epoch)``; the n % batch_size examples at its end
-    are left out of this epoch (PyTorch's default makes a short batch of them). BatchNorm statistics
+    are left out of this epoch, or are one more step (`Regime.last_batch`). BatchNorm statistics
     are those of the clean pass, whatever other gradients a sharpness-aware optimizer takes. What a
     step draws, of ``stream(key, "step")`` by epoch and step, is the same in all of its gradients.
     An average is evaluated in the place of the parameters, with statistics of its own over the
@@ -175,14 +175,15 @@ def train_epoch(
     """
     regime, averaging, value_and_grad = recipe.regime, recipe.averaging, recipe.gradient
     num_examples = data.labels.shape[0]
-    steps = num_examples // recipe.batch_size
+    whole = num_examples // recipe.batch_size
+    steps = len(regime.batch_sizes(num_examples, recipe.batch_size))
     step_keys = jax.random.fold_in(stream(key, "step"), state.epoch)
 
     def step(carry, indices_and_place):
         params, stats, opt_state, average = carry
         indices, place = indices_and_place
         batch = data.images[indices], data.labels[indices]
-        if recipe.split_batches:
+        if recipe.split_batches and len(indices) == recipe.batch_size:
             batch = split_examples(batch)
         step_key, now, count = None, hyper, state.epoch * steps + place
         if recipe.is_random:
@@ -204,11 +205,14 @@ def train_epoch(
         return (params, new_stats, opt_state, average), None
 
     order = jax.random.permutation(jax.random.fold_in(key, state.epoch), num_examples)
-    batches = order[: steps * recipe.batch_size].reshape(steps, recipe.batch_size)
+    batches = order[: whole * recipe.batch_size].reshape(whole, recipe.batch_size)
     iterate = state.iterate or (state.params, state.stats)
     average = state.params if averaging.is_on else ()
     carry = (*iterate, state.opt_state, average)
-    (params, stats, opt_state, average), _ = jax.lax.scan(step, carry, (batches, jnp.arange(steps)))
+    carry, _ = jax.lax.scan(step, carry, (batches, jnp.arange(whole)))
+    if steps > whole:
+        carry, _ = step(carry, (order[whole * recipe.batch_size :], jnp.int32(whole)))
+    params, stats, opt_state, average = carry
     iterate = ()
     if averaging.is_on:
         iterate = (params, stats)

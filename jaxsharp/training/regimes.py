@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from jaxsharp.core.trees import widen
 from jaxsharp.data.augment import augmented
 from jaxsharp.networks.losses import CROSS_ENTROPY, Loss
+from jaxsharp.networks.network import Network
 
 # Factors of the peak rate, of the part of the steps after the warm-up that is done, from 0 to 1.
 SCHEDULES: dict[str, Callable] = {
@@ -20,6 +21,8 @@ SCHEDULES: dict[str, Callable] = {
     "step": lambda done: jnp.where(done < 0.5, 1.0, jnp.where(done < 0.75, 0.1, 0.01)),
     "exponential": lambda done: 0.01**done,
 }
+# What is done with the examples of an epoch that do not fill a batch.
+LAST_BATCHES = ("drop", "keep")
 
 
 class Regime(NamedTuple):
@@ -29,7 +32,9 @@ class Regime(NamedTuple):
     `data.augment`'s changes. The loss of training, alone, is that of labels of which a part
     ``label_smoothing`` is spread over all classes (Szegedy et al. 2016, section 7), and of batches
     mixed with a permutation of themselves, ``mixup`` the parameter of Beta(a, a) (Zhang et al.
-    2018, arXiv 1710.09412).
+    2018, arXiv 1710.09412). ``last_batch`` is one of `LAST_BATCHES`: the examples of an epoch that
+    do not fill a batch are left out of it, or are a step of their own, by their own mean, as
+    PyTorch's ``drop_last=False`` has it.
     """
 
     schedule: str = "constant"
@@ -37,6 +42,7 @@ class Regime(NamedTuple):
     augment: str = "none"
     label_smoothing: float = 0.0
     mixup: float = 0.0
+    last_batch: str = "drop"
 
     @property
     def is_scheduled(self) -> bool:
@@ -47,6 +53,11 @@ class Regime(NamedTuple):
     def is_random(self) -> bool:
         """Whether batches are changed at random."""
         return self.augment != "none" or self.mixup > 0
+
+    def batch_sizes(self, num_examples: int, batch_size: int) -> list[int]:
+        """Examples of each step of an epoch."""
+        whole, rest = divmod(num_examples, batch_size)
+        return [batch_size] * whole + [rest] * (rest > 0 and self.last_batch == "keep")
 
 
 def rate_factor(regime: Regime, step: Array, steps: int, epochs: int) -> Float[Array, ""]:
@@ -118,4 +129,16 @@ def check_regime(regime: Regime, loss: Loss, inputs: tuple[int, ...]) -> None:
         raise ValueError(
             f"augment is {regime.augment} for inputs of shape {inputs}; it must be none but for "
             "images, (examples, height, width, channels)"
+        )
+
+
+def check_last_batch(regime: Regime, network: Network, num_examples: int, batch_size: int) -> None:
+    """Raise ValueError for a last batch of one example, of which BatchNorm has no variance."""
+    if regime.batch_sizes(num_examples, batch_size)[-1] > 1 or batch_size == 1:
+        return
+    _, stats = jax.eval_shape(network.init, jax.eval_shape(lambda: jax.random.key(0)))
+    if jax.tree.leaves(stats):
+        raise ValueError(
+            f"last_batch is keep, and of {num_examples} examples in batches of {batch_size} the "
+            "last has one, of which a network takes no statistics; take another batch_size or drop"
         )

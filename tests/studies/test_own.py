@@ -54,10 +54,11 @@ SMALL = {
     "warmup_epochs": 1,
     "label_smoothing": 0.1,
     "mixup": 0.2,
+    "last_batch": "keep",
     "clip_norm": 1.0,
     "num_perturbations": 4,
     "epochs": 4,
-    "batch_size": 10,
+    "batch_size": 11,
     "loss_below": None,
 }
 TABLES = ("runs.csv", "history.csv", "summary.csv", "correlations.csv")
@@ -277,6 +278,14 @@ WRONG = {
     "warmup_epochs is 4; it must be from 0 to below epochs": {"warmup_epochs": 4, "epochs": 4},
     "label_smoothing is 1.0; it must be from 0 up to below 1": {"label_smoothing": 1.0},
     "mixup is -1.0": {"mixup": -1.0},
+    "unknown last_batch 'all'; valid are": {"last_batch": "all"},
+    "and of 40 examples in batches of 13 the last has one": {
+        "batch_size": 13,
+        "last_batch": "keep",
+    },
+    "m is 16; it must divide the 8 examples": {
+        **{"batch_size": 16, "last_batch": "keep", "sam": ["m_sam"]}
+    },
     "unknown average 'mean'; valid are": {"average": "mean"},
     "average_decay is 1.0; it must be from 0 up to below 1": {"average_decay": 1.0},
     "average_after is 4; it must be from 0 to below epochs": {"average_after": 4, "epochs": 4},

@@ -65,7 +65,7 @@ def saved_by(process):
 
 
 def test_a_group_on_eight_devices_is_that_on_one_in_one_process_and_in_two(tmp_path):
-    """Float32, ten steps through BatchNorm: a hundred times the rounding of a sum."""
+    """Float32, twelve steps through BatchNorm: a hundred times the rounding of a sum."""
     saved_by(start("members.py", str(tmp_path)))
     address = f"localhost:{free_port()}"
     both = [start("members.py", str(tmp_path / "two"), address, str(i)) for i in range(2)]
