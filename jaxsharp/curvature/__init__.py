@@ -12,7 +12,7 @@ Everything takes callables and pytrees, whatever library made them.
     density         the spectral density, by quadrature
     traces          Hutchinson's traces, diagonals and Frobenius norms with standard errors
     sketches        traces by Hutch++ and XTrace
-    exact           exact traces and diagonals of piecewise-linear networks
+    exact           exact traces, diagonals and relative flatness of piecewise-linear networks
     structure       the rescalings that a network admits, read off its program
 """
 
@@ -21,6 +21,7 @@ from jaxsharp.curvature.density import SpectralDensity as SpectralDensity
 from jaxsharp.curvature.exact import exact_diagonal as exact_diagonal
 from jaxsharp.curvature.exact import exact_ggn_diagonal as exact_ggn_diagonal
 from jaxsharp.curvature.exact import exact_ggn_traces as exact_ggn_traces
+from jaxsharp.curvature.exact import exact_relative_flatness as exact_relative_flatness
 from jaxsharp.curvature.exact import exact_traces as exact_traces
 from jaxsharp.curvature.lanczos import BothEnds as BothEnds
 from jaxsharp.curvature.lanczos import EigenPairs as EigenPairs

@@ -36,6 +36,7 @@ from jaxsharp.curvature.structure import (
     activation_rows,
     evaluate_tapped,
     like_leaf,
+    parameter_matrix,
     read,
     read_linear,
     signal_rows,
@@ -118,11 +119,35 @@ def exact_ggn_diagonal(
     return _highest(fn, factors, read, DIAGONAL, chunk_size, memory, params, stats, images)
 
 
+def exact_relative_flatness(
+    fn: Callable,
+    params: PyTree,
+    stats: PyTree,
+    images: Array,
+    *,
+    factors: Callable = softmax_factors,
+    chunk_size: int | None = None,
+    memory: Budget | None = None,
+) -> PyTree:
+    """Relative flatness of every weight array, exact up to rounding.
+
+        sum_(s, s') <w_s, w_s'> tr H_(s, s') = (1/n) sum_i sum_k ||A^T D_k W||^2
+
+    with w_s the weights of output s, a row of W (a filter of a convolution), and H_(s, s') the
+    block of the Hessian between two of them. 0 for parameters that enter anything but one product,
+    as biases: they have no rows. Everything else as for ``exact_traces``.
+
+    Invariant to layer rescaling, not to rescalings of single units. Reference: Petzka et al. 2021
+    (arXiv 2001.00939); the right side is that of a network that is piecewise linear in W.
+    """
+    return _highest(fn, factors, _qualified, FLATNESS, chunk_size, memory, params, stats, images)
+
+
 class Reduction(NamedTuple):
     """How squares are summed over the examples n and factors k of a chunk.
 
-    ``product(product, a, d)`` of activations a (n, positions, inputs) and signals d (n, k,
-    positions, outputs); ``gradient(g)`` of gradients (n, k, *shape).
+    ``product(product, leaf, a, d)`` of a parameter, activations a (n, positions, inputs) and
+    signals d (n, k, positions, outputs); ``gradient(g)`` of gradients (n, k, *shape).
     """
 
     product: Callable
@@ -161,7 +186,7 @@ def _mean_squares(fn, factors, reader, reduction, chunk_size, memory, params, st
         rows, gradients = jax.tree.map(_wide, jax.vmap(one)(chunk))
         sums = {j: reduction.gradient(g) for j, g in gradients.items()}
         for j, (a, d) in rows.items():
-            sums[j] = reduction.product(products[j], a, d)
+            sums[j] = reduction.product(products[j], leaves[j], a, d)
         return jax.tree.unflatten(treedef, [sums[j] / len(chunk) for j in range(len(leaves))])
 
     fitting = chunk_size or affordable_chunk(chunk_mean, images, memory)
@@ -206,6 +231,7 @@ def _example(
 
 def _trace_of_product(
     product: Product,
+    leaf: Array,
     a: Float[Array, "n positions inputs"],
     d: Float[Array, "n k positions outputs"],
 ) -> Float[Array, ""]:
@@ -221,6 +247,7 @@ def _trace_of_product(
 
 def _diagonal_of_product(
     product: Product,
+    leaf: Array,
     a: Float[Array, "n positions inputs"],
     d: Float[Array, "n k positions outputs"],
 ) -> Array:
@@ -232,10 +259,17 @@ def _diagonal_of_product(
     return like_leaf(product, squares)
 
 
+def _flatness_of_product(product: Product, leaf: Array, a: Array, d: Array) -> Float[Array, ""]:
+    """sum_(n, k) ||A_n^T D_nk W||^2: what comes back to the inputs in the place of the outputs."""
+    back = jnp.einsum("nkpo,io->nkpi", d, _wide(parameter_matrix(product, leaf)))
+    return _trace_of_product(product, leaf, a, back)
+
+
 def _gradients(a: Array, d: Array) -> Float[Array, "n inputs k outputs"]:
     """A_n^T D_nk, all k of an example in one product of matrices."""
     return jnp.einsum("npi,nkpo->niko", a, d)
 
 
 TRACE = Reduction(_trace_of_product, lambda g: jnp.sum(jnp.square(g)))
+FLATNESS = Reduction(_flatness_of_product, lambda g: jnp.zeros((), g.dtype))
 DIAGONAL = Reduction(_diagonal_of_product, lambda g: jnp.sum(jnp.square(g), (0, 1)))

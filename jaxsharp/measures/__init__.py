@@ -3,6 +3,7 @@
 minimum         the Hessian's trace, minimized over all rescalings of the network
 spectrum        the top eigenvalue
 neighbourhood   the rise of the loss at random points of a sphere
+relatives       Fisher-Rao norm, theta^T H theta, relative flatness
 baselines       norms, distance from initialization, margin, number of parameters
 scales          the problem over rescalings that it solves
 output_losses   the losses that outputs may have been trained with
@@ -23,6 +24,7 @@ from jaxsharp.measures.neighbourhood import random_perturbation as random_pertur
 from jaxsharp.measures.output_losses import OUTPUT_LOSSES as OUTPUT_LOSSES
 from jaxsharp.measures.registry import DEFAULT_MEASURES as DEFAULT_MEASURES
 from jaxsharp.measures.registry import MEASURES as MEASURES
+from jaxsharp.measures.relatives import relative_flatness as relative_flatness
 from jaxsharp.measures.scales import ScaleMinimum as ScaleMinimum
 from jaxsharp.measures.scales import chain_exponents as chain_exponents
 from jaxsharp.measures.scales import minimize_over_scales as minimize_over_scales

@@ -83,8 +83,9 @@ def margin_quantile(
     return jnp.quantile(found.ravel(), QUANTILE), jnp.max(largest)
 
 
-def exact(value: np.ndarray, scale: np.ndarray, passes: int, examples: int) -> Record:
+def exact(value: ArrayLike, scale: ArrayLike, passes: int, examples: int) -> Record:
     """Record of a number that rounding alone is in, of terms of the size of ``scale``."""
+    value = np.asarray(value)
     error = ROUNDING * float(jnp.finfo(value.dtype).eps) * float(scale)
     if not (math.isfinite(value) and math.isfinite(error)):
         raise ValueError(f"its value is {value}, of terms of size {scale}: not finite")

@@ -6,7 +6,7 @@ from functools import cache
 
 import jax.numpy as jnp
 
-from jaxsharp.measures import baselines, minimum, neighbourhood, spectrum
+from jaxsharp.measures import baselines, minimum, neighbourhood, relatives, spectrum
 from jaxsharp.measures.contract import OF_DATA, Measure, Options, Record
 from jaxsharp.networks.losses import name_of
 
@@ -14,6 +14,7 @@ MEASURES: dict[str, Measure] = {
     **minimum.MEASURES,
     **spectrum.MEASURES,
     **neighbourhood.MEASURES,
+    **relatives.MEASURES,
     **baselines.MEASURES,
 }
 DEFAULT_MEASURES = ("minimum_sharpness", "top_eigenvalue", "random_perturbation")

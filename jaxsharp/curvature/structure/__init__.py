@@ -17,4 +17,5 @@ from jaxsharp.curvature.structure.reading import StructureError as StructureErro
 from jaxsharp.curvature.structure.taps import activation_rows as activation_rows
 from jaxsharp.curvature.structure.taps import evaluate_tapped as evaluate_tapped
 from jaxsharp.curvature.structure.taps import like_leaf as like_leaf
+from jaxsharp.curvature.structure.taps import parameter_matrix as parameter_matrix
 from jaxsharp.curvature.structure.taps import signal_rows as signal_rows

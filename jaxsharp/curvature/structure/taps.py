@@ -2,10 +2,10 @@
 
 import itertools
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.extend import core
 from jaxtyping import Array, Float
 
@@ -95,19 +95,21 @@ def patches(x: Array, equation) -> Float[Array, "positions inputs"]:
     return jnp.concatenate(slices, -1).reshape(-1, math.prod(sizes) * x.shape[-1])
 
 
+def parameter_matrix(product: Product, leaf: Array) -> Float[Array, "inputs outputs"]:
+    """The parameter as the matrix that the product meets, in the parameter's own dtype."""
+    for eqn in product.reshapes:
+        if eqn.primitive.name != "convert_element_type":
+            leaf = eqn.primitive.bind(leaf, **eqn.primitive.get_bind_params(eqn.params))
+    inputs, outputs = operand_axes(product)
+    size = math.prod(leaf.shape[axis] for axis in inputs)
+    return leaf.transpose(*inputs, *outputs).reshape(size, -1)
+
+
 def like_leaf(product: Product, matrix: Float[Array, "inputs outputs"]) -> Array:
     """Entries of the gradient's matrix, put where the parameter has them."""
-    axes = sum(operand_axes(product), ())
-    operand = product.equation.invars[product.position].aval
-    entries = matrix.reshape([operand.shape[axis] for axis in axes]).transpose(np.argsort(axes))
-
-    def reshaped(leaf):  # in the entries' dtype, whatever the network converts the leaf to
-        for eqn in product.reshapes:
-            if eqn.primitive.name != "convert_element_type":
-                leaf = eqn.primitive.bind(leaf, **eqn.primitive.get_bind_params(eqn.params))
-        return leaf
-
-    leaf = product.reshapes[0].invars[0].aval if product.reshapes else operand
-    leaf = jax.ShapeDtypeStruct(leaf.shape, entries.dtype)
-    (entries,) = jax.linear_transpose(reshaped, leaf)(entries)
+    first, place = (product.reshapes[0], 0) if product.reshapes else product[2:]
+    leaf = first.invars[place].aval
+    # In the entries' dtype, whatever the network converts the leaf to.
+    like = jax.ShapeDtypeStruct(leaf.shape, matrix.dtype)
+    (entries,) = jax.linear_transpose(partial(parameter_matrix, product), like)(matrix)
     return entries
