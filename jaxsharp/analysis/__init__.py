@@ -3,6 +3,7 @@
 statistics     which runs of a table count; summaries over seeds; correlations with controls
 means          means of a few values, and their intervals
 coefficients   correlation coefficients of arrays, and their intervals
+evaluation     what each measure of a table predicts, beside controls
 comparisons    figures of sharpness against the gap, and against what a study varies
 figures        training curves, densities of eigenvalues
 looks          colours, shapes and shades by what a run is
@@ -13,6 +14,10 @@ ticks          where an axis has ticks
 from jaxsharp.analysis.coefficients import Coefficient as Coefficient
 from jaxsharp.analysis.comparisons import against_setting as against_setting
 from jaxsharp.analysis.comparisons import sharpness_against_gap as sharpness_against_gap
+from jaxsharp.analysis.evaluation import Evaluation as Evaluation
+from jaxsharp.analysis.evaluation import evaluate as evaluate
+from jaxsharp.analysis.evaluation import forest as forest
+from jaxsharp.analysis.evaluation import markdown as markdown
 from jaxsharp.analysis.figures import run_curves as run_curves
 from jaxsharp.analysis.figures import spectral_densities as spectral_densities
 from jaxsharp.analysis.figures import training_curves as training_curves

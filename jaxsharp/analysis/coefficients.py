@@ -31,18 +31,27 @@ class Coefficient(NamedTuple):
 
 
 class Runs(NamedTuple):
-    """Two columns of the same runs, the configuration of each, and its seed (None: its own)."""
+    """Two columns of the same runs, the configuration of each, and its seed (None: its own).
+
+    `x_error` has standard errors of `x`, None if it is exact.
+    """
 
     x: Float[np.ndarray, " n"]
     y: Float[np.ndarray, " n"]
     group: Int[np.ndarray, " n"]
     seed: Int[np.ndarray, " n"] | None
+    x_error: Float[np.ndarray, " n"] | None = None
+
+    @property
+    def signs(self) -> tuple[Float[np.ndarray, "n n"], Float[np.ndarray, "n n"]]:
+        """`signs` of both columns."""
+        return signs(self.x, self.x_error), signs(self.y)
 
 
 def kendall(runs: Runs, confidence: float) -> Coefficient:
     """Tau-b over all pairs of runs."""
-    every = np.ones((len(runs.x), len(runs.x)), dtype=bool)
-    return _coefficient(runs, lambda w: _kendall(w, runs.x, runs.y, every), confidence)
+    s, t = runs.signs
+    return with_interval(runs, lambda w: tau(w, s, t), confidence)
 
 
 def kendall_within(runs: Runs, confidence: float) -> Coefficient:
@@ -51,14 +60,14 @@ def kendall_within(runs: Runs, confidence: float) -> Coefficient:
     paired = same.sum(axis=1) > 1
     runs = Runs(*(None if column is None else column[paired] for column in runs))
     same = same[np.ix_(paired, paired)]
-    pairs = num_pairs(same)
-    return _coefficient(runs, lambda w: _kendall(w, runs.x, runs.y, same), confidence, pairs)
+    s, t = (each * same for each in runs.signs)
+    return with_interval(runs, lambda w: tau(w, s, t), confidence, num_pairs(same))
 
 
 def spearman(runs: Runs, confidence: float) -> Coefficient:
     """Pearson's coefficient of the mid-ranks of all runs."""
     of_weights = lambda w: _pearson(w, _ranks(w, runs.x), _ranks(w, runs.y))  # noqa: E731
-    return _coefficient(runs, of_weights, confidence)
+    return with_interval(runs, of_weights, confidence)
 
 
 def pearson(runs: Runs) -> Coefficient:
@@ -67,6 +76,17 @@ def pearson(runs: Runs) -> Coefficient:
         return Coefficient(NAN, NAN, NAN, "undefined")
     value = float(_pearson(np.ones((1, len(runs.x))), runs.x, runs.y)[0])
     return Coefficient(value, NAN, NAN, "coverage depends on the distribution")
+
+
+def signs(
+    values: Float[np.ndarray, " n"], error: Float[np.ndarray, " n"] | None = None
+) -> Float[np.ndarray, "n n"]:
+    """The sign of v_i - v_j for all pairs; 0 where that is below two standard errors."""
+    difference = values[:, None] - values[None, :]
+    if error is None:
+        return np.sign(difference)
+    within = np.abs(difference) < 2 * np.hypot(error[:, None], error[None, :])
+    return np.where(within, 0.0, np.sign(difference))
 
 
 def same_group(group: Int[np.ndarray, " n"]) -> Bool[np.ndarray, "n n"]:
@@ -79,12 +99,19 @@ def num_pairs(same: Bool[np.ndarray, "n n"]) -> int:
     return int(np.triu(same, 1).sum())
 
 
-def _coefficient(
-    runs: Runs, of_weights: Callable, confidence: float, pairs: int | None = None
+def with_interval(
+    runs: Runs,
+    of_weights: Callable,
+    confidence: float,
+    pairs: int | None = None,
+    resampled: Float[np.ndarray, "b n"] | None = None,
 ) -> Coefficient:
     """The coefficient of runs that are present `weights` times, with its interval.
 
-    `pairs` is the number of those within configurations, None for a coefficient of all.
+    Units are the configurations and, where these share seeds, the seeds and the single runs.
+    `pairs` is the number of those within configurations, None for a coefficient of all. The
+    variance between configurations is that of the `resampled` weights, if there are any, and a
+    jackknife's otherwise.
     """
     num = len(runs.x)
     within, pairs = pairs is not None, num * (num - 1) // 2 if pairs is None else pairs
@@ -95,30 +122,42 @@ def _coefficient(
     value = float(values[0])
     if pairs < 2 or np.isnan(value):
         return Coefficient(NAN, NAN, NAN, "undefined")
-    counts = [("group", len(left[0]), MIN_GROUPS), ("run", num, MIN_RUNS)]
-    counts += [("pair", pairs, MIN_PAIRS)]
-    if runs.seed is not None and (within or len(left[1]) > 1):
-        counts += [("seed", len(left[1]), MIN_SEEDS_WITHIN if within else MIN_SEEDS)]
-    for name, found, least in counts:
-        if found < least:
-            return Coefficient(value, NAN, NAN, f"{counted(found, name)}, {least} needed")
-    variance, degrees = _variance(left)
+    if remark := too_few(runs, pairs, within):
+        return Coefficient(value, NAN, NAN, remark)
+    groups, *crossed = ((len(each) - 1) * float(np.var(each)) for each in left)
+    if resampled is not None:
+        groups = float(np.nanvar(of_weights(resampled), ddof=1))
+    parts = [(groups, len(left[0]) - 1)]
+    if crossed and crossed[0] > crossed[1]:
+        parts.append((crossed[0] - crossed[1], len(left[1]) - 1))
+    variance, degrees = _sum_of_variances(parts)
     if not variance > ROUNDING or abs(value) > 1 - ROUNDING:
         return Coefficient(value, NAN, NAN, "no spread")
-    half = special.stdtrit(degrees, (1 + confidence) / 2) * np.sqrt(variance / (1 - value**2))
+    return around(value, special.stdtrit(degrees, (1 + confidence) / 2) * np.sqrt(variance))
+
+
+def around(value: float, half: float) -> Coefficient:
+    """A coefficient with the interval sin(arcsin c +- half / sqrt(1 - c^2))."""
+    half = half / np.sqrt(1 - value**2)
     ends = np.clip(np.arcsin(value) + np.array([-half, half]), -np.pi / 2, np.pi / 2)
     return Coefficient(value, *map(float, np.sin(ends)))
 
 
-def _variance(left: list[Float[np.ndarray, " _"]]) -> tuple[float, float]:
-    """Variance of a coefficient and its degrees of freedom, from values with one unit left out.
+def too_few(runs: Runs, pairs: int, within: bool) -> str:
+    """Why a coefficient of so many runs has no interval; "" if it has one."""
+    counts = [("group", len(np.unique(runs.group)), MIN_GROUPS), ("run", len(runs.x), MIN_RUNS)]
+    counts += [("pair", pairs, MIN_PAIRS)]
+    seeds = 0 if runs.seed is None else len(np.unique(runs.seed))
+    if seeds > 1 or (within and runs.seed is not None):
+        counts += [("seed", seeds, MIN_SEEDS_WITHIN if within else MIN_SEEDS)]
+    for name, found, least in counts:
+        if found < least:
+            return f"{counted(found, name)}, {least} needed"
+    return ""
 
-    Units are the configurations and, where these share seeds, the seeds and the single runs.
-    """
-    groups, *crossed = ((len(values) - 1) * float(np.var(values)) for values in left)
-    parts = [(groups, len(left[0]) - 1)]
-    if crossed and crossed[0] > crossed[1]:
-        parts.append((crossed[0] - crossed[1], len(left[1]) - 1))
+
+def _sum_of_variances(parts: list[tuple[float, int]]) -> tuple[float, float]:
+    """The sum of variances with their degrees of freedom, and Satterthwaite's of the sum."""
     total = sum(variance for variance, _ in parts)
     if not total > 0:
         return total, NAN
@@ -130,17 +169,14 @@ def _one_left_out(labels: Int[np.ndarray, " n"]) -> Float[np.ndarray, "k n"]:
     return (np.unique(labels)[:, None] != labels[None, :]).astype(np.float64)
 
 
-def _kendall(
+def tau(
     weights: Float[np.ndarray, "b n"],
-    x: Float[np.ndarray, " n"],
-    y: Float[np.ndarray, " n"],
-    same: Bool[np.ndarray, "n n"],
+    s: Float[np.ndarray, "n n"],
+    t: Float[np.ndarray, "n n"],
 ) -> Float[np.ndarray, " b"]:
-    """Tau-b over the pairs in `same`, of runs that are present `weights` times."""
-    s = np.sign(x[:, None] - x[None, :]) * same
-    t = np.sign(y[:, None] - y[None, :]) * same
+    """Tau-b of signs of pairs, 0 for those that do not count, of runs present `weights` times."""
     both, in_x, in_y = (((weights @ m) * weights).sum(axis=1) for m in (s * t, s * s, t * t))
-    return _ratio(both, in_x, in_y)
+    return ratio(both, in_x, in_y)
 
 
 def _ranks(
@@ -157,10 +193,10 @@ def _pearson(
     total = np.maximum(weights.sum(axis=1, keepdims=True), 1)
     x, y = (v - (weights * v).sum(axis=1, keepdims=True) / total for v in (x, y))
     both, in_x, in_y = ((weights * a * b).sum(axis=1) for a, b in ((x, y), (x, x), (y, y)))
-    return _ratio(both, in_x, in_y)
+    return ratio(both, in_x, in_y)
 
 
-def _ratio(
+def ratio(
     both: Float[np.ndarray, " b"], in_x: Float[np.ndarray, " b"], in_y: Float[np.ndarray, " b"]
 ) -> Float[np.ndarray, " b"]:
     """both / sqrt(in_x in_y), NaN where that is 0 / 0."""

@@ -75,8 +75,8 @@ def summarize(
         columns += [f"{name}_unfinished"] if f"{name}_finished" in runs else []
     rows = []
     for key, group in runs.groupby(by, sort=False, dropna=False):
-        diverged, known = _flags(group, "diverged"), group["converged"].notna()
-        converged = _flags(group, "converged", missing=False)
+        diverged, known = flags(group, "diverged"), group["converged"].notna()
+        converged = flags(group, "converged", missing=False)
         row: list = [*key, len(group), int(converged.sum()) if known.any() else pd.NA]
         row += [int(diverged.sum())]
         for name in names:
@@ -99,7 +99,7 @@ def unfinished(runs: pd.DataFrame, name: str) -> Bool[np.ndarray, " n"]:
     """
     if f"{name}_finished" not in runs:
         return np.zeros(len(runs), dtype=bool)
-    return ~_flags(runs, f"{name}_finished", missing=True) & ~_flags(runs, "diverged")
+    return ~flags(runs, f"{name}_finished", missing=True) & ~flags(runs, "diverged")
 
 
 def usable(runs: pd.DataFrame, columns: Sequence[str]) -> Usable:
@@ -116,7 +116,7 @@ def usable(runs: pd.DataFrame, columns: Sequence[str]) -> Usable:
     """
     _check_columns(runs, [*columns, "converged", "diverged"])
     finite = np.isfinite(runs[list(columns)].to_numpy(dtype=np.float64)).all(axis=1)
-    diverged, unconverged = _flags(runs, "diverged"), ~_flags(runs, "converged", missing=True)
+    diverged, unconverged = flags(runs, "diverged"), ~flags(runs, "converged", missing=True)
     stopped = np.any([unfinished(runs, name) for name in columns], axis=0)
     reason = np.select([diverged, unconverged, stopped, ~finite], REASONS, default="")
     out = reason != ""
@@ -232,16 +232,16 @@ def _labels(runs: pd.DataFrame, names: Sequence[str] | None) -> Int[np.ndarray, 
     return runs.groupby(list(names), sort=False, dropna=False).ngroup().to_numpy()
 
 
-def _flags(runs: pd.DataFrame, name: str, missing: bool | None = None) -> Bool[np.ndarray, " n"]:
+def flags(runs: pd.DataFrame, name: str, missing: bool | None = None) -> Bool[np.ndarray, " n"]:
     """A column of true and false, or 1 and 0; ValueError for another, as every text is true."""
-    flags = runs[name].astype(object)
+    found = runs[name].astype(object)
     if missing is not None:
-        flags = flags.where(flags.notna(), missing)
+        found = found.where(found.notna(), missing)
     numbers = (bool, int, float, np.bool_, np.number)
-    for flag in flags:
+    for flag in found:
         if not (isinstance(flag, numbers) and flag in (0, 1)):
             raise ValueError(f"column {name!r} holds {flag!r}; it must be True or False")
-    return flags.to_numpy(dtype=bool)
+    return found.to_numpy(dtype=bool)
 
 
 def _check_columns(table: pd.DataFrame, names: Sequence[str]) -> None:

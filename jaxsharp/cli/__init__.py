@@ -3,6 +3,7 @@
 commands   the commands, and what signals and errors become
 run        commands on single runs
 study      commands on studies
+evaluate   the command on tables of runs
 sources    the user's own networks and data
 parsing    arguments of a command, or one line
 signals    what ends a command from outside

@@ -47,6 +47,11 @@ COMMANDS = {
         "sharpness",
         "Measure the sharpness of a trained run, into the file sharpness.csv of its directory.",
     ),
+    "evaluate": Command(
+        "evaluate",
+        "evaluate",
+        "Say of each measure in tables of runs what it predicts, beside controls.",
+    ),
     "plot": Command(
         "run",
         "plot",
