@@ -139,5 +139,5 @@ def test_help_and_a_wrong_command_compute_nothing():
         f"print(sorted({heavy} & set(sys.modules)))"
     )
     assert printed.splitlines()[-1] == "[]"
-    rooms = {"study", "merge", "status", "train", "sharpness", "plot", "list"}
+    rooms = {"study", "merge", "status", "report", "train", "sharpness", "plot", "list"}
     assert rooms <= set(re.findall(r"^(\w+) ", printed, re.M))

@@ -4,13 +4,16 @@ statistics     which runs of a table count; summaries over seeds; correlations w
 means          means of a few values, and their intervals
 coefficients   correlation coefficients of arrays, and their intervals
 evaluation     what each measure of a table predicts, beside controls
+results        what the table of a study says
 comparisons    figures of sharpness against the gap, and against what a study varies
 figures        training curves, densities of eigenvalues
 looks          colours, shapes and shades by what a run is
 canvas         the look of figures
 ticks          where an axis has ticks
+page           one HTML page of studies
 """
 
+from jaxsharp.analysis import page as page
 from jaxsharp.analysis.coefficients import Coefficient as Coefficient
 from jaxsharp.analysis.comparisons import against_setting as against_setting
 from jaxsharp.analysis.comparisons import sharpness_against_gap as sharpness_against_gap
@@ -24,6 +27,7 @@ from jaxsharp.analysis.figures import training_curves as training_curves
 from jaxsharp.analysis.means import Interval as Interval
 from jaxsharp.analysis.means import geometric_mean_interval as geometric_mean_interval
 from jaxsharp.analysis.means import mean_interval as mean_interval
+from jaxsharp.analysis.results import study_result as study_result
 from jaxsharp.analysis.statistics import Correlation as Correlation
 from jaxsharp.analysis.statistics import Usable as Usable
 from jaxsharp.analysis.statistics import correlation as correlation

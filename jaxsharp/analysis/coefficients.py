@@ -3,6 +3,7 @@
 `statistics.correlation` says what they are and where their coverage was simulated.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -28,6 +29,15 @@ class Coefficient(NamedTuple):
     low: float
     high: float
     remark: str = ""
+
+
+def written(found: Coefficient) -> str:
+    """Value and interval of a coefficient in words, or why it has none."""
+    if math.isnan(found.value):
+        return "undefined"
+    if found.remark:
+        return f"{found.value:+.2f} (no interval: {found.remark})"
+    return f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
 
 
 class Runs(NamedTuple):

@@ -37,6 +37,11 @@ COMMANDS = {
         "show_status",
         "Say how far a study is, from another terminal or after it stopped.",
     ),
+    "report": Command(
+        "study",
+        "write_report",
+        "Write one HTML page of studies and runs: tables, figures to choose from, settings.",
+    ),
     "train": Command(
         "run",
         "train",

@@ -8,15 +8,15 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from jaxsharp.analysis.coefficients import Coefficient
+from jaxsharp.analysis.coefficients import written
 from jaxsharp.analysis.means import MIN_VALUES
+from jaxsharp.analysis.results import StudyResult
 from jaxsharp.analysis.statistics import Correlation, unfinished
 from jaxsharp.cli.tables import Column, number, print_fitting
 from jaxsharp.core.choices import counted, short
 from jaxsharp.runs import tables
 from jaxsharp.runs.config import Settings
 from jaxsharp.studies.grid import StudyConfig
-from jaxsharp.studies.study import StudyResult
 
 Writer = Callable[[float, int], str]
 NAMES = {"optimizer": "optimizer", "SAM": "sam"}
@@ -112,18 +112,9 @@ def correlation_line(name: str, gap: str, found: Correlation, settings: Settings
     return (
         f"{name} against {gap.replace('_', ' ')}, {counted(found.num_runs, 'run')}{after}"
         f"{f' ({left_out} left out)' if left_out else ''}: "
-        f"Kendall's tau {coefficient(found.raw)}, "
-        f"among equal hyper-parameters {coefficient(found.within)}"
+        f"Kendall's tau {written(found.raw)}, "
+        f"among equal hyper-parameters {written(found.within)}"
     )
-
-
-def coefficient(found: Coefficient) -> str:
-    """Value and interval of a correlation coefficient, or why it has none."""
-    if math.isnan(found.value):
-        return "undefined"
-    if found.remark:
-        return f"{found.value:+.2f} (no interval: {found.remark})"
-    return f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
 
 
 def left_out_lines(config: StudyConfig, runs: pd.DataFrame) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from jaxsharp.analysis.page import page_of
 from jaxsharp.cli import report
 from jaxsharp.cli.output import make_console
 from jaxsharp.cli.parsing import naming
@@ -18,9 +19,10 @@ from jaxsharp.measures.contract import Options
 from jaxsharp.measures.registry import DEFAULT_MEASURES, MEASURES
 from jaxsharp.networks import models
 from jaxsharp.optimizers.registry import OPTIMIZERS
-from jaxsharp.runs import files
+from jaxsharp.runs import claims, files
 from jaxsharp.runs.config import SAM, Settings
 from jaxsharp.studies import interrupts, merge, status, study, sweep
+from jaxsharp.studies import report as report_of
 from jaxsharp.studies.grid import StudyConfig, parse_shard, parse_vary
 from jaxsharp.studies.recipes import make_recipe
 from jaxsharp.studies.tensorboard import Scalars
@@ -179,3 +181,23 @@ def show_status(folder: tyro.conf.Positional[tuple[Path, ...]]) -> None:
     if not folder:
         raise ValueError("status needs one or more studies, runs, or folders of them")
     make_console().print(status.describe_all(folder), soft_wrap=True)
+
+
+def write_report(
+    folder: tyro.conf.Positional[tuple[Path, ...]], *, out: Path = Path("report.html")
+) -> None:
+    """Write one HTML page of studies and runs: tables, figures to choose from, settings.
+
+    jaxsharp report runs/first --out first.html
+
+    Args:
+        folder: Studies, runs, or folders that hold some.
+        out: File of the page (.html), outside of runs and studies.
+    """
+    if not folder:
+        raise ValueError("report needs one or more studies, runs, or folders of them")
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"out is {str(out)!r}; its suffix must be .html")
+    claims.check_outside(out)
+    files.write_text(out, page_of(report_of.read(folder)))
+    print(out)

@@ -12,6 +12,7 @@ interrupts    signals that wait for the end of an epoch
 status        how far a study is
 merge         parts put together
 tensorboard   scalars of running studies
+report        what a page shows of folders
 """
 
 from jaxsharp.studies.grid import StudyConfig as StudyConfig

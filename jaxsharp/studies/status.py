@@ -175,8 +175,6 @@ def describe(out: Path) -> str:
     """
     config, holder = read_study(out), files.holder(out)
     status = read(out) if holder else derive(out)
-    grid = {"optimizers": config.optimizers, "sam": config.sam, **config.vary}
-    axes = [f"{name} {', '.join(map(str, values))}" for name, values in grid.items()]
     shard = "" if config.shard is None else f", shard {config.shard}"
     age = duration(time.time() - status.updated)
     ended = f"{status.converged} converged, {status.diverged} diverged"
@@ -186,7 +184,7 @@ def describe(out: Path) -> str:
         speed += f", about {duration(status.remaining_s)} left"
     lines = [
         f"{out}: {config.model} on {config.dataset}{shard}",
-        f"grid: {'; '.join(axes)}; seeds {config.seeds}",
+        f"grid: {grid_of(config)}",
         f"{f'running as {holder}' if holder else 'not running'}; last news {age} ago",
         f"{runs}: {status.trained} trained ({ended}), {status.measured} measured",
         f"steps: {status.steps_done} of at most {status.steps_total}{speed}",
@@ -195,6 +193,13 @@ def describe(out: Path) -> str:
     paths = sorted(out / "runs" / member.name for member in config.shard_members())
     damaged = [line for path in paths if path.is_dir() for line in damages(path)]
     return "\n".join([*lines, *(f"damaged: {line}" for line in damaged)])
+
+
+def grid_of(config: StudyConfig) -> str:
+    """The axes of a study with their values, in words."""
+    grid = {"optimizers": config.optimizers, "sam": config.sam, **config.vary}
+    axes = [f"{name} {', '.join(map(str, values))}" for name, values in grid.items()]
+    return f"{'; '.join(axes)}; seeds {config.seeds}"
 
 
 def describe_run(path: Path) -> str:

@@ -14,7 +14,6 @@ OUT/runs/NAME     directory of one run (``runs``)
 """
 
 import io
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ import jax
 import pandas as pd
 
 from jaxsharp.analysis import statistics
+from jaxsharp.analysis.results import StudyResult, study_result
 from jaxsharp.optimizers.registry import OPTIMIZERS
 from jaxsharp.runs import claims, directory, files, tables
 from jaxsharp.runs.config import RunConfig
@@ -34,15 +34,6 @@ from jaxsharp.studies.grid import StudyConfig, held
 from jaxsharp.studies.origins import contents, fingerprint
 from jaxsharp.studies.workbench import Workbench
 from jaxsharp.training.members import barrier
-
-
-class StudyResult(NamedTuple):
-    """Tables of a finished study; ``gap`` is the column that measures are compared with."""
-
-    runs: pd.DataFrame
-    summary: pd.DataFrame
-    correlations: dict[str, statistics.Correlation]
-    gap: str = "gap"
 
 
 class Progress(NamedTuple):
@@ -65,12 +56,6 @@ class Progress(NamedTuple):
     rows: dict[str, tuple]
 
 
-# What means are taken of, and their ranges, by the gap that measures are compared with.
-ANY = (-math.inf, math.inf)
-RANGES = {
-    "gap": {"train_accuracy": (0.0, 1.0), "test_accuracy": (0.0, 1.0), "gap": (-1.0, 1.0)},
-    "loss_gap": {"train_loss": ANY, "test_loss": ANY, "loss_gap": ANY},
-}
 TIMES = ["group", "member_epochs", "training_s", "measuring_s"]
 Report = Callable[[Progress], Any]
 
@@ -281,13 +266,8 @@ def summarize(config: StudyConfig, out: Path) -> StudyResult:
     from jaxsharp.analysis import canvas, comparisons, figures
 
     table, history = pd.read_csv(out / "runs.csv"), pd.read_csv(out / "history.csv")
-    axes, varied = config.axes(), list(config.vary)
-    # Of a loss without an accuracy the gap is that of the loss.
-    gap = "gap" if table["gap"].notna().any() or table["diverged"].all() else "loss_gap"
-    summary = statistics.summarize(table, axes, RANGES[gap], config.measures)
-    correlations = {
-        name: statistics.correlation(table, name, gap, axes) for name in config.measures
-    }
+    result, varied = study_result(table, config.axes(), config.measures), list(config.vary)
+    _, summary, correlations, gap = result
     if is_writer():
         files.write_table(out / "summary.csv", summary)
         files.write_table(out / "correlations.csv", statistics.correlation_table(correlations, gap))
@@ -297,4 +277,4 @@ def summarize(config: StudyConfig, out: Path) -> StudyResult:
         for name in varied:
             drawn = comparisons.against_setting(summary, name, config.measures, varied)
             canvas.save(drawn, out / f"vary_{name}.png")
-    return StudyResult(table, summary, correlations, gap)
+    return result

@@ -50,6 +50,10 @@ def do_plot(place):
     run.plot((run_of(place / "part1"),), out=place / "curves.png")
 
 
+def do_report(place):
+    study.write_report((place / "part1",), out=place / "report.html")
+
+
 def do_train(place):
     """In a folder of its own: that of a study's run is refused."""
     theirs, own = run_of(place / "part1"), place / "run"
@@ -60,19 +64,20 @@ def do_train(place):
         own.rename(theirs)
 
 
-COMMANDS = [do_merge, do_status, do_study, do_sharpness, do_plot, do_train]
+COMMANDS = [do_merge, do_status, do_study, do_sharpness, do_plot, do_report, do_train]
 # Of each kind, the commands that must refuse, and those that may do their work or refuse.
 KINDS = [
-    (STUDY, [do_merge, do_status, do_study], []),
-    (CONFIGURATION, [do_merge, do_status], [do_study]),
-    (RUN, [do_merge], [do_status, do_study, do_sharpness, do_plot, do_train]),
-    (CHECKPOINT, [do_merge], [do_status, do_plot]),
+    (STUDY, [do_merge, do_status, do_report, do_study], []),
+    (CONFIGURATION, [do_merge, do_status, do_report], [do_study]),
+    (RUN, [do_merge], [do_status, do_report, do_study, do_sharpness, do_plot, do_train]),
+    (CHECKPOINT, [do_merge], [do_status, do_plot, do_report]),
     (ARRAYS, [do_merge, do_study, do_train], [do_sharpness, do_status]),
     (WRITTEN, [], COMMANDS),
     (NOTES, [], [do_status]),
 ]
 CASES = [(kind, name, *commands) for kind, *commands in KINDS for name in kind]
 OWN = {do_merge: ("out",), do_plot: ("curves.png", ".curves.png.tmp")}
+OWN[do_report] = ("report.html", ".tmp-report.html")
 KEPT = (".lock", ".lock.json", "status.json")  # a process may say that it was there
 
 

@@ -9,13 +9,14 @@ from rich.cells import cell_len
 
 from jaxsharp import analysis
 from jaxsharp.analysis import Coefficient
+from jaxsharp.analysis.coefficients import written
+from jaxsharp.analysis.results import study_result
 from jaxsharp.analysis.statistics import correlation_table
 from jaxsharp.cli import report
 from jaxsharp.cli.output import Output, make_console
 from jaxsharp.cli.tables import Column, in_parts, number, print_fitting
 from jaxsharp.runs import Settings
 from jaxsharp.studies import StudyConfig
-from jaxsharp.studies.study import RANGES, StudyResult
 from tests.drawings import MEASURES, study_runs, varied_runs
 from tests.folders import STUDY, make_run
 
@@ -25,11 +26,7 @@ AXES = ["optimizer", "sam"]
 
 def finished_study(runs, axes=AXES, measures=MEASURES):
     runs = runs.assign(train_accuracy=1.0, test_accuracy=1 - runs["gap"])
-    return StudyResult(
-        runs,
-        analysis.summarize(runs, axes, RANGES["gap"], measures),
-        {name: analysis.correlation(runs, name, "gap", axes) for name in measures},
-    )
+    return study_result(runs, axes, measures)
 
 
 def printed(runs, out, capsys, *, width=200, terminal=False, **options):
@@ -180,7 +177,7 @@ def test_a_number_has_the_digits_it_should(value, digits, text):
     ],
 )
 def test_a_coefficient_in_words(found, text):
-    assert report.coefficient(found) == text
+    assert written(found) == text
 
 
 def test_the_table_of_correlations_has_reasons_and_all_counts():
