@@ -23,6 +23,7 @@ SETTINGS = {
     "--loss": tuple(name for name in NAMES if name != "None"),
     "--schedule": NAMES,
     "--warmup-epochs": tuple(value for value in COUNT if value != "0"),
+    "--compute": (*NAMES, "float16", "bf16"),
     "--augment": (*NAMES, "crop_", "crop flip"),
     "--clip-norm": POSITIVE,
     "--label-smoothing": (*AT_LEAST_0, "1"),

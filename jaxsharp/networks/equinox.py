@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, PyTree, PyTreeDef
 
@@ -65,6 +66,9 @@ def from_equinox(make: Callable, loss: str | Callable | Loss = CROSS_ENTROPY) ->
             static,
         )
         model = eqx.nn.inference_mode(model, value=not train)
+        if train and flat and jnp.finfo(jnp.result_type(*flat.values())).bits < 32:
+            is_norm = lambda part: isinstance(part, eqx.nn.BatchNorm)  # noqa: E731
+            model = jax.tree.map(lambda x: precise(x) if is_norm(x) else x, model, is_leaf=is_norm)
         inputs = as_inputs(inputs, params)
         held = from_numbered(state_tree, stats.get("state", {})) if has_state else None
         n = jax.tree.leaves(inputs)[0].shape[0]
@@ -87,6 +91,19 @@ def from_equinox(make: Callable, loss: str | Callable | Loss = CROSS_ENTROPY) ->
         return call(params, stats, inputs, train, key)
 
     return Network(init, random_apply if takes_key else apply, None, loss_of(loss))
+
+
+def precise(norm: Callable) -> Callable:
+    """A BatchNorm that takes statistics in float32, and returns what it is given the precision of.
+
+    eqx.nn.BatchNorm itself would take them in bfloat16 where its input is.
+    """
+
+    def call(x, state, **options):
+        outputs, state = norm(x.astype(jnp.float32), state, **options)
+        return outputs.astype(x.dtype), state
+
+    return call
 
 
 def numbered(tree: PyTree) -> dict[str, Array]:

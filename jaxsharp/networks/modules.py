@@ -54,6 +54,8 @@ def from_nnx(
         # Arrays of NumPy, as files have them, could not be written by the module.
         params, stats = jax.tree.map(jnp.asarray, (params, stats))
         module = nnx.merge(graphs[mode], params, keys_from(random, key), stats)
+        if mode == "train":
+            keep_precision(module, params)
         return module, module(as_inputs(inputs, params))
 
     def apply(params, stats, inputs, train):
@@ -106,6 +108,20 @@ def check_evaluation(call: Callable, params: PyTree, stats: PyTree, inputs: PyTr
             "the network draws random numbers in evaluation; each module that draws must have an "
             "attribute deterministic, as nnx.Dropout has"
         )
+
+
+def keep_precision(module: nnx.Module, params: PyTree) -> None:
+    """Let no BatchNorm widen what it is given to the precision of its statistics.
+
+    With parameters in bfloat16 and statistics in float32 nnx.BatchNorm would return float32, and so
+    would all that follows it. Told the former it takes its statistics in float32 all the same.
+    """
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves(params)}
+    if len(dtypes) != 1 or min(dtypes).itemsize >= 4:
+        return
+    for _, layer in nnx.iter_modules(module):
+        if isinstance(layer, nnx.BatchNorm) and layer.dtype is None:
+            (layer.dtype,) = dtypes
 
 
 def collections(module: nnx.Module) -> PyTree:

@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxsharp.core.trees import widen
+
 # What S may write of a few examples: the transforms of study A's networks are fastest with it.
 TILE_BYTES = 2**21
 # With fewer channels the transforms cost more than the products that they spare.
@@ -54,7 +56,9 @@ def _tiled(rectified, x, kernel, bias, stride):
     """A convolution by the algorithm that its shapes are fastest with."""
     dtype = jnp.result_type(*jax.tree.leaves((x, kernel, bias)))
     x, kernel, bias = jax.tree.map(lambda a: a.astype(dtype), (x, kernel, bias))
-    if stride > 1 or kernel.shape[:2] != (3, 3) or kernel.shape[2] < LEAST_CHANNELS:
+    # In less than float32 the differences that the transforms take would lose digits.
+    few = kernel.shape[2] < LEAST_CHANNELS or dtype.itemsize < 4
+    if stride > 1 or kernel.shape[:2] != (3, 3) or few:
         return _conv(partial(patches, stride=stride), rectified, x, kernel, bias)
     height, width = x.shape[1] - 2, x.shape[2] - 2
     even = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
@@ -156,8 +160,9 @@ def _backward(make, rectified, saved, g):
         own = rows.swapaxes(1, 2) @ m, None if bias is None else g.sum((0, 1, 2))
         return jax.tree.map(jnp.add, sums, own), spread_back(m @ weights.swapaxes(1, 2))[0]
 
-    zeros = jax.tree.map(jnp.zeros_like, (weights, bias))
-    (d_weights, d_bias), dx = jax.lax.scan(one, zeros, jax.tree.map(split, (x, y, g)))
+    zeros = widen(jax.tree.map(jnp.zeros_like, (weights, bias)))
+    sums, dx = jax.lax.scan(one, zeros, jax.tree.map(split, (x, y, g)))
+    d_weights, d_bias = jax.tree.map(lambda a: a.astype(x.dtype), sums)
     return dx.reshape(x.shape), *to_kernel(d_weights), d_bias
 
 

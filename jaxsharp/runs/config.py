@@ -8,6 +8,7 @@ from jaxsharp.core.choices import LARGEST, known, plain, shown
 from jaxsharp.data.augment import steps_of
 from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE, own_arguments
 from jaxsharp.training.averages import AVERAGES
+from jaxsharp.training.precision import COMPUTE
 from jaxsharp.training.regimes import LAST_BATCHES, SCHEDULES
 
 SAM = ("none", *SHARPNESS_AWARE)
@@ -55,6 +56,8 @@ class Settings:
     """Epochs in which the learning rate rises from zero."""
     clip_norm: float | None = None
     """Norm to which gradients are clipped."""
+    compute: str = "float32"
+    """Forward and backward pass of training: float32 or bfloat16; all else is float32."""
     augment: str = "none"
     """Random changes of training images: crop, flip, cutout, or several as in crop_flip."""
     label_smoothing: float = 0.0
@@ -110,6 +113,7 @@ class Settings:
             if isinstance(value, int) and value > LARGEST:
                 raise ValueError(f"{name} is {shown(value)}; it must be at most {LARGEST}")
         known("schedule", self.schedule, SCHEDULES)
+        known("compute", self.compute, COMPUTE)
         known("last_batch", self.last_batch, LAST_BATCHES)
         known("average", self.average, AVERAGES)
         steps_of(self.augment)

@@ -53,7 +53,18 @@ VARIED = (
 )
 # Names that no measure may have.
 COLUMNS = (
-    *("dataset", "model", "optimizer", "sam", "average", *VARIED, "seed", "epochs", *ENDS),
+    *(
+        "dataset",
+        "model",
+        "optimizer",
+        "sam",
+        "average",
+        "compute",
+        *VARIED,
+        "seed",
+        "epochs",
+        *ENDS,
+    ),
     *(*HISTORY[1:], "gap", "loss_gap"),
 )
 EPOCH = re.compile(r"epoch_[0-9]{4,9}")

@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxsharp.optimizers.registry import OPTIMIZERS
 from jaxsharp.runs.claims import read_run_config
+from jaxsharp.runs.config import Settings
 from jaxsharp.runs.directory import (
     ENDS,
     HISTORY,
@@ -29,7 +30,8 @@ def row(
     losses nats; gaps are positive where the training data look better: of accuracies training -
     test, of losses test - training. ``converged`` is None without a rule for it. ``measures`` are
     those of a study, with their settings; a run may have others, which its table leaves out.
-    Without them, the latest record of each counts.
+    Without them, the latest record of each counts. A run that was not trained in float32 has a
+    column ``compute``.
     """
     config = read_run_config(path)
     end, history = newest_history(path)
@@ -49,6 +51,8 @@ def row(
         "gap": metrics["train_accuracy"] - metrics["test_accuracy"],
         "loss_gap": metrics["test_loss"] - metrics["train_loss"],
     }
+    if config.settings.compute != Settings().compute:
+        table["compute"] = config.settings.compute
     for record in read_sharpness(path).itertuples():
         if measures is not None and measures.get(record.measure) != record.settings:
             continue

@@ -11,9 +11,10 @@ import optax
 from jaxsharp.core.choices import known
 from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE, own_arguments
 from jaxsharp.runs.config import HYPER_PARAMETERS, RunConfig, Settings
-from jaxsharp.studies.workbench import Workbench
+from jaxsharp.studies.workbench import EXAMPLES, Workbench
 from jaxsharp.training.averages import Averaging, check_averaging
 from jaxsharp.training.epochs import Recipe, Stopping, TrainState, init_state, streams
+from jaxsharp.training.precision import check_compute
 from jaxsharp.training.regimes import Regime, check_last_batch, check_regime
 
 
@@ -48,13 +49,17 @@ def unchecked_recipe(config: RunConfig, bench: Workbench, split_batches: bool = 
     regime = regime_of(settings)
     check_regime(regime, bench.network.loss, bench.dataset.train.images.shape)
     check_last_batch(regime, bench.trained, num_examples, settings.batch_size)
+    check_compute(settings.compute, bench.trained, bench.dataset.train.images[:EXAMPLES])
     averaging = Averaging(settings.average, settings.average_decay, settings.average_after)
     check_averaging(averaging, bench.network)
     check_arguments(config, bench.optimizers)
     base = bench.optimizers[config.optimizer]
     optimizer = optimizer_factory(base, config.sam, settings.clip_norm)
     size = settings.batch_size
-    return Recipe(bench.trained, optimizer, size, stopping, split_batches, regime, averaging)
+    return Recipe(
+        *(bench.trained, optimizer, size, stopping, split_batches, regime, averaging),
+        compute=settings.compute,
+    )
 
 
 def regime_of(settings: Settings) -> Regime:

@@ -1,6 +1,7 @@
 """Training as one compiled program an epoch, and many runs in one program.
 
 averages  of the parameters, which are measured in their place
+precision  the forward and backward pass in bfloat16
 regimes   schedules, augmentation, smoothed labels, mixed examples
 epochs    state, step, epoch, evaluation, and when a run has ended
 members   runs stacked in one program, over the devices of one host or of several

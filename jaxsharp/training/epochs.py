@@ -22,6 +22,7 @@ from jaxsharp.core.memory import Budget, affordable_chunk, budget
 from jaxsharp.networks.network import Network
 from jaxsharp.training.averages import Averaging, after_epoch, after_step, own_statistics
 from jaxsharp.training.members import over_members, split_examples
+from jaxsharp.training.precision import forward_in
 from jaxsharp.training.regimes import Regime, changed, objective, rate_factor
 
 
@@ -95,7 +96,8 @@ class Recipe(NamedTuple):
     ``optimizer(**hyper)`` makes the transformation, a sharpness-aware one included: it may take
     ``grad_fn`` and ``batch`` as `optimizers.sharpness.sharpness_aware` has it. With
     ``split_batches`` the devices of a member share each of its whole batches. A regime with a
-    schedule multiplies the ``learning_rate`` that ``hyper`` then must have.
+    schedule multiplies the ``learning_rate`` that ``hyper`` then must have. ``compute`` is one of
+    `precision.COMPUTE`.
     """
 
     network: Network
@@ -105,11 +107,13 @@ class Recipe(NamedTuple):
     split_batches: bool = False
     regime: Regime = Regime()
     averaging: Averaging = Averaging()
+    compute: str = "float32"
 
     @property
     def gradient(self) -> Callable:
         """`training_gradient` of the network and the loss that the regime makes of its own."""
-        return training_gradient(self.network, objective(self.network.loss, self.regime))
+        loss = objective(self.network.loss, self.regime)
+        return training_gradient(self.network, loss, self.compute)
 
     @property
     def is_random(self) -> bool:
@@ -131,12 +135,13 @@ def is_active(state: TrainState, stopping: Stopping) -> Bool[Array, "*members"]:
 
 
 @lru_cache(maxsize=8)
-def training_gradient(network: Network, loss: Callable) -> Callable:
+def training_gradient(network: Network, loss: Callable, compute: str = "float32") -> Callable:
     """Return ``f(params, stats, batch, key) -> ((loss, stats), grads)`` in training mode."""
+    forward = forward_in(compute, network)
 
     def mean(params, stats, batch, key):
         inputs, targets = batch
-        outputs, stats = network.forward(params, stats, inputs, key)
+        outputs, stats = forward(params, stats, inputs, key)
         return loss(outputs, targets), stats
 
     # Compiled as a part of the step. A network is traced once for all calls, and all optimizers.

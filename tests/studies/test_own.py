@@ -215,10 +215,12 @@ def absolute(outputs, targets):
 @pytest.mark.parametrize("loss", [None, absolute])
 def test_numbers_are_regressed(tmp_path, capsys, loss):
     settings = {"epochs": 3, "batch_size": 8, "loss_below": None, "seeds": 1, "sam": ["none"]}
+    settings["compute"] = "bfloat16" if loss else "float32"
     few = {"measures": ["minimum_sharpness", "top_eigenvalue"], "optimizers": ["adam"]}
     table = studies.run("small_mlp", NUMBERS, out=tmp_path, loss=loss, **settings, **few).runs
     (row,) = table.to_dict("records")
     assert np.isnan(row["train_accuracy"]) and row["train_loss"] < 12
+    assert row.get("compute") == ("bfloat16" if loss else None)
     assert row["minimum_sharpness_finished"] == (loss is None)
     assert ("derivatives of loss absolute are not known" in capsys.readouterr().err) == bool(loss)
     assert row["top_eigenvalue"] > 0
@@ -278,6 +280,7 @@ WRONG = {
     "warmup_epochs is 4; it must be from 0 to below epochs": {"warmup_epochs": 4, "epochs": 4},
     "label_smoothing is 1.0; it must be from 0 up to below 1": {"label_smoothing": 1.0},
     "mixup is -1.0": {"mixup": -1.0},
+    "unknown compute 'float16'; valid are": {"compute": "float16"},
     "unknown last_batch 'all'; valid are": {"last_batch": "all"},
     "and of 40 examples in batches of 13 the last has one": {
         "batch_size": 13,
@@ -318,14 +321,16 @@ def test_wrong_studies_are_refused_before_anything_is_written(tmp_path, message)
 
 
 def test_wrong_networks_are_refused():
-    def wrong(init, apply, message):
+    def wrong(init, apply, message, **settings):
         with pytest.raises(ValueError, match=message):
-            studies.run(networks.Network(init, apply), MINE, out="nowhere")
+            studies.run(networks.Network(init, apply), MINE, out="nowhere", **settings)
 
     good = lambda key: ({"w": jnp.ones((5, 2))}, {})  # noqa: E731
     wrong(lambda key: {"w": 1.0}, lambda p, s, x, train: (x, s), r"must return \(params, stats\)")
     wrong(good, lambda p, s, x, train: (x @ p["w"], {"n": p["w"]}), "of another structure")
     wrong(good, lambda p, s, x, train: ((x, x), s), "it must return one array")
+    wide = lambda p, s, x, train: (np.float32([2]) * x @ p["w"], s)  # noqa: E731
+    wrong(good, wide, "1 product of the network", compute="bfloat16", batch_size=10)
     wrong(good, lambda p, s, x, train: (x[:, :1] @ p["w"][:1, :1], s), "softmax is constant")
 
 
