@@ -5,19 +5,15 @@ import os
 import signal
 from pathlib import Path
 
-# Most programs run for milliseconds: to compile them is what takes time. Half of that went into
-# fusions through MLIR, and a part into splitting each program for threads that no core is free for.
-FLAGS = (
-    "--xla_backend_optimization_level=0",
-    "--xla_cpu_use_fusion_emitters=false",
-    "--xla_cpu_parallel_codegen_split_count=1",
-)
-# For the processes that tests start too, and so before JAX is imported.
+# For the processes that tests start too, and so before JAX is imported. Most programs run for
+# milliseconds: to compile them is what takes time. Half of that went into fusions through MLIR, and
+# a part into splitting each program for threads that no core is free for.
 os.environ |= {
     "JAX_COMPILATION_CACHE_DIR": str(Path(__file__).parents[1] / ".pytest_cache" / "jax"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_TRACEBACK_IN_LOCATIONS_LIMIT": "0",
-    "XLA_FLAGS": " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS]),
+    "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+    " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # two workers share a GPU
 }
 
@@ -35,6 +31,12 @@ gc.set_threshold(50_000, 20, 20)
 # Whoever starts the tests may ignore signals, as nohup and shells in the background do.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first, so that no worker is alone with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 # Each compiled program holds a few memory maps, of which Linux gives a process 65,530; XLA crashes
