@@ -1,11 +1,10 @@
 """Sharpness measures of a trained network, each value with its error.
 
-minimum         the Hessian's trace, minimized over all rescalings of the network
+minimum         a room of its own: the trace, minimized over all rescalings of the network
 spectrum        the top eigenvalue
 neighbourhood   the rise of the loss at random points of a sphere
 relatives       Fisher-Rao norm, theta^T H theta, relative flatness
 baselines       norms, distance from initialization, margin, number of parameters
-scales          the problem over rescalings that it solves
 output_losses   the losses that outputs may have been trained with
 contract        what a measure is to tables, studies and commands; options, records, symmetries
 catalogue       measures by name of one network
@@ -18,15 +17,18 @@ from jaxsharp.measures.contract import Measure as Measure
 from jaxsharp.measures.contract import Options as Options
 from jaxsharp.measures.contract import Record as Record
 from jaxsharp.measures.contract import Trained as Trained
+from jaxsharp.measures.minimum import Rescaled as Rescaled
+from jaxsharp.measures.minimum import ScaleMinimum as ScaleMinimum
+from jaxsharp.measures.minimum import chain_exponents as chain_exponents
+from jaxsharp.measures.minimum import ibayashi_minimum as ibayashi_minimum
+from jaxsharp.measures.minimum import minimize_over_scales as minimize_over_scales
 from jaxsharp.measures.minimum import minimum_sharpness as minimum_sharpness
+from jaxsharp.measures.minimum import rescaled as rescaled
 from jaxsharp.measures.neighbourhood import RandomSharpness as RandomSharpness
 from jaxsharp.measures.neighbourhood import random_perturbation as random_perturbation
 from jaxsharp.measures.output_losses import OUTPUT_LOSSES as OUTPUT_LOSSES
 from jaxsharp.measures.registry import DEFAULT_MEASURES as DEFAULT_MEASURES
 from jaxsharp.measures.registry import MEASURES as MEASURES
 from jaxsharp.measures.relatives import relative_flatness as relative_flatness
-from jaxsharp.measures.scales import ScaleMinimum as ScaleMinimum
-from jaxsharp.measures.scales import chain_exponents as chain_exponents
-from jaxsharp.measures.scales import minimize_over_scales as minimize_over_scales
 from jaxsharp.measures.spectrum import TopEigenvalue as TopEigenvalue
 from jaxsharp.measures.spectrum import top_eigenvalue as top_eigenvalue

@@ -9,7 +9,9 @@ from jaxtyping import PyTree
 
 from jaxsharp.core.choices import LARGEST, shown
 
-# What may leave a measure unchanged, each of which `tests/measures` applies to every measure.
+# What may leave a measure unchanged, each of which `tests/measures` applies to every measure. The
+# first three are other ways to write the same function down: the parameters at initialization are
+# written in the same way.
 SYMMETRIES = {
     "layer_rescaling": "rescalings of whole layers that leave the function unchanged",
     "unit_rescaling": "rescalings of single hidden units that leave the function unchanged",

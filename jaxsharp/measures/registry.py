@@ -7,7 +7,7 @@ from functools import cache
 import jax.numpy as jnp
 
 from jaxsharp.measures import baselines, minimum, neighbourhood, relatives, spectrum
-from jaxsharp.measures.contract import OF_DATA, Measure, Options, Record
+from jaxsharp.measures.contract import OF_DATA, SYMMETRIES, Measure, Options, Record
 from jaxsharp.networks.losses import name_of
 
 MEASURES: dict[str, Measure] = {
@@ -28,6 +28,17 @@ def settings_of(name: str, options: Options) -> str:
 def place_of(name: str) -> int:
     """Where a measure stands in tables: in the order of the registry, the user's own at the end."""
     return list(MEASURES).index(name) if name in MEASURES else len(MEASURES)
+
+
+def guide_table() -> str:
+    """The table of all measures in the guide at the door, as Markdown."""
+    head = ("name", "what it is", "reference", "unit", "error", "cost in", "changed by")
+    rows = [head, ("---",) * len(head)]
+    for name, of in MEASURES.items():
+        changed = [symmetry for symmetry in SYMMETRIES if symmetry not in of.invariances]
+        texts = of.description, of.reference, of.unit, of.error, of.cost
+        rows.append((name, *texts, ", ".join(changed) or "nothing"))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 @cache  # so that one function is one static argument of compiled programs

@@ -8,7 +8,7 @@ import scipy.optimize
 from jax.flatten_util import ravel_pytree
 
 from jaxsharp.measures import chain_exponents, minimize_over_scales, minimum_sharpness
-from jaxsharp.measures.scales import duality_gap
+from jaxsharp.measures.minimum.scales import duality_gap
 from tests.tinynets import cnn, generic_point, mlp, tiny_dataset
 
 

@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 from jaxsharp.core import budget
 from jaxsharp.curvature import exact_traces, softmax_factors
 from jaxsharp.measures import OUTPUT_LOSSES, minimize_over_scales, minimum_sharpness
-from jaxsharp.measures.minimum import group_traces
+from jaxsharp.measures.minimum.sharpness import group_traces
 from jaxsharp.networks import Network
 from tests.references import dense_hessian
 
@@ -107,7 +107,7 @@ def test_what_does_not_fit_the_loss_is_refused(x64, monkeypatch, loss, outputs, 
     def fail(*_):
         raise AssertionError("nothing is computed")
 
-    monkeypatch.setattr("jaxsharp.measures.minimum.group_traces", fail)
+    monkeypatch.setattr("jaxsharp.measures.minimum.sharpness.group_traces", fail)
     params, x = setting(outputs)
     with pytest.raises(ValueError) as refused:
         minimum_sharpness(NETWORK, params, {}, (x, targets), loss=loss)

@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jaxsharp import curvature, data, measures, networks
 from jaxsharp.core.memory import budget
 from jaxsharp.curvature.structure import read
-from jaxsharp.measures import minimum
+from jaxsharp.measures.minimum.sharpness import group_traces
 from jaxsharp.networks import ModelSpec, recompute_statistics, zoo
 from jaxsharp.networks.zoo import transformers
 from tests.tinynets import generic_point, tiny_dataset
@@ -95,7 +95,7 @@ def test_curvature_is_that_of_the_dense_hessian(x64, name):
             measures.measure(network, params, stats, batch, ["minimum_sharpness"], key=key)
         return
     static = (network, None, budget())
-    traces = minimum.group_traces(*static, params, stats, batch[0])
+    traces = group_traces(*static, params, stats, batch[0])
     want = block_traces(dense, params)
     np.testing.assert_allclose(jax.tree.leaves(traces), want, rtol=1e-7, atol=1e-7 * want.sum())
     least = measures.minimum_sharpness(network, params, stats, batch)

@@ -36,7 +36,8 @@ class Structure(NamedTuple):
 
     ``products`` has an entry for each parameter that enters nothing but one product;
     ``exponents`` (J, K), one row a parameter leaf: for every v in R^K, multiplying leaf j by
-    exp(<exponents[j], v>) leaves the function unchanged (statistics scaled along);
+    exp(<exponents[j], v>), and statistic m by exp(<statistics[m], v>), leaves the function
+    unchanged;
     ``refusals``: why the network is not piecewise linear in each parameter, empty if it is;
     ``missed``: the constants without which there would be more rescalings, described.
     """
@@ -46,6 +47,7 @@ class Structure(NamedTuple):
     exponents: Float[np.ndarray, "J K"]
     refusals: list[str]
     missed: list[str]
+    statistics: Float[np.ndarray, "M K"]
 
 
 def analyze(
@@ -107,9 +109,10 @@ def read(
     products = {at: p for at, p in reader.products.items() if reader.uses[p.leaf] == 1}
     last = [] if logits.scale is None else [logits.scale]
     counts = len(paths), len(stats), len(captured)
-    exponents, missed = scales.rescalings(reader.constraints, last, reader.held, *counts)
+    found = scales.rescalings(reader.constraints, last, reader.held, *counts)
     described = [
         f"{c.dtype}[{','.join(map(str, c.shape))}]{reader.first_use.get(id(c), '')}"
-        for c in (captured[i] for i in missed)
+        for c in (captured[i] for i in found.missed)
     ]
-    return Structure(program, products, exponents, reader.refusals, described)
+    of_program = program, products, found.exponents, reader.refusals, described
+    return Structure(*of_program, found.statistics)

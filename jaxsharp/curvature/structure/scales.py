@@ -17,9 +17,13 @@ from jaxtyping import Float
 
 
 class Rescalings(NamedTuple):
-    """Exponents (J, K) of the parameters; the constants without which there would be more."""
+    """Exponents of the parameters and of the statistics that they move.
+
+    ``missed``: the constants without which there would be more.
+    """
 
     exponents: Float[np.ndarray, "J K"]
+    statistics: Float[np.ndarray, "M K"]
     missed: list[int]
 
 
@@ -45,15 +49,16 @@ def rescalings(
         kept = [*range(num_leaves), *sorted(free)]
         fixed = [unit[c] for c in range(num_params, num_leaves) if c not in moving]
         rows = [row[kept] for row in (*constraints, *logits, *fixed)]
-        return solutions(rows, num_params, len(kept))
+        return solutions(rows, num_params, len(kept))[:num_leaves]
 
     found = exponents(())
+    parts = found[:num_params], found[num_params:]
     constants = {c for c in moving if c >= num_leaves}
     most = exponents(constants).shape[1] if constants else 0
     if most <= found.shape[1]:
-        return Rescalings(found, [])
+        return Rescalings(*parts, [])
     missed = [c for c in sorted(constants) if exponents(constants - {c}).shape[1] < most]
-    return Rescalings(found, [c - num_leaves for c in missed or sorted(constants)])
+    return Rescalings(*parts, [c - num_leaves for c in missed or sorted(constants)])
 
 
 def moves(constraints: list[np.ndarray], num_params: int, column: int) -> bool:
@@ -75,11 +80,17 @@ def moves(constraints: list[np.ndarray], num_params: int, column: int) -> bool:
 
 
 def solutions(constraints: list[np.ndarray], num_params: int, num_leaves: int) -> np.ndarray:
-    """Orthonormal basis (J, K), restricted to the parameters, of {z: <c, z> = 0 for all c}.
+    """Basis (num_leaves, K) of the {z: <c, z> = 0 for all c} that move parameters.
 
-    What is zero to rounding is zero: a parameter that no rescaling moves has a row of zeros.
+    Orthonormal in its first rows, those of the parameters. What is zero to rounding is zero: a
+    parameter that no rescaling moves has a row of zeros.
     """
     matrix = np.stack([np.zeros(num_leaves), *constraints])
-    null = scipy.linalg.null_space(matrix)[:num_params]
-    basis = scipy.linalg.orth(null, rcond=1e-10) if null.size else np.zeros((num_params, 0))
+    null = scipy.linalg.null_space(matrix)
+    if not null[:num_params].size:
+        return np.zeros((num_leaves, 0))
+    mixed, singular, mixing = np.linalg.svd(null[:num_params], full_matrices=False)
+    kept = singular > 1e-10
+    basis = null @ (mixing[kept].T / singular[kept])
+    basis[:num_params] = mixed[:, kept]
     return np.where(np.abs(basis) < 1e-12, 0, basis)

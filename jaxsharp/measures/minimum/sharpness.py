@@ -21,10 +21,10 @@ from jaxtyping import Array, ArrayLike, PyTree
 from jaxsharp.core.chunks import check_pair
 from jaxsharp.core.memory import Budget, budget
 from jaxsharp.curvature import exact
-from jaxsharp.curvature.structure import analyze
+from jaxsharp.curvature.structure import Structure, analyze
 from jaxsharp.measures.contract import EVERY, Measure, Options, Record, Trained
+from jaxsharp.measures.minimum.scales import ScaleMinimum, minimize_over_scales
 from jaxsharp.measures.output_losses import check_known, factors_of
-from jaxsharp.measures.scales import ScaleMinimum, minimize_over_scales
 from jaxsharp.networks.losses import loss_of
 from jaxsharp.networks.network import Network
 
@@ -77,8 +77,13 @@ def from_traces(
     network: Network, params: PyTree, stats: PyTree, images: ArrayLike, traces: PyTree
 ) -> ScaleMinimum:
     """Minimum sharpness from the exact trace of every parameter array's block (`group_traces`)."""
-    structure = analyze(_example(network), params, stats, images[0])
-    return minimize_over_scales(np.array(jax.tree.leaves(traces), np.float64), structure.exponents)
+    exponents = structure_of(network, params, stats, images).exponents
+    return minimize_over_scales(np.array(jax.tree.leaves(traces), np.float64), exponents)
+
+
+def structure_of(network: Network, params: PyTree, stats: PyTree, images: ArrayLike) -> Structure:
+    """The rescalings that a network admits; StructureError if it is not piecewise linear."""
+    return analyze(_example(network), params, stats, images[0])
 
 
 def _example(network: Network):

@@ -1,0 +1,70 @@
+"""The parameters at the minimum over all rescalings."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, PyTree
+
+from jaxsharp.core.memory import Budget
+from jaxsharp.measures.minimum.scales import ScaleMinimum
+from jaxsharp.measures.minimum.sharpness import minimum_sharpness, structure_of
+from jaxsharp.networks.network import Network
+
+
+class Rescaled(NamedTuple):
+    """Parameters and statistics at the minimum, and the `ScaleMinimum` that they are of."""
+
+    params: PyTree
+    stats: PyTree
+    minimum: ScaleMinimum
+
+
+def rescaled(
+    network: Network,
+    params: PyTree,
+    stats: PyTree,
+    batch: PyTree,
+    *,
+    loss: str | None = None,
+    chunk_size: int | None = None,
+    memory: Budget | None = None,
+) -> Rescaled:
+    """The rescaling of a network whose Hessian has the least trace over ``batch``.
+
+        params_j exp(<a_j, v>),    stats_m exp(<b_m, v>)
+
+    with v the minimizing log scales, a_j the exponents of the parameters and b_m those of the
+    statistics that move with them, such as running means. The outputs are those of the network
+    to rounding, and the trace of the Hessian is the minimum sharpness. Dtypes are kept.
+
+    Cost and errors as of `minimum_sharpness`. Raises ValueError where no rescaling attains the
+    infimum, or where a factor is beyond the parameters' dtype.
+    """
+    options = {"loss": loss, "chunk_size": chunk_size, "memory": memory}
+    found = minimum_sharpness(network, params, stats, batch, **options)
+    if not found.attained:
+        raise ValueError(
+            f"no rescaling attains the infimum {found.value:.3g} of the trace; where a parameter "
+            "array has a trace of 0, others may be scaled without end"
+        )
+    structure = structure_of(network, params, stats, batch[0])
+    moved = (
+        scaled(params, structure.exponents @ found.log_scales),
+        scaled(stats, structure.statistics @ found.log_scales),
+    )
+    return Rescaled(*moved, found)
+
+
+def scaled(tree: PyTree, log_factors: Float[np.ndarray, " J"]) -> PyTree:
+    """Each array of a tree times a factor of its own; those that stay are the same arrays."""
+    leaves, treedef = jax.tree.flatten(tree)
+    for leaf, power in zip(leaves, log_factors, strict=True):
+        if power and abs(power) > 0.9 * np.log(float(jnp.finfo(leaf.dtype).max)):
+            raise ValueError(f"a factor of exp({power:.0f}) is beyond {leaf.dtype}")
+    moved = [
+        leaf if power == 0 else (leaf * np.exp(power)).astype(leaf.dtype)
+        for leaf, power in zip(leaves, log_factors, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, moved)
