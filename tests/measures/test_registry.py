@@ -14,12 +14,15 @@ OPTIONS = Options(num_perturbations=4, eigenvalue_starts=2)
 
 def recorded(name, network, params, stats, batch, options=OPTIONS):
     measure = MEASURES[name]
-    at = Trained(params, stats)
+    at = Trained(params, stats, jax.tree.map(lambda leaf: leaf / 2, params))
     arrays = measure.arrays(network, at, batch, jax.random.key(0), options, budget())
     return measure.record(network, at, batch, options, jax.device_get(arrays))
 
 
-@pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.parametrize(
+    "name",
+    ["minimum_sharpness", "top_eigenvalue", "random_perturbation", "random_perturbation_bn"],
+)
 def test_a_record_has_value_error_flag_and_cost(name):
     network, batch = cnn(), tiny_dataset(num=12).train
     params, stats = generic_point(network, dtype=jnp.float32)

@@ -10,7 +10,7 @@ import pytest
 from jaxsharp.core import Budget
 from jaxsharp.core.programs import subprograms
 from jaxsharp.curvature import exact_ggn_traces, hessian
-from jaxsharp.measures import MEASURES, Options
+from jaxsharp.measures import MEASURES, Options, Trained
 from jaxsharp.measures.neighbourhood import loss_increases
 from jaxsharp.networks import cross_entropy
 from jaxsharp.networks.network import Network
@@ -97,6 +97,10 @@ def test_one_member_may_keep_what_four_may_not():
     assert kept == [True, False]
 
 
+# Loops over draws and columns shorter than those over chunks.
+OPTIONS = Options(lpf_draws=4, subspace_size=4)
+
+
 def turns(program):
     """The turns of the longest loop over chunks."""
     own = [eqn.params["length"] for eqn in program.eqns if eqn.primitive.name == "scan"]
@@ -108,10 +112,10 @@ def test_the_budget_is_a_part_of_the_identity_of_a_measure(name):
     """Traced for 64 sharers after it was for one, a program takes the smaller chunks."""
     network, split = mlp(), tiny_dataset(num=64).train
     params, stats = network.init(jax.random.key(0))
-    found = []
+    at, found = Trained(params, stats, params), []
     for memory in (MEMORY, MEMORY.divided(64), MEMORY.divided(1024), MEMORY):
-        measured = partial(MEASURES[name].arrays, network, options=Options(), memory=memory)
-        program = jax.make_jaxpr(measured)(params, stats, split, jax.random.key(0))
+        measured = partial(MEASURES[name].arrays, network, options=OPTIONS, memory=memory)
+        program = jax.make_jaxpr(measured)(at, split, jax.random.key(0))
         found.append(turns(program.jaxpr))
     assert found[0] == found[3] < found[2]
     assert found[1] <= found[2]
