@@ -1,6 +1,6 @@
 """The loss along lines and over planes of parameter space, as figures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
@@ -9,11 +9,12 @@ from matplotlib.figure import Figure
 
 from jaxsharp.analysis import canvas, ticks
 
+Numbers = ArrayLike | Sequence[float | int]
 LEVELS = 12
 
 
 def loss_lines(
-    distances: ArrayLike, losses: Mapping[str, ArrayLike], *, label: str = "distance"
+    distances: Numbers, losses: Mapping[str, Numbers], *, label: str = "distance"
 ) -> Figure:
     """Return labelled losses along lines against the distance, in nats; dots are what was computed.
 
@@ -46,8 +47,8 @@ def loss_lines(
 
 
 def loss_plane(
-    xs: ArrayLike,
-    ys: ArrayLike,
+    xs: Numbers,
+    ys: Numbers,
     losses: ArrayLike,
     *,
     points: Mapping[str, tuple[float, float]] | None = None,

@@ -26,7 +26,7 @@ def test_a_line_of_small_range_is_linear():
 
 
 def test_a_plane_has_its_losses_and_its_points():
-    xs, ys = np.linspace(-1, 1, 5), np.linspace(-2, 2, 4)
+    xs, ys = np.linspace(-1, 1, 5), np.linspace(-2, 2, 7)
     losses = 0.1 + xs**2 + 5 * ys[:, None] ** 2
     losses[0, 0] = NAN
     points = {"trained": (0.0, 0.0), "other": (0.5, 1.0)}

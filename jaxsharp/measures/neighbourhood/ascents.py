@@ -214,4 +214,5 @@ def _where(condition, new, old):
 
 def _peak(best, first, ball, rho):
     inner = optax.tree.vdot(best.grads, best.z)
-    return Peak(best.value, first.value, rho * ball.dual(best.grads) - inner)
+    gap = jnp.maximum(rho * ball.dual(best.grads) - inner, 0)  # below only by rounding
+    return Peak(best.value, first.value, gap)

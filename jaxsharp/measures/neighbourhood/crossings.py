@@ -12,7 +12,7 @@ BISECTIONS = 10  # of the logarithm: 2^(1/1024), a relative width of 7e-4
 
 
 class Crossing(NamedTuple):
-    """The distance, half the width of its bracket, whether there is one, and calls it took."""
+    """The distance, the width of its bracket, whether there is one, and the calls it took."""
 
     value: Float[Array, "*n"]
     width: Float[Array, "*n"]
@@ -59,10 +59,10 @@ def crossing(rise: Callable[[Array], Array], target: ScalarLike, like: Array) ->
 
     low, high = jax.lax.fori_loop(0, BISECTIONS, halved, (low, high))
     share = (target - low[1]) / (high[1] - low[1])
-    share = jnp.where((share >= 0) & (share <= 1), share, 0.5)
+    share = jnp.where(jnp.isfinite(high[1]) & (share >= 0) & (share <= 1), share, 0.5)
     value = low[0] * (high[0] / low[0]) ** share
     calls = 1 + doublings + BISECTIONS
-    return Crossing(value.astype(one.dtype), (high[0] - low[0]) / 2, found, calls)
+    return Crossing(value.astype(one.dtype), high[0] - low[0], found, calls)
 
 
 def _pick(condition, one, other):

@@ -121,7 +121,7 @@ MEASURES = {
         "distance along the gradient at which the loss has risen by 0.1 (--rise)",
         REFERENCE,
         "distance of parameters; the smaller, the sharper",
-        "half the width of the bracket",
+        "width of the bracket",
         "losses over the data",
         ("rise",),
         SYMMETRIES,

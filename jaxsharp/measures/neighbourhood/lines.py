@@ -6,6 +6,7 @@ Directions are those of `directions`, eigenvectors (`curvature.top_eigenpairs`),
 the parameters.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -19,6 +20,8 @@ from jaxsharp.core.memory import Budget, budget
 from jaxsharp.measures.neighbourhood.losses import loss_around, side_by_side
 from jaxsharp.networks.network import Network
 
+Numbers = ArrayLike | Sequence[float | int]
+
 
 def loss_along(
     network: Network,
@@ -26,7 +29,7 @@ def loss_along(
     stats: PyTree,
     batch: PyTree,
     direction: PyTree,
-    distances: ArrayLike,
+    distances: Numbers,
     *,
     recompute: bool = False,
     chunk_size: int | None = None,
@@ -57,8 +60,8 @@ def loss_plane(
     stats: PyTree,
     batch: PyTree,
     directions: tuple[PyTree, PyTree],
-    xs: ArrayLike,
-    ys: ArrayLike,
+    xs: Numbers,
+    ys: Numbers,
     *,
     recompute: bool = False,
     chunk_size: int | None = None,

@@ -18,7 +18,7 @@ from tests.tinynets import generic_point, mlp, tiny_dataset
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 OPTIONS = Options(num_perturbations=8, rise=0.2)
-ROUNDING = 1e-3  # half the width of a bracket, relative
+ROUNDING = 1e-3  # the width of a bracket, relative
 
 
 @pytest.fixture(scope="module")

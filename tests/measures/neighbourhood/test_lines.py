@@ -39,7 +39,7 @@ def test_a_line_and_a_plane_are_plain_loops(setting, losses):
     line = loss_along(*setting, draw[0], PLACES)
     np.testing.assert_allclose(line, [losses((t, draw[0])) for t in PLACES], rtol=1e-10)
     xs, ys = PLACES, [0.0, 0.3]
-    plane = loss_plane(*setting, draw, xs, ys, chunk_size=5, vmapped=3)
+    plane = loss_plane(*setting, tuple(draw), xs, ys, chunk_size=5, vmapped=3)
     want = [[losses((x, draw[0]), (y, draw[1])) for x in xs] for y in ys]
     np.testing.assert_allclose(plane, want, rtol=1e-10)
     np.testing.assert_allclose(plane[0], line, rtol=1e-10)
@@ -87,7 +87,7 @@ def test_recomputed_statistics_are_those_of_each_point():
     ("other", "places", "message"),
     [
         (mlp, [0.0], "a direction has other names or shapes than params"),
-        (None, [[0.0]], r"distances have shape \(1, 1\)"),
+        (None, np.zeros((1, 1)), r"distances have shape \(1, 1\)"),
         (None, [np.nan, 1.0], "distances have shape .2,. and 1 that are not finite"),
         (None, [], "must be one axis of finite numbers"),
     ],

@@ -122,7 +122,7 @@ def test_keskars_box_is_searched_as_well_as_by_lbfgsb(setting):
     """The paper's optimizer from scipy, with many more iterations, is the reference."""
     flat, loss = flat_loss(setting)
     value_and_grad = jax.jit(jax.value_and_grad(loss))
-    for eps in (1e-3, 0.05):
+    for eps, near in ((1e-3, 1e-3), (0.05, 1e-2)):
         half = eps * (np.abs(np.asarray(flat)) + 1)
 
         def negative(vector):
@@ -135,8 +135,8 @@ def test_keskars_box_is_searched_as_well_as_by_lbfgsb(setting):
         )
         want = 100 * (-best.fun - loss(flat)) / (1 + loss(flat))
         found = taken("keskar_sharpness", setting, Options(box_eps=eps))
-        assert want * (1 - 1e-3) < found.value < want * 1.2
-        assert -1e-12 <= found.error < 0.1 * found.value
+        assert want * (1 - near) < found.value < want * 1.2
+        assert 0 <= found.error < 0.1 * found.value
 
 
 def test_keskars_subspace_is_a_box_of_coordinates(setting):
