@@ -36,6 +36,9 @@ MEASURING = {
     "--eigenvalue-tol": POSITIVE,
     "--radius": POSITIVE,
     "--num-perturbations": COUNT,
+    "--sigma": POSITIVE,
+    "--ascent-steps": COUNT,
+    "--delta": (*POSITIVE, "1"),
     "--measures": NAMES,
 }
 DATA = {

@@ -7,6 +7,7 @@ evaluation     what each measure of a table predicts, beside controls
 results        what the table of a study says
 comparisons    figures of sharpness against the gap, and against what a study varies
 figures        training curves, densities of eigenvalues
+landscapes     the loss along lines and over planes
 looks          colours, shapes and shades by what a run is
 canvas         the look of figures
 ticks          where an axis has ticks
@@ -24,6 +25,8 @@ from jaxsharp.analysis.evaluation import markdown as markdown
 from jaxsharp.analysis.figures import run_curves as run_curves
 from jaxsharp.analysis.figures import spectral_densities as spectral_densities
 from jaxsharp.analysis.figures import training_curves as training_curves
+from jaxsharp.analysis.landscapes import loss_lines as loss_lines
+from jaxsharp.analysis.landscapes import loss_plane as loss_plane
 from jaxsharp.analysis.means import Interval as Interval
 from jaxsharp.analysis.means import geometric_mean_interval as geometric_mean_interval
 from jaxsharp.analysis.means import mean_interval as mean_interval

@@ -2,7 +2,7 @@
 
 minimum         a room of its own: the trace, minimized over all rescalings of the network
 spectrum        the top eigenvalue
-neighbourhood   the rise of the loss at random points of a sphere
+neighbourhood   a room of its own: the loss around the parameters, on average, at worst, how far
 relatives       Fisher-Rao norm, theta^T H theta, relative flatness
 baselines       norms, distance from initialization, margin, number of parameters
 output_losses   the losses that outputs may have been trained with
@@ -25,7 +25,12 @@ from jaxsharp.measures.minimum import minimize_over_scales as minimize_over_scal
 from jaxsharp.measures.minimum import minimum_sharpness as minimum_sharpness
 from jaxsharp.measures.minimum import rescaled as rescaled
 from jaxsharp.measures.neighbourhood import RandomSharpness as RandomSharpness
+from jaxsharp.measures.neighbourhood import WorstCase as WorstCase
+from jaxsharp.measures.neighbourhood import directions as directions
+from jaxsharp.measures.neighbourhood import loss_along as loss_along
+from jaxsharp.measures.neighbourhood import loss_plane as loss_plane
 from jaxsharp.measures.neighbourhood import random_perturbation as random_perturbation
+from jaxsharp.measures.neighbourhood import worst_case as worst_case
 from jaxsharp.measures.output_losses import OUTPUT_LOSSES as OUTPUT_LOSSES
 from jaxsharp.measures.registry import DEFAULT_MEASURES as DEFAULT_MEASURES
 from jaxsharp.measures.registry import MEASURES as MEASURES

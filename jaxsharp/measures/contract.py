@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from jaxtyping import PyTree
 
-from jaxsharp.core.choices import LARGEST, shown
+from jaxsharp.core.choices import LARGEST, at_least_one, shown
 
 # What may leave a measure unchanged, each of which `tests/measures` applies to every measure. The
 # first three are other ways to write the same function down: the parameters at initialization are
@@ -40,6 +40,40 @@ class Options:
     """Random perturbations of each model (49 in study B)."""
     antithetic: bool = True
     """Perturb in pairs u and -u, whose mean is free of the gradient (study B: not)."""
+    sigma: float = 0.01
+    """Standard deviation of normal noise, the same for every parameter."""
+    sigma_relative: float = 0.1
+    """Standard deviation of noise relative to the parameter, or norm to that of its filter."""
+    lpf_sigma: float = 0.01
+    """Standard deviation of the low-pass filter (Bisla et al. 2022)."""
+    lpf_draws: int = 100
+    """Draws of the low-pass filter."""
+    rho_l2: float = 0.05
+    """Radius of the l2 ball of worst cases (Foret et al. 2021)."""
+    rho_linf: float = 0.001
+    """Radius of the l-inf ball of worst cases."""
+    rho_l2_adaptive: float = 0.5
+    """Radius of the adaptive l2 ball, relative to |theta| (Kwon et al. 2021)."""
+    rho_linf_adaptive: float = 0.001
+    """Radius of the adaptive l-inf ball, relative to |theta| (Andriushchenko et al. 2023)."""
+    ascent_steps: int = 20
+    """Steps of an ascent to the worst case (20 in Andriushchenko et al. 2023)."""
+    ascent_starts: int = 1
+    """Ascents, of which the first starts at the parameters, others at random points of the ball."""
+    worst_examples: int = 1024
+    """Examples of worst cases at most (1,024 in Andriushchenko et al. 2023)."""
+    group_size: int = 128
+    """Examples m of a group with a worst case of its own (128 in Andriushchenko et al. 2023)."""
+    box_eps: float = 1e-3
+    """Box of Keskar et al. 2017, |d| <= box_eps (|theta| + 1); they took 0.001 and 0.0005."""
+    subspace_size: int = 100
+    """Dimension of the random subspaces of Keskar et al. 2017."""
+    subspaces: int = 5
+    """Random subspaces, over which the standard error is."""
+    rise: float = 0.1
+    """Rise of the loss that is looked for along directions, and under noise, in nats."""
+    delta: float = 0.01
+    """Probability with which the PAC-Bayes bound may fail."""
 
     def check(self) -> None:
         """Raise ValueError for a value that no measure can take."""
@@ -49,25 +83,43 @@ class Options:
             raise ValueError(
                 f"eigenvalue_starts is {self.eigenvalue_starts}; it must be at least 1"
             )
-        if not 0 < self.radius < math.inf:
-            raise ValueError(f"radius is {self.radius}; it must be a finite number above 0")
-        count = self.num_perturbations
-        if not 2 <= count <= LARGEST:
-            raise ValueError(f"num_perturbations is {shown(count)}; it must be from 2 to {LARGEST}")
-        check_count(count, self.antithetic)
+        for name in POSITIVE:
+            if not 0 < getattr(self, name) < math.inf:
+                value = getattr(self, name)
+                raise ValueError(f"{name} is {value}; it must be a finite number above 0")
+        for name in DRAWS:
+            count = getattr(self, name)
+            if not 2 <= count <= LARGEST:
+                raise ValueError(f"{name} is {shown(count)}; it must be from 2 to {LARGEST}")
+            check_count(count, self.antithetic, name)
+        for name in COUNTS:
+            at_least_one(name, getattr(self, name))
+        if not 2 <= self.subspaces <= LARGEST:
+            raise ValueError(
+                f"subspaces is {shown(self.subspaces)}; it must be from 2 to {LARGEST}"
+            )
+        if not 0 < self.delta < 1:
+            raise ValueError(f"delta is {self.delta}; it must lie between 0 and 1")
 
 
-def check_count(num_perturbations: int, antithetic: bool) -> None:
+# Options that are finite and above 0; those that count; of these, random draws.
+POSITIVE = (
+    *("radius", "sigma", "sigma_relative", "lpf_sigma", "box_eps", "rise"),
+    *("rho_l2", "rho_linf", "rho_l2_adaptive", "rho_linf_adaptive"),
+)
+COUNTS = ("ascent_steps", "ascent_starts", "worst_examples", "group_size", "subspace_size")
+DRAWS = ("num_perturbations", "lpf_draws")
+
+
+def check_count(count: int, antithetic: bool, name: str = "num_perturbations") -> None:
     """Raise ValueError for a number of perturbations that gives no standard error."""
-    if antithetic and (num_perturbations < 4 or num_perturbations % 2):
+    if antithetic and (count < 4 or count % 2):
         raise ValueError(
-            f"num_perturbations is {num_perturbations}; in pairs it must be even and at least 4, "
+            f"{name} is {count}; in pairs it must be even and at least 4, "
             "or antithetic False for independent ones"
         )
-    if num_perturbations < 2:
-        raise ValueError(
-            f"num_perturbations is {num_perturbations}; a standard error needs at least 2"
-        )
+    if count < 2:
+        raise ValueError(f"{name} is {count}; a standard error needs at least 2")
 
 
 class Trained(NamedTuple):

@@ -99,6 +99,8 @@ def test_one_member_may_keep_what_four_may_not():
 
 # Measures that look at no data.
 OF_PARAMETERS = ("parameter_norm", "distance_from_initialization", "num_parameters")
+# Loops over draws and columns shorter than those over chunks.
+OPTIONS = Options(lpf_draws=4, subspace_size=4)
 
 
 def turns(program):
@@ -114,7 +116,7 @@ def test_the_budget_is_a_part_of_the_identity_of_a_measure(name):
     params, stats = network.init(jax.random.key(0))
     at, found = Trained(params, stats, params), []
     for memory in (MEMORY, MEMORY.divided(64), MEMORY.divided(1024), MEMORY):
-        measured = partial(MEASURES[name].arrays, network, options=Options(), memory=memory)
+        measured = partial(MEASURES[name].arrays, network, options=OPTIONS, memory=memory)
         program = jax.make_jaxpr(measured)(at, split, jax.random.key(0))
         found.append(turns(program.jaxpr))
     assert found[0] == found[3] < found[2]

@@ -48,7 +48,7 @@ def weights_only(params: PyTree) -> PyTree[bool]:
     then a mask has to be given.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
-    roles = [_is_weight(_last_name(path), len(jnp.shape(leaf))) for path, leaf in leaves]
+    roles = [_is_weight(last_name(path), len(jnp.shape(leaf))) for path, leaf in leaves]
     unknown = [
         f"{jax.tree_util.keystr(path)} of shape {jnp.shape(leaf)}"
         for (path, leaf), role in zip(leaves, roles, strict=True)
@@ -78,7 +78,7 @@ def _is_weight(name, num_axes):
     return True if num_axes >= 2 else None
 
 
-def _last_name(path):
+def last_name(path):
     """The last name in a path; what follows it are indices, as in a list, or a box of Flax's."""
     names = [jax.tree_util.keystr((key,), simple=True) for key in path]
     boxes = ("value", "raw_value") if len(names) > 1 else ()

@@ -12,7 +12,7 @@ from jaxsharp.core import budget
 from jaxsharp.core.keys import stream
 from jaxsharp.core.trees import random_direction
 from jaxsharp.measures import random_perturbation
-from jaxsharp.measures.neighbourhood import from_increases, loss_increases
+from jaxsharp.measures.neighbourhood.average import from_increases, loss_increases
 from tests.references import dot_precisions
 from tests.tinynets import cnn, generic_point, mlp, tiny_dataset
 

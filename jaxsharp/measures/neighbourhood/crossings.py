@@ -1,0 +1,69 @@
+"""Where a function of a distance has risen to a value: brackets by doubling, then bisection."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, ScalarLike
+
+DOUBLINGS = 40  # from 1, up or down
+BISECTIONS = 10  # of the logarithm: 2^(1/1024), a relative width of 7e-4
+
+
+class Crossing(NamedTuple):
+    """The distance, the width of its bracket, whether there is one, and the calls it took."""
+
+    value: Float[Array, "*n"]
+    width: Float[Array, "*n"]
+    found: Bool[Array, "*n"]
+    calls: Int[Array, "*n"]
+
+
+def crossing(rise: Callable[[Array], Array], target: ScalarLike, like: Array) -> Crossing:
+    """Where ``rise``, below ``target`` near 0, reaches it.
+
+    The bracket is of two neighbouring powers of 2, the first from 1 on, up or down, between which
+    rise crosses the target: the only one where rise is monotone. What is not finite counts as above
+    the target. Ten bisections of its logarithm, and interpolation. Not found: no crossing from
+    2^-40 to 2^40. Cost: 11 calls, and one for each doubling. ``like`` has the dtype of distances.
+    """
+
+    def below(value):
+        return value < target
+
+    one = jnp.ones_like(like)
+    at_one = rise(one)
+    outwards = below(at_one)
+    factor = jnp.where(outwards, 2.0, 0.5).astype(one.dtype)
+
+    def still_going(state):
+        _, now, k = state
+        return (below(now[1]) == outwards) & (k < DOUBLINGS)
+
+    def further(state):
+        _, (distance, _), k = state
+        return state[1], (distance * factor, rise(distance * factor)), k + 1
+
+    first = (one, at_one)
+    last, now, doublings = jax.lax.while_loop(still_going, further, (first, first, jnp.int32(0)))
+    found = below(now[1]) != outwards
+    low, high = _pick(outwards, last, now), _pick(outwards, now, last)
+
+    def halved(_, ends):
+        low, high = ends
+        middle = jnp.sqrt(low[0]) * jnp.sqrt(high[0])
+        point = (middle, rise(middle))
+        is_below = below(point[1])
+        return _pick(is_below, point, low), _pick(is_below, high, point)
+
+    low, high = jax.lax.fori_loop(0, BISECTIONS, halved, (low, high))
+    share = (target - low[1]) / (high[1] - low[1])
+    share = jnp.where(jnp.isfinite(high[1]) & (share >= 0) & (share <= 1), share, 0.5)
+    value = low[0] * (high[0] / low[0]) ** share
+    calls = 1 + doublings + BISECTIONS
+    return Crossing(value.astype(one.dtype), high[0] - low[0], found, calls)
+
+
+def _pick(condition, one, other):
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), one, other)

@@ -1,0 +1,160 @@
+"""Crossings, and the distances and sigmas that are found by them."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+import scipy.stats
+from jax.flatten_util import ravel_pytree
+
+from jaxsharp.core import budget
+from jaxsharp.measures import MEASURES, Options, Trained, directions
+from jaxsharp.measures.neighbourhood.crossings import crossing
+from jaxsharp.measures.neighbourhood.pacbayes import from_sigma, sigma_of_rise
+from tests.tinynets import generic_point, mlp, tiny_dataset
+
+pytestmark = pytest.mark.usefixtures("double_precision")
+OPTIONS = Options(num_perturbations=8, rise=0.2)
+ROUNDING = 1e-3  # the width of a bracket, relative
+
+
+@pytest.fixture(scope="module")
+def setting(double_precision):
+    network = mlp(features=12)
+    batch = tiny_dataset(num=13, shape=(2, 3, 2)).train
+    initial = generic_point(network, seed=1)[0]
+    return network, Trained(*generic_point(network), initial), batch
+
+
+def taken(name, setting, options=OPTIONS):
+    network, at, batch = setting
+    arrays = MEASURES[name].arrays(network, at, batch, jax.random.key(3), options, budget())
+    return MEASURES[name].record(network, at, batch, options, jax.device_get(arrays))
+
+
+@pytest.mark.parametrize(
+    ("rise", "want"),
+    [
+        (lambda t: t**2, math.sqrt(0.3)),
+        (lambda t: 1e-9 * t, 0.3e9),
+        (lambda t: jnp.expm1(1e5 * t), math.log(1.3) / 1e5),
+        (lambda t: jnp.where(t < 5.0, 0.0, jnp.nan), 5.0),  # what is not finite is above
+        (lambda t: jnp.where(t < 0.01, t, jnp.inf), 0.01),
+    ],
+)
+def test_a_crossing_is_where_the_function_crosses(rise, want):
+    found = jax.jit(lambda like: crossing(rise, 0.3, like))(jnp.zeros(()))
+    assert found.found
+    np.testing.assert_allclose(found.value, want, rtol=ROUNDING)
+    assert abs(found.value - want) <= found.width * (1 + 1e-9) < ROUNDING * want
+
+
+@pytest.mark.parametrize("rise", [lambda t: 0 * t, lambda t: t * jnp.nan, lambda t: -t])
+def test_what_never_crosses_is_not_found(rise):
+    assert not crossing(rise, 0.3, jnp.zeros(())).found
+
+
+def test_vmapped_crossings_are_the_serial_ones():
+    slopes = jnp.array([1e-3, 0.3, 1.0, 7e4])
+    together = jax.vmap(lambda s: crossing(lambda t: s * t, 0.3, s))(slopes)
+    for i, slope in enumerate(slopes):
+        alone = crossing(lambda t, s=slope: s * t, 0.3, slope)
+        np.testing.assert_allclose(together.value[i], alone.value, rtol=1e-12)
+        assert together.calls[i] == alone.calls
+
+
+def root(rise, target):
+    """The first crossing on a fine grid, refined on the host."""
+    grid = np.geomspace(1e-4, 1e3, 400)
+    first = next(i for i, t in enumerate(grid) if rise(t) >= target)
+    return scipy.optimize.brentq(lambda t: rise(t) - target, grid[first - 1], grid[first])
+
+
+def loss_at(setting):
+    network, at, batch = setting
+    flat, unflatten = ravel_pytree(at.params)
+    loss = jax.jit(lambda v: network.frozen_loss(at.stats)(unflatten(v), batch))
+    return flat, loss
+
+
+def test_distances_are_roots_along_the_gradient_and_random_directions(setting):
+    flat, loss = loss_at(setting)
+    gradient = jax.grad(loss)(flat)
+    unit, base = gradient / jnp.linalg.norm(gradient), loss(flat)
+    along = taken("epsilon_sharpness", setting)
+    want = root(lambda t: loss(flat + t * unit) - base, 0.2)
+    assert abs(along.value - want) <= along.error < ROUNDING * want and along.exact
+    wants = []
+    for i in range(4):
+        drawn = directions.sphere(jax.random.fold_in(jax.random.key(3), i), setting[1].params)
+        unit = ravel_pytree(drawn)[0]
+        wants += [root(lambda t, d=s * unit: loss(flat + t * d) - base, 0.2) for s in (1, -1)]
+    mean = taken("epsilon_sharpness_random", setting)
+    pairs = np.reshape(wants, (4, 2)).mean(1)
+    np.testing.assert_allclose(mean.value, np.mean(wants), rtol=ROUNDING)
+    np.testing.assert_allclose(mean.error, pairs.std(ddof=1) / 2, rtol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "draw"), [("pacbayes_sigma", "gaussian"), ("pacbayes_sigma_magnitude", "adaptive")]
+)
+def test_sigma_is_the_root_of_the_mean_over_the_same_draws(setting, name, draw):
+    flat, loss = loss_at(setting)
+    noise = np.stack(
+        [
+            ravel_pytree(
+                getattr(directions, draw)(
+                    jax.random.fold_in(jax.random.key(3), i), setting[1].params
+                )
+            )[0]
+            for i in range(4)
+        ]
+    )
+    losses = jax.jit(jax.vmap(loss))
+    base = loss(flat)
+
+    def rises(sigma):  # of pairs
+        return np.mean([losses(flat + s * sigma * noise) - base for s in (1, -1)], 0)
+
+    want = root(lambda sigma: rises(sigma).mean(), 0.2)
+    found = taken(name, setting)
+    np.testing.assert_allclose(found.value, want, rtol=ROUNDING)
+    slope = (rises(1.01 * want) - rises(0.99 * want)).mean() / (0.02 * want)
+    stderr = rises(want).std(ddof=1) / 2 / slope
+    np.testing.assert_allclose(found.error, stderr, rtol=0.03)
+
+
+def test_the_bound_is_that_of_its_sigma(setting):
+    """Standard deviations, and not variances, enter (pitfall 22)."""
+    sigma, bound = (taken(name, setting) for name in ("pacbayes_sigma", "pacbayes_bound"))
+    _, at, _ = setting
+    moved = ravel_pytree(at.params)[0] - ravel_pytree(at.initial)[0]
+    term = np.linalg.norm(moved) ** 2 / (4 * sigma.value**2)
+    np.testing.assert_allclose(bound.value, term + np.log(13 / OPTIONS.delta), rtol=1e-9)
+    np.testing.assert_allclose(bound.error, 2 * term * sigma.error / sigma.value, rtol=1e-9)
+
+
+def test_the_stated_error_of_sigma_is_the_spread_over_keys(setting):
+    network, at, batch = setting
+    num, rise = 60, 0.2
+    static = (network, directions.gaussian, num, True, budget())
+    keys = jax.random.split(jax.random.key(5), 220)
+    found = jax.jit(
+        jax.vmap(lambda key: sigma_of_rise(*static, at.params, at.stats, batch, key, rise))
+    )(keys)
+    pairs = [from_sigma(jax.tree.map(lambda x, i=i: x[i], found), True, rise) for i in range(220)]
+    values, errors = np.array(pairs).T
+    assert 0.85 < np.sqrt(np.mean(errors**2)) / values.std(ddof=1) < 1.15
+    width = scipy.stats.t.ppf(0.975, num // 2 - 1)
+    assert 0.90 <= np.mean(np.abs(values - values.mean()) < width * errors) <= 0.98
+
+
+@pytest.mark.parametrize("name", ["epsilon_sharpness", "epsilon_sharpness_random"])
+def test_a_loss_that_never_rises_so_far_is_named(setting, name):
+    network, at, batch = setting
+    constant = network._replace(apply=lambda p, s, x, train: (jnp.zeros((len(x), 3)), s))
+    with pytest.raises(ValueError, match=r"does not rise by 0.2 along \d of \d directions"):
+        taken(name, (constant, at, batch))
