@@ -57,6 +57,23 @@ def cnn(lowering="auto"):
     return networks.from_nnx(build)
 
 
+@cache
+def block():
+    """One block conv -> ReLU -> BatchNorm, pooling, one dense: a small program for many chunks."""
+
+    def build(rngs):
+        return models.Chain(
+            models.Normalize(255),
+            networks.ConvReLU(2, 3, 3, padding="SAME", lowering="auto", rngs=rngs),
+            networks.BatchNorm(3, rngs=rngs),
+            networks.max_pool,
+            layers.flatten,
+            layers.dense(27, NUM_CLASSES, rngs),
+        )
+
+    return networks.from_nnx(build)
+
+
 def generic_point(network, seed=0, dtype=jnp.float64):
     """Parameters and statistics at which nothing is zero, one or symmetric by chance."""
     params, stats = network.init(jax.random.key(seed))

@@ -14,7 +14,7 @@ from jaxsharp.core.trees import random_direction
 from jaxsharp.measures import random_perturbation
 from jaxsharp.measures.neighbourhood.average import from_increases, loss_increases
 from tests.references import dot_precisions
-from tests.tinynets import cnn, generic_point, mlp, tiny_dataset
+from tests.tinynets import block, cnn, generic_point, mlp, tiny_dataset
 
 
 def setting(network, shape=(6, 6, 2), num=13):
@@ -50,7 +50,7 @@ def test_small_radii_give_the_trace(x64):
 
 def test_increases_are_losses_at_distance_radius(x64):
     network, params, stats, batch = setting(cnn())
-    loss = network.frozen_loss(stats)
+    loss = jax.jit(network.frozen_loss(stats))
     found = random_perturbation(
         *(network, params, stats, batch, jax.random.key(3)),
         radius=2.0,
@@ -72,7 +72,7 @@ def test_increases_are_losses_at_distance_radius(x64):
 
 def test_pairs_are_opposite_and_the_error_is_over_pairs(x64):
     network, params, stats, batch = setting(cnn())
-    loss = network.frozen_loss(stats)
+    loss = jax.jit(network.frozen_loss(stats))
     found = random_perturbation(
         *(network, params, stats, batch, jax.random.key(3)), radius=0.7, num_perturbations=6
     )
@@ -147,7 +147,7 @@ def test_a_loss_that_is_not_finite_is_named(x64):
 @pytest.mark.parametrize(("chunk_size", "vmapped"), [(13, 1), (4, 3), (5, 7), (1, 2)])
 @pytest.mark.parametrize("recompute", [False, True])
 def test_chunks_do_not_change_the_increases(x64, chunk_size, vmapped, recompute):
-    network, params, stats, batch = setting(cnn())
+    network, params, stats, batch = setting(block())
     found = [
         random_perturbation(
             *(network, params, stats, batch, jax.random.key(0)),
@@ -163,7 +163,7 @@ def test_chunks_do_not_change_the_increases(x64, chunk_size, vmapped, recompute)
 
 def test_recomputed_statistics_are_those_of_each_point(x64):
     """In training mode the whole set as one batch is normalized by its own statistics."""
-    network, params, stats, batch = setting(cnn())
+    network, params, stats, batch = setting(block())
 
     def loss(params):
         logits, _ = network.apply(params, stats, batch.images, True)
