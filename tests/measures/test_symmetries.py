@@ -24,10 +24,13 @@ VISIBLE = 1e-2  # relative change of a measure that does not claim a symmetry
 REORDERED = ("permutation", "example_order")
 # Hidden layers: the arrays whose axis holds its units, by what a rescaling of units does to them.
 # A running mean grows with what it is a mean of; a running variance is kept, as of the others.
-DENSE = {
-    1: [("params", "dense1", "kernel", 1), ("params", "dense1", "bias", 0)],
-    -1: [("params", "dense2", "kernel", 0)],
-}
+FIRST, LAST = (
+    {
+        1: [("params", f"dense{i}", "kernel", 1), ("params", f"dense{i}", "bias", 0)],
+        -1: [("params", f"dense{i + 1}", "kernel", 0)],
+    }
+    for i in (1, 2)
+)
 NORMED = {
     1: [
         ("params", "conv1", "kernel", 3),
@@ -41,7 +44,7 @@ NORMED = {
         ("params", "conv2", "kernel", 2),
     ],
 }
-HIDDEN = {"mlp": [DENSE], "cnn": [NORMED, DENSE]}
+HIDDEN = {"mlp": [FIRST, LAST], "cnn": [NORMED, FIRST]}
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
