@@ -72,6 +72,18 @@ def test_the_simulation_of_intervals(tmp_path):
     assert (tmp_path / "README.md").read_text() in done.stdout
 
 
+@pytest.mark.slow
+def test_the_simulation_of_bootstrap_intervals():
+    command = [sys.executable, "experiments/evaluation_intervals.py", "--tables", "4"]
+    command += ["--rounds", "100"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line[:14] for line in lines[:2]] == ["own     16 x 1", "own      8 x 2"]
+    # Of four tables the one or other may miss.
+    assert len(lines) == 10 and all(float(line.split()[-1]) >= 75 for line in lines)
+
+
 RESULTS = sorted(p.name for p in (ROOT / "results").iterdir() if p.is_dir())
 
 

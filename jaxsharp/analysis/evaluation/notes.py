@@ -20,7 +20,7 @@ def headline(found: pd.DataFrame, plan: Plan) -> str:
         if plan.loss
         else ("hyper-parameters and controls")
     )
-    verb = "predicts" if len(good) == 1 else "predict"
+    verb = "predicts" if 1 in (len(good), len(measures)) else "predict"
     text = (
         f"{len(good)} of {counted(len(measures), 'measure')} {verb} {plan.target} beyond {beyond}"
     )

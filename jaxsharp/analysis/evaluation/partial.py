@@ -47,7 +47,7 @@ def residual_tau(
     orders = [np.nan_to_num(coefficients.signs(column)) for column in columns]
     absent = [np.isnan(column).astype(np.float64) for column in columns if np.isnan(column).any()]
 
-    def block(present: Float[np.ndarray, "b n"]) -> Float[np.ndarray, " b"]:
+    def block(present):
         ranks = [present @ order.T for order in (s, t, *orders)]
         num = present.sum(axis=1, keepdims=True)
         levels = [a - (present * a).sum(axis=1, keepdims=True) / num for a in absent]
@@ -57,7 +57,7 @@ def residual_tau(
         sums = (np.sum(a * b, axis=(1, 2), dtype=np.float64) for a, b in ((u, v), (u, u), (v, v)))
         return coefficients.ratio(*sums)
 
-    def of_present(present: Float[np.ndarray, "b n"]) -> Float[np.ndarray, " b"]:
+    def of_present(present):
         blocks = np.array_split(present, -(-present.size * len(runs.x) // MOST) or 1)
         return np.concatenate([block(each) for each in blocks])
 

@@ -87,7 +87,7 @@ def mixed_slope(sample: Sample, confidence: float) -> Coefficient:
     table = np.stack([np.ones(len(x)), standardized(x), (y - y.mean()) / scale], 1)
     sums = np.stack([np.bincount(place, column) for column in table.T], 1)
 
-    def fit(ratio: float) -> tuple[float, float, float]:
+    def fit(ratio):
         """Twice the negative log-likelihood, the slope, and its variance."""
         products = table.T @ table - sums.T @ (sums * (ratio / (1 + ratio * counts))[:, None])
         information, right = products[:2, :2], products[:2, 2]

@@ -24,8 +24,8 @@ def bootstrap_tau(
     degrees of freedom and says when there is no interval. Without that term intervals of 24
     configurations with 3 shared seeds cover in as few as 68 % of tables.
 
-    Coverage of 95 % intervals, simulated with the relations of `experiments/intervals.py`, smallest
-    to largest over relations, 400 tables each:
+    Coverage of 95 % intervals, simulated (`experiments/evaluation_intervals.py`), smallest to
+    largest over the relations of `statistics.correlation`, 400 tables each:
 
         own     16 x 1    95.5 to 98.5
         own      8 x 2    95.0 to 97.8

@@ -2,6 +2,7 @@
 
 import collections
 
+import jaxtyping
 import numpy as np
 import pandas as pd
 import pytest
@@ -102,8 +103,16 @@ def verdict_on(rng, truth):
     return verdict(*found, taus, 0.05).text
 
 
+@pytest.fixture
+def unchecked():
+    """Without checks of shapes, which other tests have: they are two thirds of the time."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
 @pytest.mark.parametrize("truth", TRUTHS)
-def test_verdicts_are_right_for_tables_whose_truth_is_known(truth):
+def test_verdicts_are_right_for_tables_whose_truth_is_known(truth, unchecked):
     """At the rates that the guide states, over 500 tables."""
     rng = np.random.default_rng(list(TRUTHS).index(truth))
     found = collections.Counter(verdict_on(rng, truth) for _ in range(500))
