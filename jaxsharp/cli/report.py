@@ -59,7 +59,7 @@ def print_study(
     tables = [f"{name}.csv" for name in ("runs", "history", "summary", "correlations")]
     wider = "" if whole else "A wider terminal shows more digits in fewer tables; "
     say(console, f"{wider}summary.csv has all digits, runs.csv every run.")
-    names = ", ".join([*tables, *(f"{name}.png" for name in figures)])
+    names = ", ".join([*tables, *(f"{name}.png" for name in figures), "report.html"])
     console.print(f"{out}: {names} ({seconds:.0f} s)", highlight=False, soft_wrap=True)
 
 

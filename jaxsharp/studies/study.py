@@ -8,6 +8,7 @@ OUT/summary.csv   mean (of measures: geometric mean) and 95 % interval over seed
 OUT/correlations.csv   Kendall's tau of each measure with the gap, raw and within groups, with
                   intervals or why there is none
 OUT/training.png, OUT/sharpness.png, and OUT/vary_NAME.png for each setting that is varied
+OUT/report.html   all of that as a page (``analysis.page``), of the times too
 OUT/times.csv     seconds of each group, in every session that worked on it
 OUT/status.json   how far the study is (``status``)
 OUT/runs/NAME     directory of one run (``runs``)
@@ -264,6 +265,8 @@ def write_tables(
 def summarize(config: StudyConfig, out: Path) -> StudyResult:
     """Statistics and figures from the tables of a study; nothing else is read."""
     from jaxsharp.analysis import canvas, comparisons, figures
+    from jaxsharp.analysis.page import page_of
+    from jaxsharp.studies.report import summed_up
 
     table, history = pd.read_csv(out / "runs.csv"), pd.read_csv(out / "history.csv")
     result, varied = study_result(table, config.axes(), config.measures), list(config.vary)
@@ -277,4 +280,9 @@ def summarize(config: StudyConfig, out: Path) -> StudyResult:
         for name in varied:
             drawn = comparisons.against_setting(summary, name, config.measures, varied)
             canvas.save(drawn, out / f"vary_{name}.png")
+        try:
+            page = page_of([summed_up(out, config, result, history)])
+            files.write_text(out / "report.html", page)
+        except ValueError as error:  # of a file that is not the study's own
+            claims.print_warning(f"{out} has no new report.html: {error}")
     return result

@@ -16,13 +16,13 @@ TEXTS = "[...document.querySelectorAll({!r})].map((each) => each.textContent)"
 
 @pytest.fixture(scope="module")
 def page():
-    """24 runs, one of which did not converge, one diverged, one whose value is unfinished."""
+    """24 runs: one did not converge, one diverged, one is unfinished, one has no gap."""
     runs = many_runs(("sgd", "adam"), RATES[:2], 3).replace({"optimizer": {"adam": ATTACK}})
     runs["converged"], runs["top_eigenvalue_error"] = True, 0.2 * runs["top_eigenvalue"]
     runs.loc[0, "converged"], runs.loc[1, "diverged"] = False, True
     runs.loc[2, "top_eigenvalue_finished"] = False
-    runs.loc[1, ["gap", "test_accuracy"]] = NAN
-    study = study_of(runs, ("optimizer", "sam", "learning_rate"), epochs=20)
+    runs.loc[4, ["gap", "test_accuracy"]] = NAN
+    study = study_of(runs, ("optimizer", "sam", "learning_rate"), epochs=4)
     study.history.loc[3, "train_loss"] = NAN
     return page_of([study._replace(command="jaxsharp study", facts={"Settings": {"seeds": 3}})])
 
@@ -66,12 +66,13 @@ def test_a_page_is_whole_and_reads_as_text(fresh):
     assert texts(fresh, "pre") == ["jaxsharp study"]
     assert set(column(fresh, "#list", 1)) == {"sgd", ATTACK}
     assert fresh.run("document.querySelectorAll('img').length") == 0
-    # A panel a measure; the diverged run is in none, the unfinished value not in its own.
+    # A panel a measure; diverged runs and those without a gap are in none, unfinished values too.
     assert fresh.run("document.querySelectorAll('#scatter svg').length") == 3
-    assert marks(fresh) == 23 + 22 + 23
-    assert texts(fresh, "#drawn")[0].startswith("24 of 24 runs; up to 2 of them have no value")
+    assert marks(fresh) == 22 + 21 + 22
+    assert texts(fresh, "#drawn")[0].startswith("24 of 24 runs; up to 3 of them have no value")
     assert fresh.run("document.querySelectorAll('#scatter .hollow').length") == 3
     assert fresh.run("document.querySelectorAll('#curves .curve').length") == 48
+    assert texts(fresh, "#curves svg text")[:4] == ["1", "2", "3", "4"]
     assert fresh.run("document.querySelectorAll('#curves .curve.test').length") == 24
 
 

@@ -7,10 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from jaxsharp.analysis.page.content import content
 from jaxsharp.optimizers import OPTIMIZERS
 from jaxsharp.runs import Settings
-from jaxsharp.studies import measuring, study, sweep
+from jaxsharp.studies import measuring, report, study, sweep
 from tests.folders import MADE_FROM, STUDY, make_study
+from tests.pages import content_of
 
 VARIED = replace(
     STUDY,
@@ -60,6 +62,22 @@ def test_there_is_a_figure_for_each_setting_that_is_varied(without_a_rule, tmp_p
     study.write_tables(plain, STUDY, set(STUDY.members()))
     study.summarize(STUDY, plain)
     assert len(list(plain.glob("*.png"))) == 2
+
+
+def test_a_study_ends_with_its_page(without_a_rule, capsys):
+    """Of the same statistics; what is not the study's own does not stop it."""
+    out, result = without_a_rule
+    found = content_of((out / "report.html").read_text())
+    assert len(found["runs"]["gap"]) == 16 and found["curves"]["runs"][15][0] == [1, 2, 3]
+    assert found == {"title": "out", **content(report.read([out]))}
+    (out / "evaluation.csv").write_text("")
+    (out / "report.html").unlink()
+    again = study.summarize(VARIED, out)
+    pd.testing.assert_frame_equal(again.summary, result.summary)
+    err = capsys.readouterr().err
+    assert f"{out} has no new report.html: {out / 'evaluation.csv'} is not a table" in err
+    assert not (out / "report.html").exists()
+    (out / "evaluation.csv").unlink()
 
 
 def test_progress_says_which_group_of_how_many(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import pandas as pd
 from jaxsharp.analysis.page import Study
 from jaxsharp.analysis.page.cells import numbers
 from jaxsharp.analysis.page.runs import check_history, check_runs
-from jaxsharp.analysis.results import RANGES, study_result
+from jaxsharp.analysis.results import RANGES, StudyResult, study_result
 from jaxsharp.core.choices import counted, shown
 from jaxsharp.runs import checkpoint, claims, directory, files, fingerprint, reading, tables
 from jaxsharp.runs.config import RunConfig, labels
@@ -80,11 +80,17 @@ def of_study(path: Path) -> Study:
         check_columns(path / "history.csv", history, [*axes, "seed", "epoch"])
         with naming(path / "history.csv"):
             check_history(history, axes)
+    return summed_up(path, config, result, history)
+
+
+def summed_up(
+    path: Path, config: StudyConfig, result: StudyResult, history: pd.DataFrame | None
+) -> Study:
+    """A study from what its tables say, and what else its folder has."""
     paths = [path / "runs" / member.name for member in config.shard_members()]
-    missing = len(paths) - len(runs)
-    remarks = [
-        f"{config.model} on {config.dataset}, {counted(len(runs), 'run')}: {grid_of(config)}."
-    ]
+    num = len(result.runs)
+    missing, axes = len(paths) - num, config.axes()
+    remarks = [f"{config.model} on {config.dataset}, {counted(num, 'run')}: {grid_of(config)}."]
     if missing:
         remarks += [f"{missing} of {counted(len(paths), 'run')} are not finished yet."]
     return Study(

@@ -2,8 +2,9 @@
 
 const isNumber = (value) => typeof value === "number";
 
-// From values to shares of an axis; `log` needs them positive. A little room at both ends.
-function scaleOf(values, log) {
+// From values to shares of an axis; `log` needs them positive, ticks are `whole` numbers where they
+// are. A little room at both ends.
+function scaleOf({ values, log, whole = false }) {
   const of = log ? Math.log10 : (value) => value;
   const shares = values.map(of);
   let low = shares.reduce((a, b) => Math.min(a, b), Infinity);
@@ -11,13 +12,13 @@ function scaleOf(values, log) {
   if (!shares.length) [low, high] = [0, 1];
   const room = (high - low) * 0.05 || (log ? 0.1 : Math.abs(high) * 0.05 || 0.5);
   [low, high] = [low - room, high + room];
-  return { low, high, log, at: (value) => (of(value) - low) / (high - low) };
+  return { low, high, log, whole, at: (value) => (of(value) - low) / (high - low) };
 }
 
 // At most `most` round numbers within a scale.
 function ticks(scale, most) {
-  const { low, high, log } = scale;
-  if (!log) return steps(low, high, most);
+  const { low, high, log, whole } = scale;
+  if (!log) return steps(low, high, most, whole ? 1 : 0);
   if (high - low < 0.5) return steps(10 ** low, 10 ** high, most);
   for (const parts of [[1, 2, 5], [1, 3], [1]]) {
     const found = powers(low, high, parts, 1);
@@ -41,10 +42,10 @@ function powers(low, high, parts, every) {
   return found;
 }
 
-function steps(low, high, most) {
+function steps(low, high, most, least = 0) {
   const power = Math.floor(Math.log10((high - low) / most));
   const parts = [1, 2, 2.5, 5, 10, 20].map((part) => part * 10 ** power);
-  const step = parts.find((each) => Math.floor(high / each) - Math.ceil(low / each) + 1 <= most);
+  const step = Math.max(least, parts.find((each) => Math.floor(high / each) - Math.ceil(low / each) + 1 <= most));
   const found = [];
   for (let i = Math.ceil(low / step); i * step <= high; i += 1) {
     found.push(Number((i * step).toPrecision(10)));

@@ -26,9 +26,9 @@ function mark({ kind, hollow }, x, y, size = RADIUS) {
   });
 }
 
-// Axes with ticks in an element; `x` and `y` are {label, log, values}.
+// Axes with ticks in an element; `x` and `y` are {label, log, whole, values}.
 function frame(host, { x, y, width, height }) {
-  const scales = { x: scaleOf(x.values, x.log), y: scaleOf(y.values, y.log) };
+  const scales = { x: scaleOf(x), y: scaleOf(y) };
   const [top, bottom] = [8, height - 38];
   const rows = ticks(scales.y, Math.max(2, Math.floor((bottom - top) / 38)));
   const left = 26 + 6.5 * Math.max(1, ...rows.map((row) => tickText(row).length));

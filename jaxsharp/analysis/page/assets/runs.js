@@ -173,7 +173,7 @@ function explorer({ columns, runs, curves: followed, gap }) {
     const flat = lines.flatMap(({ points }) => points);
     const spec = {
       width, height: Math.min(440, width * 0.8),
-      x: { label: "epoch", log: false, values: flat.map(([epoch]) => epoch) },
+      x: { label: "epoch", log: false, whole: true, values: flat.map(([epoch]) => epoch) },
       y: { label: quantity.select.value, log, values: flat.map(([, value]) => value) },
     };
     pointers.push(curves(curvesAt, spec, lines, look, hover));
@@ -197,7 +197,8 @@ function explorer({ columns, runs, curves: followed, gap }) {
     const row = list.element.querySelector(`tr[data-run="${run}"]`);
     if (row) row.classList.add("marked");
     if (!event) return hideTip();
-    const head = columns.filter(({ kind }) => kind === "setting").map(({ name, words, number }) =>
+    const told = ({ kind, name }) => kind === "setting" && runs[name][run] !== null;
+    const head = columns.filter(told).map(({ name, words, number }) =>
       (number ? `${words} ${said(runs[name][run])}` : said(runs[name][run])));
     const lines = columns.filter(({ kind }) => kind !== "setting").map((column) => {
       const error = (runs[`${column.name}_error`] || [])[run];
