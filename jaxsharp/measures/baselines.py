@@ -35,7 +35,7 @@ def mean_gradient(
 
     In float32 at least. Cost: one pass over the data.
     """
-    gradient, params = jax.grad(network.frozen_loss(stats)), widen(params)
+    gradient, params = jax.grad(network.frozen_loss(stats, batch[1])), widen(params)
 
     def of_chunk(chunk):
         return gradient(params, chunk)

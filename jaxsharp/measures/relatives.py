@@ -39,8 +39,13 @@ def fisher_rao_norm(
     D^2 (1/n) sum_i (<p_i, f_i> - f_i[y_i])^2.
 
     Cost: one pass forward, with its derivative. Reference: Liang et al. 2019 (arXiv 1711.01530),
-    whose L + 1 is D; their figures have the root.
+    whose L + 1 is D; their figures have the root. Raises ValueError for a loss by weights, of
+    whose examples no mean over equals is taken.
     """
+    if network.loss.weights is not None:
+        raise ValueError(
+            f"loss {network.loss.name} weighs its examples; valid are losses in which all count alike"
+        )
     params = widen(params)
 
     def of_chunk(chunk):
@@ -71,7 +76,7 @@ def hessian_form(
     The Fisher-Rao norm's square with the Hessian in the place of F. Cost: one Hessian product.
     """
     params = widen(params)
-    product = hessian(network.frozen_loss(stats), params, batch, memory=memory)(params)
+    product = hessian(network.frozen_loss(stats, batch[1]), params, batch, memory=memory)(params)
     return optax.tree.vdot(params, product), norm(params) * norm(product)
 
 

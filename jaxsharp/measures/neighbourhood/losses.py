@@ -39,13 +39,15 @@ def loss_around(
     ``chunk_size`` examples at a time, None as ``memory`` allows.
     """
     if chunk_size is None:
-        chunk_size = affordable_chunk(partial(network.frozen_loss(stats), params), batch, memory)
+        frozen = partial(network.frozen_loss(stats, batch[1]), params)
+        chunk_size = affordable_chunk(frozen, batch, memory)
 
     def loss(params):
         at = stats
         if recompute:
             at = recompute_statistics(network, params, stats, batch[0], chunk_size=chunk_size)
-        return mean_over_chunks(partial(network.frozen_loss(at), params), batch, chunk_size)
+        frozen = partial(network.frozen_loss(at, batch[1]), params)
+        return mean_over_chunks(frozen, batch, chunk_size)
 
     return loss
 
@@ -60,7 +62,7 @@ def value_and_grad_around(
     chunk_size: int | None = None,
 ) -> Callable[[PyTree], tuple[Float[Array, ""], PyTree]]:
     """Return L(theta) and its gradient, BatchNorm frozen, in chunks as `loss_around`."""
-    of_chunk = jax.value_and_grad(network.frozen_loss(stats))
+    of_chunk = jax.value_and_grad(network.frozen_loss(stats, batch[1]))
     if chunk_size is None:
         chunk_size = affordable_chunk(partial(of_chunk, params), batch, memory)
     return lambda params: mean_over_chunks(partial(of_chunk, params), batch, chunk_size)
