@@ -1,7 +1,7 @@
 """Sharpness measures of a trained network, each value with its error.
 
 minimum         the Hessian's trace, minimized over all rescalings of the network
-spectrum        the top eigenvalue
+spectrum        eigenvalues, traces and what the density of eigenvalues says
 neighbourhood   the rise of the loss at random points of a sphere
 relatives       Fisher-Rao norm, theta^T H theta, relative flatness
 baselines       norms, distance from initialization, margin, number of parameters
@@ -29,4 +29,5 @@ from jaxsharp.measures.scales import ScaleMinimum as ScaleMinimum
 from jaxsharp.measures.scales import chain_exponents as chain_exponents
 from jaxsharp.measures.scales import minimize_over_scales as minimize_over_scales
 from jaxsharp.measures.spectrum import TopEigenvalue as TopEigenvalue
+from jaxsharp.measures.spectrum import layer_traces as layer_traces
 from jaxsharp.measures.spectrum import top_eigenvalue as top_eigenvalue

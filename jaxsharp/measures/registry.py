@@ -6,13 +6,16 @@ from functools import cache
 
 import jax.numpy as jnp
 
-from jaxsharp.measures import baselines, minimum, neighbourhood, relatives, spectrum
+from jaxsharp.measures import baselines, minimum, neighbourhood, relatives
 from jaxsharp.measures.contract import OF_DATA, Measure, Options, Record
+from jaxsharp.measures.spectrum import densities, eigenvalues, traces
 from jaxsharp.networks.losses import name_of
 
 MEASURES: dict[str, Measure] = {
     **minimum.MEASURES,
-    **spectrum.MEASURES,
+    **eigenvalues.MEASURES,
+    **traces.MEASURES,
+    **densities.MEASURES,
     **neighbourhood.MEASURES,
     **relatives.MEASURES,
     **baselines.MEASURES,
