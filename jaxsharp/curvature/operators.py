@@ -58,7 +58,7 @@ def change_product(matvec: Matvec, change: Callable[[Matvec], Matvec]) -> Matvec
 
 
 def compiled_around(
-    fn: Callable, matvec: Matvec, like: PyTree, *args: Array | None, **static: Hashable
+    fn: Callable, matvec: Matvec, like: PyTree, *args: PyTree, **static: Hashable
 ) -> Any:
     """Return fn(matvec, like, *args, **static), compiled if the product is an `Operator` of arrays.
 

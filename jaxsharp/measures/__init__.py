@@ -1,7 +1,7 @@
 """Sharpness measures of a trained network, each value with its error.
 
 minimum         a room of its own: the trace, minimized over all rescalings of the network
-spectrum        the top eigenvalue
+spectrum        a room of its own: eigenvalues, traces and what the density of eigenvalues says
 neighbourhood   a room of its own: the loss around the parameters, on average, at worst, how far
 relatives       Fisher-Rao norm, theta^T H theta, relative flatness
 baselines       norms, distance from initialization, margin, number of parameters
@@ -36,4 +36,5 @@ from jaxsharp.measures.registry import DEFAULT_MEASURES as DEFAULT_MEASURES
 from jaxsharp.measures.registry import MEASURES as MEASURES
 from jaxsharp.measures.relatives import relative_flatness as relative_flatness
 from jaxsharp.measures.spectrum import TopEigenvalue as TopEigenvalue
+from jaxsharp.measures.spectrum import layer_traces as layer_traces
 from jaxsharp.measures.spectrum import top_eigenvalue as top_eigenvalue

@@ -40,7 +40,7 @@ def measure(
     their ``__name__``. The loss is the network's, or ``loss``: one of `networks.LOSSES` by name or
     the user's own. ``stats`` is {} for a network that has none. ``initial`` are the parameters that
     training began with, for measures that ask for them. Each measure has a random key of its own,
-    a stream of ``key``.
+    a stream of ``key``, but for those that share what is computed (`Measure.stream`).
 
     A measure that is not defined for the network, or not finite, is NaN and not finished, and a
     warning says why; the others are taken. Programs are compiled once for all parameters and data
@@ -61,12 +61,15 @@ def measure(
     batch = checked_batch(network, params, stats, batch)
     network = fast_here(network)
     static, at = (network, options, memory or budget()), Trained(params, stats, initial)
-    table = {}
+    table, shared = {}, {}
     for name, each in wanted.items():
-        own_key = stream(key, name)
+        called = each.stream or name
         try:
             check_initial(each, at)
-            found = jax.device_get(compiled(each.arrays, *static, at, batch, own_key))
+            if (called, each.arrays) not in shared:
+                found = compiled(each.arrays, *static, at, batch, stream(key, called))
+                shared[called, each.arrays] = jax.device_get(found)
+            found = shared[called, each.arrays]
             table[name] = each.record(network, at, batch, options, found)
         except ValueError as reason:
             warnings.warn(f"no {name}: {reason}", stacklevel=2)

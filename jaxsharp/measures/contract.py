@@ -34,6 +34,18 @@ class Options:
     """Relative residual at which the top eigenvalue has converged."""
     eigenvalue_starts: int = 1
     """Random starts of the top eigenvalue; above 1 the largest, and whether another confirms it."""
+    eigenvalue_sample: float = 0.0
+    """Share of the examples whose top eigenvectors are the first start; 0: a random one."""
+    eigenvalue_count: int = 5
+    """Eigenvalues of the sum of the largest, the last of which is the ratio's."""
+    num_probes: int = 30
+    """Random vectors of the Hessian's trace and Frobenius norm."""
+    density_probes: int = 10
+    """Random vectors of the density of eigenvalues."""
+    density_steps: int = 40
+    """Hessian products of each, which resolve the density."""
+    shift: float = 1e-3
+    """c of the soft rank and the log-determinant, in units of the eigenvalues."""
     radius: float = 5.0
     """Norm of a random perturbation (5 in study B)."""
     num_perturbations: int = 20
@@ -83,6 +95,14 @@ class Options:
             raise ValueError(
                 f"eigenvalue_starts is {self.eigenvalue_starts}; it must be at least 1"
             )
+        if not 0 <= self.eigenvalue_sample < 1:
+            raise ValueError(
+                f"eigenvalue_sample is {self.eigenvalue_sample}; it must be from 0 to below 1"
+            )
+        for name, least in LEAST.items():
+            if not least <= getattr(self, name) <= LARGEST:
+                value = shown(getattr(self, name))
+                raise ValueError(f"{name} is {value}; it must be from {least} to {LARGEST}")
         for name in POSITIVE:
             if not 0 < getattr(self, name) < math.inf:
                 value = getattr(self, name)
@@ -94,20 +114,21 @@ class Options:
             check_count(count, self.antithetic, name)
         for name in COUNTS:
             at_least_one(name, getattr(self, name))
-        if not 2 <= self.subspaces <= LARGEST:
-            raise ValueError(
-                f"subspaces is {shown(self.subspaces)}; it must be from 2 to {LARGEST}"
-            )
         if not 0 < self.delta < 1:
             raise ValueError(f"delta is {self.delta}; it must lie between 0 and 1")
 
 
 # Options that are finite and above 0; those that count; of these, random draws.
 POSITIVE = (
-    *("radius", "sigma", "sigma_relative", "lpf_sigma", "box_eps", "rise"),
+    *("radius", "sigma", "sigma_relative", "lpf_sigma", "box_eps", "rise", "shift"),
     *("rho_l2", "rho_linf", "rho_l2_adaptive", "rho_linf_adaptive"),
 )
 COUNTS = ("ascent_steps", "ascent_starts", "worst_examples", "group_size", "subspace_size")
+# Of these, below two random vectors there is no standard error.
+LEAST = {
+    **{"eigenvalue_count": 2, "num_probes": 2, "density_probes": 2, "density_steps": 1},
+    "subspaces": 2,
+}
 DRAWS = ("num_perturbations", "lpf_draws")
 
 
@@ -168,7 +189,8 @@ class Measure(NamedTuple):
     function, mapped over the members of a group by one program, each with its part of the
     ``memory``; ``record(network, at, batch, options, arrays)`` makes the `Record` of them on the
     host, or raises ValueError, with the reason, where that is not finite. Of the ``batch`` it may
-    take shapes, and no more. ``from_initial``: it is not defined without ``at.initial``.
+    take shapes, and no more. ``from_initial``: it is not defined without ``at.initial``. Measures
+    of one ``stream`` and one ``arrays`` have the same random key, and share what is computed.
     """
 
     description: str
@@ -181,6 +203,7 @@ class Measure(NamedTuple):
     arrays: Callable[..., Any]
     record: Callable[..., Record]
     from_initial: bool = False
+    stream: str = ""
 
     def settings(self, options: Options) -> str:
         """The options that decide the value, as text for a table."""

@@ -6,13 +6,16 @@ from functools import cache
 
 import jax.numpy as jnp
 
-from jaxsharp.measures import baselines, minimum, neighbourhood, relatives, spectrum
+from jaxsharp.measures import baselines, minimum, neighbourhood, relatives
 from jaxsharp.measures.contract import OF_DATA, SYMMETRIES, Measure, Options, Record
+from jaxsharp.measures.spectrum import densities, eigenvalues, traces
 from jaxsharp.networks.losses import name_of
 
 MEASURES: dict[str, Measure] = {
     **minimum.MEASURES,
-    **spectrum.MEASURES,
+    **eigenvalues.MEASURES,
+    **traces.MEASURES,
+    **densities.MEASURES,
     **neighbourhood.MEASURES,
     **relatives.MEASURES,
     **baselines.MEASURES,
@@ -38,7 +41,8 @@ def guide_table() -> str:
         changed = [symmetry for symmetry in SYMMETRIES if symmetry not in of.invariances]
         texts = of.description, of.reference, of.unit, of.error, of.cost
         rows.append((name, *texts, ", ".join(changed) or "nothing"))
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    escaped = ([text.replace("|", r"\|") for text in row] for row in rows)
+    return "\n".join(f"| {' | '.join(row)} |" for row in escaped)
 
 
 @cache  # so that one function is one static argument of compiled programs

@@ -1,7 +1,7 @@
 """Sharpness of trained runs: every measure of all members of a group in one program."""
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,7 @@ def measure(
         directory.check_origin(path, made_from)
     runs_of, memory = list(zip(configs, paths, strict=True)), layout.memory or budget()
     states: dict[Path, TrainState] = {}
+    shared: dict[Hashable, PyTree] = {}
     for name in measures:
         taken = bench.measures[known("measure", name, bench.measures)]
         settings = taken.settings(options)
@@ -79,7 +80,7 @@ def measure(
             report(name, len(runs_of) - len(missing) + start)
             part = missing[start : start + width]
             trained = [(config, states[path]) for config, path in part]
-            found = results(name, taken, trained, bench, options, width, memory)
+            found = results(name, taken, trained, bench, options, width, memory, shared)
             for (_, path), measured in zip(part, found, strict=True):
                 record(path, name, taken, settings, measured)
     barrier()
@@ -115,10 +116,12 @@ def results(
     options: Options,
     width: int,
     memory: Budget,
+    shared: dict[Hashable, PyTree] | None = None,
 ) -> list[Record]:
     """Records of a measure of at most ``width`` members.
 
     NaN for one that diverged, or whose value is not finite, for which a warning says the reason.
+    What measures of one stream computed is put into ``shared``, and taken from there.
     """
     mesh = member_mesh(width)
     size = members[0][0].settings.measure_size
@@ -127,13 +130,19 @@ def results(
     for i in range(width):
         config, state = members[min(i, len(members) - 1)]
         active = np.array(i < len(members) and not state.diverged)
-        labels, key = labels_of(config, bench)[:size], measuring_key(config, name)
+        labels = labels_of(config, bench)[:size]
+        key = measuring_key(config, measure.stream or name)
         rows.append((active, trained_arrays(measure, config, state, bench), labels, key))
     *arguments, keys = (place(stack(column), mesh) for column in zip(*rows, strict=True))
     program = measuring_program(measure, bench.network, options, mesh, memory)
     keys = jax.jit(jax.random.wrap_key_data)(keys)
+    identity = measure.stream, measure.arrays, tuple(config.name for config, _ in members)
     try:
-        found = fetch(program((*arguments, keys), place(images, mesh, shared=True)))
+        found = (shared or {}).get(identity)
+        if found is None:
+            found = fetch(program((*arguments, keys), place(images, mesh, shared=True)))
+        if shared is not None and measure.stream:
+            shared[identity] = found
     except ValueError as reason:  # the measure is not defined for such a network
         claims.warn_once(f"no {name} of {members[0][0].model}: {reason}")
         return [UNDEFINED] * len(members)

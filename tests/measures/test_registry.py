@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from jaxsharp.core import budget
-from jaxsharp.measures import MEASURES, Options, Record, Trained
+from jaxsharp.measures import MEASURES, Measure, Options, Record, Trained, catalogue
 from tests.tinynets import cnn, generic_point, mlp, tiny_dataset
 
 # Of parameters alone, which are finite where the outputs are not.
-OF_PARAMETERS = ("parameter_norm", "distance_from_initialization", "num_parameters")
+OF_PARAMETERS = {"parameter_norm", "distance_from_initialization", "num_parameters"}
+# One of those that share what they compute.
+SHARED = set({measure.arrays: name for name, measure in MEASURES.items()}.values())
 OPTIONS = Options(num_perturbations=4, eigenvalue_starts=2)
 
 
@@ -72,7 +74,7 @@ def test_an_infimum_that_is_not_attained_is_not_finished():
 
 @pytest.mark.parametrize("limit", [3, 200])
 def test_an_eigenvalue_that_stops_at_the_product_limit_is_not_finished(monkeypatch, limit):
-    monkeypatch.setattr("jaxsharp.measures.spectrum.MAX_PRODUCTS", limit)
+    monkeypatch.setattr("jaxsharp.measures.spectrum.eigenvalues.MAX_PRODUCTS", limit)
     network, batch = mlp(), tiny_dataset(num=12).train
     params, stats = generic_point(network, dtype=jnp.float32)
     options = Options(eigenvalue_tol=1e-4)
@@ -86,7 +88,7 @@ def test_options_that_no_measure_can_take_are_refused():
         Options(eigenvalue_starts=0).check()
 
 
-@pytest.mark.parametrize("name", [name for name in MEASURES if name not in OF_PARAMETERS])
+@pytest.mark.parametrize("name", sorted(SHARED - OF_PARAMETERS))
 def test_a_measure_that_is_not_finite_says_why(name):
     network, batch = mlp(), tiny_dataset(num=12).train
     params, stats = generic_point(network, dtype=jnp.float32)
@@ -94,3 +96,32 @@ def test_a_measure_that_is_not_finite_says_why(name):
     with pytest.raises(ValueError, match=r"not finite|finite and >= 0") as refused:
         recorded(name, network, huge, stats, batch)
     assert "\n" not in str(refused.value)
+
+
+def test_measures_of_one_stream_share_what_is_computed(monkeypatch):
+    """And a value does not depend on which others are taken."""
+    computed = []
+
+    def compiled(arrays, *rest):
+        computed.append(arrays)
+        return arrays(rest[-1])
+
+    def drawn(key):
+        return jax.random.normal(key)
+
+    def made(factor, arrays=drawn, stream=""):
+        record = lambda n, at, b, o, x: Record(factor * float(x), 0, True, 1, 1, 1, False)  # noqa: E731
+        texts = ("", "", "", "", "", (), frozenset())
+        return Measure(*texts, arrays, record, stream=stream)
+
+    fakes = {"one": made(1, stream="s"), "two": made(2, stream="s"), "other": made(1)}
+    for name, fake in fakes.items():
+        monkeypatch.setitem(MEASURES, name, fake)
+    monkeypatch.setattr(catalogue, "compiled", compiled)
+    network, batch = mlp(), tiny_dataset(num=3).train
+    arguments = (network, *generic_point(network, dtype=jnp.float32), batch)
+    both = catalogue.measure(*arguments, list(fakes), key=jax.random.key(0))
+    assert len(computed) == 2
+    assert both["two"].value == 2 * both["one"].value != 2 * both["other"].value
+    alone = catalogue.measure(*arguments, ["two"], key=jax.random.key(0))
+    assert alone["two"] == both["two"] and len(computed) == 3

@@ -1,139 +1,198 @@
-"""The top eigenvalue of real networks against dense Hessians."""
+"""Measures of the spectrum against dense Hessians, and their errors against the spread."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.flatten_util import ravel_pytree
 
-from jaxsharp.measures import spectrum, top_eigenvalue
-from tests.tinynets import cnn, generic_point, mlp, tiny_dataset
+from jaxsharp.core import budget
+from jaxsharp.curvature import StructureError
+from jaxsharp.measures import MEASURES, Options, Trained, layer_traces
+from jaxsharp.measures.spectrum import densities, eigenvalues, traces
+from tests.references import dense_hessian
+from tests.tinynets import generic_point, mlp, tiny_dataset
 
-NETWORKS = {"mlp": (mlp(features=12, widths=(5, 4)), (2, 3, 2)), "cnn": (cnn(), (6, 6, 2))}
+KEYS = 220
+OPTIONS = Options(eigenvalue_tol=1e-8, shift=0.05)
+RANDOM = {**traces.MEASURES, **densities.MEASURES}
+RANDOM.pop("hessian_trace")
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
-def dense_eigenvalues(network, params, stats, batch):
-    flat, unflatten = ravel_pytree(params)
-    loss = network.frozen_loss(stats)
-    return jnp.linalg.eigvalsh(jax.jit(jax.hessian(lambda f: loss(unflatten(f), batch)))(flat))
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("chunk_size", [None, 4])
-def test_value_is_the_largest_of_the_dense_hessian(x64, name, chunk_size):
-    network, shape = NETWORKS[name]
-    batch = tiny_dataset(num=14, shape=shape).train
+@pytest.fixture(scope="module")
+def learned(double_precision):
+    """A tiny network that has learned its data, and its dense Hessian, with saddles left."""
+    network = mlp(widths=(5, 4), features=12)
+    batch = tuple(jnp.asarray(x) for x in tiny_dataset(num=14, shape=(2, 3, 2)).train)
     params, stats = generic_point(network)
-    want = dense_eigenvalues(network, params, stats, batch)[-1]
-    found = top_eigenvalue(
-        network, params, stats, batch, jax.random.key(0), tol=1e-9, chunk_size=chunk_size
-    )
-    assert found.converged
-    np.testing.assert_allclose(found.value, want, rtol=1e-8)
-    assert found.error <= 1e-9 * found.value
-
-
-def test_value_changes_when_layers_are_rescaled(x64):
-    network, shape = NETWORKS["mlp"]
-    batch = tiny_dataset(num=14, shape=shape).train
-    params, stats = generic_point(network)
-    moved = {**params, "dense1": jax.tree.map(lambda a: a * 10, params["dense1"])}
-    moved["dense2"] = {**params["dense2"], "kernel": params["dense2"]["kernel"] / 10}
-    logits = [network.apply(p, stats, batch.images, False)[0] for p in (params, moved)]
-    np.testing.assert_allclose(*logits, rtol=1e-10)
-    values = [top_eigenvalue(network, p, stats, batch, jax.random.key(0)) for p in (params, moved)]
-    assert abs(values[1].value / values[0].value - 1) > 0.5
-
-
-def test_too_few_products_are_reported_with_an_honest_residual(x64):
-    network, shape = NETWORKS["cnn"]
-    batch = tiny_dataset(num=14, shape=shape).train
-    params, stats = generic_point(network)
-    found = top_eigenvalue(
-        network, params, stats, batch, jax.random.key(0), tol=1e-9, max_products=4
-    )
-    assert not found.converged
-    assert found.num_products <= 4
-    distance = np.abs(dense_eigenvalues(network, params, stats, batch) - found.value).min()
-    assert distance <= found.error
-
-
-BULK = np.r_[np.linspace(0.995, 1.005, 1999), 1.1].astype(np.float32)
-
-
-def found_in_bulk(starts, tol=1e-2, num=300):
-    """What starts from some random keys find of 1,999 eigenvalues near 1 and one of 1.1."""
-    like = jnp.zeros(len(BULK))
+    gradient = jax.grad(network.frozen_loss(stats))
 
     @jax.jit
-    def from_key(key):
-        options = {"tol": tol, "max_products": 100, "starts": starts}
-        return spectrum.largest(lambda v: BULK * v, like, key, **options)
+    def trained(params):
+        def step(params, _):
+            by = gradient(params, batch)
+            return jax.tree.map(lambda p, g: p - 0.1 * g, params, by), None
 
-    keys = jax.random.split(jax.random.key(0), num)
-    found = jax.device_get(jax.lax.map(from_key, keys))
-    return [spectrum.from_starts(jax.tree.map(lambda x, i=i: x[i], found)) for i in range(num)]
+        return jax.lax.scan(step, params, length=30)[0]
 
-
-def test_a_residual_vouches_for_an_eigenvalue_nearby_and_not_for_the_largest():
-    single = found_in_bulk(1)
-    second = [f for f in single if f.value < 1.05]
-    assert 0.02 * len(single) < len(second) < 0.12 * len(single)
-    for f in second:
-        assert f.converged and f.finished and f.confirmed is None
-        assert np.abs(BULK - f.value).min() <= f.error <= 1e-2 * f.value
+    at = Trained(trained(params), stats)
+    hessian = dense_hessian(network.frozen_loss(stats), at.params, batch)
+    return network, at, batch, np.asarray(hessian)
 
 
-def test_a_second_start_finds_what_the_first_missed_or_says_so():
-    """Both miss it in one key of 220; where one does, the larger is taken and not confirmed."""
-    single, double = found_in_bulk(1), found_in_bulk(2)
-    disagree = 0
-    for one, two in zip(single, double, strict=True):
-        assert two.converged and two.num_products > one.num_products
-        if one.value < 1.05 < two.value:
-            disagree += 1
-            assert two.confirmed is False and not two.finished
-        if two.confirmed:
-            assert two.finished
-    assert disagree >= 5
-    missed = [two for two in double if two.value < 1.05]
-    assert len(missed) <= 5 and all(two.confirmed for two in missed)
-    assert np.mean([two.confirmed for two in double]) > 0.8
+def exact_values(hessian, options=OPTIONS):
+    """Every measure of the spectrum from all eigenvalues, as matrices where there is a matrix."""
+    values, vectors = np.linalg.eigh(hessian)
+    count, shift, size = options.eigenvalue_count, options.shift, len(values)
+    positive = (vectors * np.maximum(values, 0)) @ vectors.T
+    shares = np.abs(values) / np.abs(values).sum()
+    shares = shares[shares > 0]
+    return {
+        "top_eigenvalue": values[-1],
+        "top_eigenvalues_sum": values[-count:].sum(),
+        "eigenvalue_ratio": values[-1] / values[-count],
+        "smallest_eigenvalue": values[0],
+        "hessian_trace": np.trace(hessian),
+        "hutchinson_trace": np.trace(hessian),
+        "frobenius_norm": np.linalg.norm(hessian),
+        "soft_rank": np.trace(positive @ np.linalg.inv(positive + shift * np.eye(size))),
+        "log_determinant": np.linalg.slogdet(np.eye(size) + positive / shift)[1],
+        "effective_rank": np.exp(-np.sum(shares * np.log(shares))),
+        "negative_share": -values[values < 0].sum() / np.abs(values).sum(),
+    }
 
 
-def test_of_three_starts_two_must_agree():
-    three = found_in_bulk(3)
-    confirmed = np.mean([f.confirmed for f in three])
-    assert confirmed > np.mean([f.confirmed for f in found_in_bulk(2)])
-    assert sum(f.value < 1.05 for f in three if f.confirmed) <= 2
+def test_the_table_has_every_measure_of_the_spectrum(learned):
+    want = exact_values(learned[3])
+    assert list(want) == [*eigenvalues.MEASURES, *traces.MEASURES, *densities.MEASURES]
+    assert set(want) <= set(MEASURES) and want["smallest_eigenvalue"] < 0
 
 
-def starts_that_found(values, residuals, converged):
-    arrays = (np.array(x) for x in (values, residuals, converged, [10] * len(values)))
-    return spectrum.from_starts(spectrum.Found(*arrays))
+@pytest.fixture(scope="module")
+def arrays_of(learned):
+    """What a measure computes for several keys; once for measures that share it."""
+    network, at, batch, _ = learned
+    known = {}
+
+    def arrays(name, options, keys):
+        fn = MEASURES[name].arrays
+        if fn not in known:
+
+            @jax.jit
+            def program(at, keys):
+                one = lambda key: fn(network, at, batch, key, options, budget())  # noqa: E731
+                return jax.lax.map(one, keys, batch_size=20)
+
+            known[fn] = jax.device_get(program(at, keys))
+        return [jax.tree.map(lambda leaf, i=i: leaf[i], known[fn]) for i in range(len(keys))]
+
+    return arrays
 
 
-def test_what_confirms_a_value():
-    near, far = [1.0, 1.015], [1.0, 1.03]
-    assert starts_that_found(near, [0.01, 0.01], [True, True]).confirmed
-    assert not starts_that_found(far, [0.01, 0.01], [True, True]).confirmed
-    assert not starts_that_found(near, [0.01, 0.01], [False, True]).confirmed
-    assert not starts_that_found(near, [0.01, 0.01], [True, False]).confirmed
-    assert starts_that_found([1.0, 2.0, 2.0], [0.01] * 3, [True] * 3).confirmed
-    found = starts_that_found(far, [0.01, 0.02], [True, True])
-    assert (found.value, found.error, found.converged, found.num_products) == (1.03, 0.02, True, 20)
-    alone = starts_that_found([1.0], [0.01], [False])
-    assert alone.confirmed is None and not alone.finished
+@pytest.mark.parametrize("name", [*eigenvalues.MEASURES, "hessian_trace"])
+def test_what_is_not_random_is_that_of_the_dense_hessian(learned, arrays_of, name):
+    network, at, batch, hessian = learned
+    (arrays,) = arrays_of(name, OPTIONS, jax.random.split(jax.random.key(0), 1))
+    found = MEASURES[name].record(network, at, batch, OPTIONS, arrays)
+    want = exact_values(hessian)[name]
+    assert abs(found.value - want) <= found.error + 1e-12 < 1e-6 * abs(want)
+    assert found.finished and found.exact == (name == "hessian_trace") and found.examples == 14
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_starts_of_a_network_agree_on_the_largest(x64, name):
-    network, shape = NETWORKS[name]
-    batch = tiny_dataset(num=14, shape=shape).train
-    params, stats = generic_point(network)
-    arguments = (network, params, stats, batch, jax.random.key(0))
-    one, two = (top_eigenvalue(*arguments, tol=1e-6, starts=starts) for starts in (1, 2))
-    assert two.confirmed and two.finished and two.num_products > one.num_products
-    np.testing.assert_allclose(two.value, one.value, rtol=1e-9)
-    with pytest.raises(ValueError, match="starts is 0; it must be at least 1"):
-        top_eigenvalue(*arguments, starts=0)
+@pytest.mark.parametrize("name", RANDOM)
+def test_a_standard_error_is_the_spread_over_keys(learned, arrays_of, name):
+    network, at, batch, hessian = learned
+    options = Options(shift=0.05, num_probes=80, density_probes=40, density_steps=30)
+    rows = arrays_of(name, options, jax.random.split(jax.random.key(1), KEYS))
+    records = [MEASURES[name].record(network, at, batch, options, row) for row in rows]
+    want = exact_values(hessian, options)[name]
+    values, errors = (np.array([getattr(r, f) for r in records]) for f in ("value", "error"))
+    drawn, cost = (40, 40 * 30) if name in densities.MEASURES else (80, 80)
+    assert all(r.finished and not r.exact for r in records)
+    assert {(r.directions, r.cost) for r in records} == {(drawn, cost)}
+    spread = values.std(ddof=1)
+    assert 0.85 < np.sqrt(np.mean(errors**2)) / spread < 1.15
+    covered = np.mean(np.abs(values - want) <= 1.96 * errors)
+    assert 0.9 <= covered <= 0.98, (covered, values.mean(), want, spread)
+
+
+@pytest.mark.parametrize("name", densities.MEASURES)
+def test_functionals_of_all_eigenvalues_are_those_of_the_matrix(learned, name):
+    """Rules that know every eigenvalue, each with the same weight."""
+    network, at, batch, hessian = learned
+    nodes = np.stack([np.linalg.eigvalsh(hessian)] * 3)
+    found = nodes, np.full(nodes.shape, 1 / nodes.shape[1]), 7
+    record = MEASURES[name].record(network, at, batch, OPTIONS, found)
+    np.testing.assert_allclose(record.value, exact_values(hessian)[name], rtol=1e-9)
+    assert record.error <= 1e-12 * record.value + 1e-15
+    assert (record.cost, record.directions) == (7, 3)
+
+
+def test_the_ratio_to_an_eigenvalue_that_is_lost_in_its_residual_is_not_finished(learned):
+    network, at, batch, _ = learned
+    record = MEASURES["eigenvalue_ratio"].record
+    for last, finished in ((0.5, True), (0.005, False), (-0.5, False), (0.0, False)):
+        found = eigenvalues.Found(
+            np.array([2.0, last]), np.array([0.01, 0.01]), np.array([True, True]), 9
+        )
+        one = record(network, at, batch, OPTIONS, found)
+        assert one.finished == finished
+        if finished:
+            np.testing.assert_allclose((one.value, one.error), (4, (0.01 + 4 * 0.01) / 0.49))
+
+
+def test_the_error_of_a_sum_bounds_what_the_residuals_allow(learned):
+    """Hoffman and Wielandt, on random bases of Ritz vectors."""
+    rng = np.random.default_rng(0)
+    spectrum = np.sort(rng.normal(size=30))[::-1]
+    for size in (1e-3, 1e-2, 0.1):
+        basis = np.linalg.qr(np.eye(30)[:, :5] + size * rng.normal(size=(30, 5)))[0]
+        values, mixing = np.linalg.eigh(basis.T @ (spectrum[:, None] * basis))
+        vectors = basis @ mixing
+        residuals = np.linalg.norm(spectrum[:, None] * vectors - vectors * values, axis=0)
+        found = eigenvalues.Found(values, residuals, np.ones(5, bool), 9)
+        record = MEASURES["top_eigenvalues_sum"].record(*learned[:3], OPTIONS, found)
+        off = abs(record.value - spectrum[:5].sum())
+        assert 0 < off <= record.error < 2 * np.sqrt(5) * np.sqrt(2) * residuals.max()
+
+
+def test_traces_of_arrays_sum_to_that_of_the_hessian(learned):
+    network, at, batch, hessian = learned
+    found = layer_traces(network, at.params, at.stats, batch)
+    sizes = [leaf.size for leaf in jax.tree.leaves(at.params)]
+    want = [d.sum() for d in np.split(np.diag(hessian), np.cumsum(sizes)[:-1])]
+    np.testing.assert_allclose(jax.tree.leaves(found), want, rtol=1e-9)
+    tanh = network._replace(apply=lambda p, s, x, t: (jnp.tanh(network.apply(p, s, x, t)[0]), s))
+    with pytest.raises(StructureError, match="tanh"):
+        layer_traces(tanh, at.params, at.stats, batch)
+
+
+def test_a_sampled_start_meets_the_same_residual_over_all_examples(learned):
+    network, at, batch, hessian = learned
+    largest = np.linalg.eigvalsh(hessian)[-1]
+    arguments = (network, *at[:2], batch, jax.random.key(3))
+    random = eigenvalues.top_eigenvalue(*arguments, tol=1e-6)
+    warm = eigenvalues.top_eigenvalue(*arguments, tol=1e-6, sample=0.5, starts=2)
+    for found in (random, warm):
+        assert found.converged and abs(found.value - largest) <= found.error <= 1e-6 * largest
+    assert warm.confirmed
+    for sample in (1.0, -0.1):
+        with pytest.raises(ValueError, match=r"sample is .* from 0 to below 1"):
+            eigenvalues.top_eigenvalue(*arguments, sample=sample)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"eigenvalue_sample": 1.0}, "eigenvalue_sample is 1.0; it must be from 0 to below 1"),
+        ({"eigenvalue_count": 1}, "eigenvalue_count is 1; it must be from 2"),
+        ({"num_probes": 1}, "num_probes is 1; it must be from 2"),
+        ({"density_probes": 1}, "density_probes is 1; it must be from 2"),
+        ({"density_steps": 0}, "density_steps is 0; it must be from 1"),
+        ({"shift": 0.0}, "shift is 0.0; it must be a finite number above 0"),
+        ({"shift": float("nan")}, "shift is nan; it must be"),
+    ],
+)
+def test_options_out_of_range_are_refused(wrong, said):
+    with pytest.raises(ValueError, match=said.replace(".", r"\.")):
+        Options(**wrong).check()

@@ -38,7 +38,7 @@ def test_an_eigenvalue_that_stops_at_the_limit_is_marked_in_the_row_of_its_run(
     trained, monkeypatch
 ):
     options = Options(eigenvalue_tol=1e-4)
-    monkeypatch.setattr("jaxsharp.measures.spectrum.MAX_PRODUCTS", 3)
+    monkeypatch.setattr("jaxsharp.measures.spectrum.eigenvalues.MAX_PRODUCTS", 3)
     measuring.measure(*trained, [NAME], options)
     row = tables.row(trained[1][0])
     assert row[f"{NAME}_finished"] is False and row[f"{NAME}_cost"] <= 3
@@ -53,7 +53,8 @@ def test_starts_are_part_of_the_settings_and_of_the_cost(trained):
         options = Options(eigenvalue_tol=1e-3, eigenvalue_starts=starts)
         measuring.measure(*trained, [NAME], options)
         row = list(runs.read_sharpness(trained[1][0]).itertuples())[-1]
-        assert row.settings == f"eigenvalue_tol=0.001 eigenvalue_starts={starts}"
+        wanted = f"eigenvalue_tol=0.001 eigenvalue_starts={starts} eigenvalue_sample=0.0"
+        assert row.settings == wanted
         assert row.finished == 1
         costs.append(row.cost)
     assert costs[1] > costs[0]
@@ -102,3 +103,14 @@ def test_the_tables_of_a_study_have_the_flags(tmp_path):
     write_tables(out, STUDY, set(STUDY.members()))
     found = analysis.usable(pd.read_csv(out / "runs.csv").assign(converged=True), [NAME])
     assert found.counts["unfinished"] == 1 and len(found.kept) == 3
+
+
+def test_measures_that_share_their_products_compute_them_once(trained, monkeypatch):
+    fetched, fetch = [], measuring.fetch
+    monkeypatch.setattr(measuring, "fetch", lambda found: fetched.append(found) or fetch(found))
+    names, options = ["eigenvalue_ratio", "top_eigenvalues_sum"], Options(eigenvalue_count=2)
+    measuring.measure(*trained, names, options)
+    row = tables.row(trained[1][0])
+    ratio, total = (row[name] for name in names)
+    assert len(fetched) == 1 and row[f"{names[0]}_cost"] == row[f"{names[1]}_cost"] > 2
+    assert 0 < total / (1 + ratio) < ratio * total / (1 + ratio) < total
