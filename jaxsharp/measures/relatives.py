@@ -44,7 +44,7 @@ def fisher_rao_norm(
     """
     if network.loss.weights is not None:
         raise ValueError(
-            f"loss {network.loss.name} weighs its examples; valid are losses in which all count alike"
+            f"loss {network.loss.name} weighs its examples; valid are losses without weights"
         )
     params = widen(params)
 

@@ -13,7 +13,7 @@ from jaxsharp.curvature.products import hessian
 from jaxsharp.curvature.traces import Estimate, Trace, frobenius_norm, hutchinson
 from jaxsharp.measures.baselines import exact
 from jaxsharp.measures.contract import Measure, Options, Record, Trained
-from jaxsharp.measures.minimum import group_traces
+from jaxsharp.measures.minimum.sharpness import group_traces
 from jaxsharp.measures.output_losses import check_known
 from jaxsharp.measures.spectrum.eigenvalues import OF_SPECTRUM, UNIT
 from jaxsharp.networks.losses import loss_of
