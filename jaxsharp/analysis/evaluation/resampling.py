@@ -40,6 +40,8 @@ def bootstrap_tau(
     """
     s, t = runs.signs
     names, place = np.unique(runs.group, return_inverse=True)
+    if not len(names):
+        return Coefficient(NAN, NAN, NAN, "undefined")
     drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
     weights = drawn.astype(np.float64)[:, place]
     of_weights = lambda w: coefficients.tau(w, s, t)  # noqa: E731

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from jaxsharp import analysis
+from jaxsharp.analysis.evaluation.evaluating import EXTRAS
 
 NAN = float("nan")
 
@@ -82,6 +83,19 @@ def test_runs_that_may_not_enter_are_counted():
     assert text in unruled.notes
 
 
+@pytest.mark.parametrize("num", [0, 1, 2])
+def test_with_hardly_any_run_that_may_enter_nothing_is_decided(num):
+    runs = table()
+    runs["converged"] = runs.index < num
+    found = evaluate(runs, columns=EXTRAS)
+    assert row(found)["runs"] == num and row(found)["verdict"] == "undecided"
+    names = ["raw", "within", "given_loss", "given_all", "increment", "slope"]
+    assert found.table[names].isna().all(axis=None)
+    assert f"{num} runs enter (left out at most: {45 - num} unconverged)" in found.notes
+    assert "2 undecided" in found.headline
+    assert "undecided" in analysis.markdown(found) and analysis.forest(found).axes
+
+
 def test_measures_within_two_standard_errors_are_ties():
     runs = table().assign(x_error=1e9)
     assert np.isnan(row(evaluate(runs))["raw"])
@@ -112,7 +126,7 @@ def test_with_fewer_than_8_configurations_there_is_no_interval_and_the_reason_is
 
 def test_one_seed_leaves_the_comparison_within_open():
     runs = table(rates=6, seeds=1)
-    found = evaluate(runs, columns=analysis.evaluation.evaluating.EXTRAS)
+    found = evaluate(runs, columns=EXTRAS)
     assert row(found)["verdict"] == "undecided"
     assert row(found)["verdict_reason"] == "within: undefined"
     assert np.isnan(
