@@ -27,6 +27,7 @@ WORDS = {
 }
 MOST = 2**53  # beyond, JSON's numbers are no longer whole
 LONGEST = 1000
+IGNORED = -100  # the label of a token that does not count, as PyTorch's ignore_index has it
 LARGEST = 2**31 - 1  # what is counted on devices is counted in 32 bits
 
 

@@ -2,7 +2,8 @@
 
 Inputs are of any shape, examples first: real numbers (kept as float32), uint8 as images have it, or
 other integers, which are indices as tokens are (kept as int32). Targets are classes, integers from
-0 on, of shape (n,) or (n, tokens), or real numbers of shape (n,) or (n, outputs).
+0 on, of shape (n,) or (n, tokens), -100 where a token does not count, or real numbers of shape (n,)
+or (n, outputs).
 """
 
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import ArrayLike
 
-from jaxsharp.core.choices import counted, plain, shown
+from jaxsharp.core.choices import IGNORED, counted, plain, shown
 from jaxsharp.data.parts import Dataset, divided, subset
 from jaxsharp.data.readers import DataError, Split
 
@@ -138,7 +139,9 @@ def check_classes(parts: dict[str, Split], num_classes: int | None) -> int:
     if total < 2:
         raise DataError(f"there is {total} class; there must be at least 2")
     for part, each in parts.items():
-        wrong = np.unique(each.labels[(each.labels < 0) | (each.labels >= total)])
+        is_class = (each.labels >= 0) & (each.labels < total)
+        is_class |= (each.labels == IGNORED) & (each.labels.ndim > 1)
+        wrong = np.unique(each.labels[~is_class])
         if wrong.size:
             raise DataError(
                 f"{part} targets hold {shown(wrong[:5].tolist())}; the classes are 0 to {total - 1}"

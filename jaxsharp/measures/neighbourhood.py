@@ -124,14 +124,16 @@ def loss_increases(
     if vmapped is None:
         vmapped = 8 if memory.vmapped else 1
     if chunk_size is None:
-        frozen = partial(network.frozen_loss(stats), params)
+        frozen = partial(network.frozen_loss(stats, batch[1]), params)
         chunk_size = affordable_chunk(frozen, batch, memory.divided(vmapped))
 
     def loss(params):
         at = stats
         if recompute:
             at = recompute_statistics(network, params, stats, batch[0], chunk_size=chunk_size)
-        return mean_over_chunks(partial(network.frozen_loss(at), params), batch, chunk_size)
+        return mean_over_chunks(
+            partial(network.frozen_loss(at, batch[1]), params), batch, chunk_size
+        )
 
     def perturbed_loss(index):
         drawn, step = index, radius

@@ -20,7 +20,7 @@ OUTPUT_LOSSES = {
 
 def factors_of(loss: Loss) -> Callable:
     """The factors of a network's loss; ValueError for one of which nothing is known."""
-    if LOSSES.get(loss.name) != loss:
+    if loss.name not in OUTPUT_LOSSES or LOSSES[loss.name] != loss:
         raise ValueError(
             f"the second derivatives of loss {loss.name} are not known; valid are "
             f"{', '.join(OUTPUT_LOSSES)}"

@@ -116,7 +116,7 @@ def eigenvalues(
     key: Array,
 ) -> Found:
     """Top eigenvalue from each start, compiled once for all models of one network."""
-    loss = network.frozen_loss(stats)
+    loss = network.frozen_loss(stats, batch[1])
     matvec = hessian(loss, params, batch, chunk_size=chunk_size, memory=memory)
     return largest(matvec, params, key, tol=tol, max_products=max_products, starts=starts)
 

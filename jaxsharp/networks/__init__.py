@@ -20,6 +20,7 @@ from jaxsharp.networks.linen import from_linen as from_linen
 from jaxsharp.networks.losses import LOSSES as LOSSES
 from jaxsharp.networks.losses import Loss as Loss
 from jaxsharp.networks.losses import accuracy as accuracy
+from jaxsharp.networks.losses import by_weights as by_weights
 from jaxsharp.networks.losses import cross_entropy as cross_entropy
 from jaxsharp.networks.models import MODELS as MODELS
 from jaxsharp.networks.models import ModelSpec as ModelSpec

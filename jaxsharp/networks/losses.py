@@ -10,22 +10,42 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from jaxsharp.core.choices import known, known_classes
+from jaxsharp.core.choices import IGNORED, known, known_classes
 from jaxsharp.core.trees import widen
 
 
 class Loss(NamedTuple):
     """A loss of outputs and targets, and the accuracy that goes with it.
 
-    ``mean(outputs, targets)`` is the mean over examples, in which each counts alike; ``accuracy``
-    likewise, None where there is none. ``whole``, of the user's own losses alone, is the function
-    as it was given.
+    ``mean(outputs, targets)`` is the mean over examples, in which each counts alike, or, if there
+    are ``weights``, by ``weights(targets)``, one number each; ``accuracy`` likewise, None where
+    there is none. ``whole``, of the user's own losses alone, is the function as it was given.
     """
 
     name: str
     mean: Callable
     accuracy: Callable | None = None
     whole: Callable | None = None
+    weights: Callable | None = None
+
+    def total(self, targets: ArrayLike) -> Float[Array, ""] | None:
+        """The mean weight of examples; None where each counts alike."""
+        return None if self.weights is None else jnp.mean(widen(self.weights(targets)))
+
+    def in_parts(self, mean: Callable, total: Array | None) -> Callable:
+        """A mean, or accuracy, in the form that chunks of data with this `total` weight add up to.
+
+        Its plain averages over chunks, by their numbers of examples, are the weighted mean over all
+        data; of one chunk it is no mean.
+        """
+        if total is None:
+            return mean
+        return lambda outputs, targets: mean(outputs, targets) * (self.total(targets) / total)
+
+
+def name_of(fn: Callable) -> str:
+    """What a user's function is called."""
+    return getattr(fn, "__name__", type(fn).__name__)
 
 
 def cross_entropy(logits: Float[Array, "n ... classes"], labels: ArrayLike) -> Float[Array, ""]:
@@ -73,6 +93,69 @@ def squared_error(outputs: Float[Array, "n ..."], targets: ArrayLike) -> Float[A
     return jnp.square(outputs - targets).sum() / len(outputs)
 
 
+def weighted_mean(values: Array, weights: ArrayLike) -> Float[Array, ""]:
+    """Sum of weights times values over the sum of weights, in at least float32; 0 if that is 0."""
+    values, weights = widen(values), jnp.asarray(weights)
+    if values.shape != weights.shape:
+        raise ValueError(
+            f"losses have shape {values.shape} and weights {weights.shape}; each must have one "
+            "number for each example"
+        )
+    weights = weights.astype(values.dtype)
+    total = weights.sum()
+    return jnp.where(total == 0, 0, (weights * values).sum() / jnp.where(total == 0, 1, total))
+
+
+@cache  # so that one function is one static argument of compiled programs
+def by_weights(losses: Callable, weights: Callable, accuracies: Callable | None = None) -> Loss:
+    """The loss whose examples count by their weights, in a batch and over a data set.
+
+        sum_i w_i l_i / sum_i w_i,    l = losses(outputs, targets),    w = weights(targets)
+
+    Both return one number for each example, shape (n,); weights are finite and not negative. So
+    do ``accuracies``, where there is an accuracy. A step of training has the weighted mean over its
+    batch, 0 for one in which nothing counts; losses of a run, and measures, have that over all
+    data, whatever the chunks (`Loss.in_parts`).
+    """
+
+    def of(fn):
+        return lambda outputs, targets: weighted_mean(fn(outputs, targets), weights(targets))
+
+    accuracy = None if accuracies is None else of(accuracies)
+    return Loss(name_of(losses), of(losses), accuracy, weights=weights)
+
+
+def counts(labels: ArrayLike) -> Float[Array, " n"]:
+    """How many tokens of each example count: those that are not `IGNORED`."""
+    labels = jnp.asarray(labels)
+    return (labels != IGNORED).sum(range(1, labels.ndim)).astype(float)
+
+
+def over_tokens(values: Float[Array, "n *tokens"], labels: ArrayLike) -> Float[Array, " n"]:
+    """The mean of each example over its tokens that count, 0 where none does."""
+    counted = jnp.asarray(labels) != IGNORED
+    total = jnp.where(counted, values, 0).sum(range(1, values.ndim))
+    return total / jnp.maximum(counts(labels), 1).astype(values.dtype)
+
+
+def token_losses(logits: Float[Array, "n ... classes"], labels: ArrayLike) -> Float[Array, " n"]:
+    """Mean cross-entropy, in nats, of each example over its tokens that count.
+
+    ``labels`` as in `cross_entropy`, or `IGNORED` where a token does not count.
+    """
+    labels = jnp.asarray(labels)
+    seen = jnp.where(labels == IGNORED, 0, labels)
+    known = known_classes(seen, logits.shape[:-1], logits.shape[-1])
+    losses = optax.softmax_cross_entropy_with_integer_labels(widen(logits), seen)
+    return over_tokens(losses if known is None else losses * known.astype(losses.dtype), labels)
+
+
+def token_accuracies(logits: Float[Array, "n ... classes"], labels: ArrayLike) -> Array:
+    """Fraction of the tokens that count whose largest logit is the label's, of each example."""
+    right = jnp.argmax(logits, axis=-1) == jnp.asarray(labels)
+    return over_tokens(right.astype(widen(logits).dtype), labels)
+
+
 def alike(outputs: Array, targets: ArrayLike) -> tuple[Array, Array]:
     """Outputs and targets in the precision and shape of the outputs; nothing is broadcast."""
     check_alike(outputs.shape, targets)
@@ -93,8 +176,20 @@ LOSSES = {
     "cross_entropy": Loss("cross_entropy", cross_entropy, accuracy),
     "binary_cross_entropy": Loss("binary_cross_entropy", binary_cross_entropy, binary_accuracy),
     "squared_error": Loss("squared_error", squared_error),
+    # The mean over all tokens that count: an example counts by how many it has.
+    "token_cross_entropy": by_weights(token_losses, counts, token_accuracies)._replace(
+        name="token_cross_entropy"
+    ),
+    # The mean over examples, which count alike, of the means over their tokens that count.
+    "token_cross_entropy_by_example": Loss(
+        "token_cross_entropy_by_example",
+        lambda logits, labels: token_losses(logits, labels).mean(),
+        lambda logits, labels: token_accuracies(logits, labels).mean(),
+    ),
 }
 CROSS_ENTROPY = LOSSES["cross_entropy"]
+TOKEN_LOSSES = ("token_cross_entropy", "token_cross_entropy_by_example")
+TOKENS = f"valid losses of such are {', '.join(TOKEN_LOSSES)}"
 
 
 def loss_of(loss: str | Callable | Loss) -> Loss:
@@ -140,13 +235,26 @@ def check_fit(loss: Loss, outputs: Any, targets: ArrayLike) -> None:
         raise ValueError(f"the network returns {type(outputs).__name__}; it must return one array")
     shape = (outputs.shape[0], *np.shape(targets)[1:])
     few = jax.ShapeDtypeStruct(shape, jnp.result_type(targets))
+    traced = isinstance(targets, jax.core.Tracer)
     try:
         jax.eval_shape(loss.mean, outputs, few)
         if loss == CROSS_ENTROPY:
             if outputs.shape[-1] < 2:
                 raise ValueError("of one output softmax is constant")
+            if not traced and np.any(np.asarray(targets) == IGNORED):
+                raise ValueError(f"targets hold {IGNORED}, for tokens that do not count; {TOKENS}")
             known_classes(targets, np.shape(targets), outputs.shape[-1])
-        if loss == LOSSES["binary_cross_entropy"] and not isinstance(targets, jax.core.Tracer):
+        if not traced and loss.name in TOKEN_LOSSES and loss == LOSSES[loss.name]:
+            check_tokens(loss, np.asarray(targets), outputs.shape[-1])
+        if not traced and loss.weights is not None:
+            weights = np.asarray(loss.weights(targets))
+            if not (np.isfinite(weights).all() and weights.min() >= 0 < weights.max()):
+                low, high = weights.min(), weights.max()
+                raise ValueError(
+                    f"weights lie from {low} to {high}; they must be finite, not negative, and "
+                    "some above 0"
+                )
+        if loss == LOSSES["binary_cross_entropy"] and not traced:
             low, high = np.min(targets), np.max(targets)
             if not 0 <= low <= high <= 1:
                 raise ValueError(f"targets lie from {low} to {high}; they must lie from 0 to 1")
@@ -155,6 +263,17 @@ def check_fit(loss: Loss, outputs: Any, targets: ArrayLike) -> None:
             f"outputs of shape {outputs.shape} and targets of shape {few.shape} do not fit the "
             f"loss {loss.name}: {error}"
         ) from None
+
+
+def check_tokens(loss: Loss, labels: np.ndarray, num_classes: int) -> None:
+    """Raise ValueError for labels that are no classes, and where nothing is left to take a mean of.
+
+    Of the loss by tokens that is so if no token counts, of that by examples if none of one does.
+    """
+    known_classes(np.where(labels == IGNORED, 0, labels), labels.shape, num_classes)
+    empty = np.flatnonzero(np.asarray(counts(labels)) == 0)
+    if len(empty) == len(labels) or (loss.weights is None and len(empty)):
+        raise ValueError(f"of example {empty[0]} no token counts, all are {IGNORED}")
 
 
 def check_loss(loss: Loss, outputs: PyTree, targets: PyTree) -> None:
@@ -167,11 +286,6 @@ def check_loss(loss: Loss, outputs: PyTree, targets: PyTree) -> None:
             f"loss {loss.name} is {whole:.6g} of some examples, and {mean:.6g} the mean of its "
             "values for each; it must be a mean over examples: return one number for each"
         )
-
-
-def name_of(fn: Callable) -> str:
-    """What a user's function is called."""
-    return getattr(fn, "__name__", type(fn).__name__)
 
 
 def shown_shapes(found: Any) -> str:

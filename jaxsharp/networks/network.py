@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, ArrayLike, PyTree
 
 from jaxsharp.core.chunks import mean_over_chunks
 from jaxsharp.core.convolutions import as_matrix_products, fast_in_loops
@@ -54,14 +54,20 @@ class Network(NamedTuple):
         extra = (None,) if self.is_random else ()
         return self.apply(params, stats, inputs, False, *extra)[0]
 
-    def frozen_loss(self, stats: PyTree) -> Callable:
+    def frozen_loss(self, stats: PyTree, targets: ArrayLike | None = None) -> Callable:
         """Return ``f(params, (inputs, targets))``: the mean loss in evaluation mode, a scalar.
 
-        The data loss alone, no weight decay.
+        The data loss alone, no weight decay. A loss by weights (`losses.by_weights`) needs the
+        ``targets`` of all data, so that f may be averaged over chunks of them; ValueError without.
         """
-        return lambda params, batch: self.loss.mean(
-            self.evaluate(params, stats, batch[0]), batch[1]
-        )
+        if self.loss.weights is not None and targets is None:
+            raise ValueError(
+                f"loss {self.loss.name} has weights; give the targets of all data, "
+                "frozen_loss(stats, targets), so that chunks of them count as they should"
+            )
+        total = None if targets is None else self.loss.total(targets)
+        mean = self.loss.in_parts(self.loss.mean, total)
+        return lambda params, batch: mean(self.evaluate(params, stats, batch[0]), batch[1])
 
 
 @lru_cache(maxsize=32)  # so that one network is one static argument of compiled programs

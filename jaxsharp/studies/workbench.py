@@ -94,7 +94,8 @@ def check_network(bench: Workbench) -> None:
             f"{jax.tree.structure(stats)}, and {jax.tree.structure(made[1])}"
         )
     jax.eval_shape(network.evaluate, *made, few[0])
-    check_fit(network.loss, outputs, bench.dataset.train.labels)
+    for split in (bench.dataset.train, bench.dataset.test):
+        check_fit(network.loss, outputs, split.labels)
     if network.loss.whole is not None:
         params, stats = network.init(key)
         check_loss(network.loss, network.evaluate(params, stats, few[0]), few[1])

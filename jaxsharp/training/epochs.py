@@ -151,15 +151,16 @@ def training_gradient(network: Network, loss: Callable, compute: str = "float32"
 @lru_cache(maxsize=8)
 def evaluation(network: Network) -> Callable:
     """Return ``f(params, stats, batch, memory) -> (loss, accuracy)`` in evaluation mode."""
-    kinds = tuple(kind for kind in (network.loss.mean, network.loss.accuracy) if kind is not None)
+    loss = network.loss
+    kinds = tuple(kind for kind in (loss.mean, loss.accuracy) if kind is not None)
 
     @jax.jit
-    def means(params, stats, chunk):
+    def means(params, stats, total, chunk):
         outputs = network.evaluate(params, stats, chunk[0])
-        return tuple(mean(outputs, chunk[1]) for mean in kinds)
+        return tuple(loss.in_parts(mean, total)(outputs, chunk[1]) for mean in kinds)
 
     def evaluate(params, stats, batch, memory):
-        chunk_means = partial(means, params, stats)
+        chunk_means = partial(means, params, stats, loss.total(batch[1]))
         found = mean_over_chunks(chunk_means, batch, affordable_chunk(chunk_means, batch, memory))
         return found if len(found) == 2 else (*found, jnp.full_like(found[0], jnp.nan))
 
