@@ -69,7 +69,8 @@ def from_traces(
     network: Network, params: PyTree, stats: PyTree, images: ArrayLike, traces: PyTree
 ) -> ScaleMinimum:
     """Minimum sharpness from the exact trace of every parameter array's block (`group_traces`)."""
-    structure = analyze(_example(network), params, stats, images[0])
+    image = jax.ShapeDtypeStruct(images.shape[1:], images.dtype)
+    structure = analyze(_example(network), params, stats, image)
     return minimize_over_scales(np.array(jax.tree.leaves(traces), np.float64), structure.exponents)
 
 

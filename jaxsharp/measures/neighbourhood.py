@@ -12,6 +12,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 from jaxsharp.core.chunks import check_pair, mean_over_chunks
 from jaxsharp.core.keys import stream
 from jaxsharp.core.memory import Budget, affordable_chunk, budget
+from jaxsharp.core.programs import own_settings
 from jaxsharp.core.trees import random_direction
 from jaxsharp.networks.network import Network, recompute_statistics
 
@@ -27,6 +28,7 @@ class RandomSharpness(NamedTuple):
     increases: Float[np.ndarray, " n"]
 
 
+@own_settings()
 def random_perturbation(
     network: Network,
     params: PyTree,
@@ -140,6 +142,6 @@ def loss_increases(
         direction = random_direction(jax.random.fold_in(key, drawn), params)
         return loss(optax.tree.add_scale(params, step, direction))
 
-    with jax.default_matmul_precision("highest"):
+    with own_settings():
         losses = jax.lax.map(perturbed_loss, jnp.arange(num), batch_size=vmapped)
         return losses - loss(params)
