@@ -127,6 +127,7 @@ def call(name: str, arguments: list[str]) -> None:
     accept_any_text()
     use_compilation_cache()
     cores_as_devices()
+    allow_transfers()
     try:
         command = COMMANDS[known("command", name, COMMANDS)]
         module = importlib.import_module(f"jaxsharp.cli.{command.module}")
@@ -171,6 +172,13 @@ def use_compilation_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", os.path.join(root, "jaxsharp"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def allow_transfers() -> None:
+    """Let arrays move between host and devices, whatever JAX_TRANSFER_GUARD says of programs."""
+    import jax
+
+    jax.config.update("jax_transfer_guard", "allow")
 
 
 def ignore_signals() -> None:

@@ -19,7 +19,7 @@ from jaxsharp.core.choices import counted
 from jaxsharp.core.chunks import num_examples
 from jaxsharp.core.fingerprints import of_known_program
 from jaxsharp.core.memory import Budget, affordable_chunk, budget
-from jaxsharp.core.programs import compiled, constants
+from jaxsharp.core.programs import compiled, constants, own_settings
 from jaxsharp.core.trees import merge, norm, select
 
 # Each is evaluated three times: less than two passes over a thousand.
@@ -51,6 +51,7 @@ class Additivity(NamedTuple):
     params: PyTree
     mask: PyTree
 
+    @own_settings()
     def __call__(self, batch: PyTree, memory: Budget | None = None) -> bool | Bool[Array, ""]:
         """Return True, or for traced values whether it is so; raise ValueError if it is not."""
         n = num_examples(batch)
@@ -91,9 +92,7 @@ class Additivity(NamedTuple):
             return jax.lax.map(partial(_compare_parts, values, point), pieces)
 
         compared = compiled(compared, of_known_program(compared, self.params, point, sample))
-        # What is not finite is unequal here, and said so in one line; debug_nans would end before.
-        with jax.default_matmul_precision("highest"), jax.debug_nans(False):
-            return compared(self.params, point, sample)
+        return compared(self.params, point, sample)
 
 
 def spread(n: int, most: int) -> np.ndarray:
@@ -126,7 +125,9 @@ def _compare_parts(values, point, piece) -> Comparison:
     difference, change = (
         jax.tree.map(lambda a, b: a - b, whole, other) for other in (parts, nearby)
     )
-    moves = [lengths(jax.tree.map(lambda g, x: g * x, part[1], point)) for part in (first, rest)]
+    moves = [
+        lengths(jax.tree.map(lambda g, x: g * x[None], part[1], point)) for part in (first, rest)
+    ]
     value_size = mean(jnp.abs(first[0]), jnp.abs(rest[0])) + mean(*moves)
     gradient_size = mean(lengths(first[1]), lengths(rest[1]))
     values_equal = jnp.abs(difference[0]) <= ROUNDING * (eps * value_size + jnp.abs(change[0]))

@@ -5,7 +5,10 @@ import zlib
 import jax
 from jaxtyping import PRNGKeyArray
 
+from jaxsharp.core.programs import own_settings
 
+
+@own_settings()
 def stream(key: PRNGKeyArray, purpose: str) -> PRNGKeyArray:
     """Return the key for one purpose: ``fold_in(key, crc32(purpose))``.
 

@@ -1,6 +1,7 @@
 """Traced programs (jaxprs), read with calls, loops and branches included, and compiled once."""
 
 from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -12,6 +13,22 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 CALLBACKS = {"pure_callback", "io_callback"}
 # How many functions are kept with their programs, and with the arrays that these close over.
 MOST_KEPT = 32
+
+
+@contextmanager
+def own_settings() -> Iterator[None]:
+    """A block with JAX's own switches as measurements need them, whatever the surroundings say.
+
+    Matrix products at full precision, as TF32 is good for two digits; numbers moved between host
+    and device, and promoted, whatever guards are set for a training loop.
+    """
+    with (
+        jax.default_matmul_precision("highest"),
+        jax.transfer_guard("allow"),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    ):
+        yield
 
 
 def compiled(fn: Callable, key: Hashable | None) -> Callable:

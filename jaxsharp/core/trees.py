@@ -22,10 +22,16 @@ PACKED_SIZE = 2**20
 
 
 def widen(tree: PyTree) -> PyTree:
-    """Return the tree with bfloat16 and float16 leaves as float32, wider leaves unchanged."""
-    return jax.tree.map(
-        lambda leaf: jnp.asarray(leaf, jnp.promote_types(jnp.result_type(leaf), jnp.float32)), tree
-    )
+    """Return the tree with bfloat16 and float16 leaves as float32, wider leaves unchanged.
+
+    Integers too become float32.
+    """
+
+    def wide(leaf):
+        with jax.numpy_dtype_promotion("standard"):  # the cast is explicit where users are strict
+            return jnp.asarray(leaf, jnp.promote_types(jnp.result_type(leaf), jnp.float32))
+
+    return jax.tree.map(wide, tree)
 
 
 def scaled_to_norm(tree: Vector, norm: ScalarLike) -> Vector:

@@ -28,6 +28,8 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxsharp.core.chunks import mean_over_chunks
 from jaxsharp.core.memory import Budget, affordable_chunk, budget
+from jaxsharp.core.programs import own_settings
+from jaxsharp.core.trees import widen
 from jaxsharp.curvature.likelihoods import softmax_factors
 from jaxsharp.curvature.structure import (
     Product,
@@ -166,7 +168,7 @@ def _qualified(fn, params, stats, image):
 
 def _highest(fn, factors, reader, reduction, chunk_size, memory, *arrays):
     static = (fn, factors, reader, reduction, chunk_size, memory or budget())
-    with jax.default_matmul_precision("highest"):  # read and kept by the program when traced
+    with own_settings():  # read and kept by the program when traced
         return _mean_squares(*static, *arrays)
 
 
@@ -183,7 +185,7 @@ def _mean_squares(fn, factors, reader, reduction, chunk_size, memory, params, st
 
     def chunk_mean(chunk):
         one = partial(_example, structure, factors, params, stats)
-        rows, gradients = jax.tree.map(_wide, jax.vmap(one)(chunk))
+        rows, gradients = widen(jax.vmap(one)(chunk))
         sums = {j: reduction.gradient(g) for j, g in gradients.items()}
         for j, (a, d) in rows.items():
             sums[j] = reduction.product(products[j], leaves[j], a, d)
@@ -191,11 +193,6 @@ def _mean_squares(fn, factors, reader, reduction, chunk_size, memory, params, st
 
     fitting = chunk_size or affordable_chunk(chunk_mean, images, memory)
     return mean_over_chunks(chunk_mean, images, fitting)
-
-
-def _wide(x: Array) -> Array:
-    """What is squared and summed, in float32 at least, whatever the parameters' dtype."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _example(
@@ -217,7 +214,7 @@ def _example(
 
     try:
         logits, pullback, activations = jax.vjp(tapped, taps, others, has_aux=True)
-        factor_rows = factors(_wide(logits)).astype(logits.dtype)
+        factor_rows = factors(widen(logits)).astype(logits.dtype)
         signals, gradients = jax.vmap(pullback)(factor_rows)
     except (NotImplementedError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]

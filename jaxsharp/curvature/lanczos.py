@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from jaxsharp.core.keys import stream
+from jaxsharp.core.programs import own_settings
 from jaxsharp.core.trees import combine, norm
 from jaxsharp.curvature import krylov
 from jaxsharp.curvature.density import SpectralDensity, quadrature
@@ -49,6 +50,7 @@ class BothEnds(NamedTuple):
     bottom: EigenPairs
 
 
+@own_settings()
 def top_eigenpairs(
     matvec: Callable[[PyTree], PyTree],
     like: PyTree,
@@ -104,6 +106,7 @@ def top_eigenpairs(
     return eigenpairs_at(matvec, like, (k, 0), *options)[0]
 
 
+@own_settings()
 def bottom_eigenpairs(
     matvec: Callable[[PyTree], PyTree],
     like: PyTree,
@@ -123,6 +126,7 @@ def bottom_eigenpairs(
     return eigenpairs_at(matvec, like, (0, k), *options)[1]
 
 
+@own_settings()
 def extreme_eigenpairs(
     matvec: Callable[[PyTree], PyTree],
     like: PyTree,
@@ -147,6 +151,7 @@ def extreme_eigenpairs(
     return BothEnds(*eigenpairs_at(matvec, like, (num_top, num_bottom), *options))
 
 
+@own_settings()
 def spectral_density(
     matvec: Callable[[PyTree], PyTree],
     like: PyTree,
@@ -195,8 +200,7 @@ def spectral_density(
     steps = min(num_steps, size)
     rows = steps if basis_size is None else min(basis_size, steps)
     key = stream(key, "spectral_density")
-    with jax.default_matmul_precision("highest"):
-        return quadrature(matvec, like, key, num_probes, steps, rows, vmapped)
+    return quadrature(matvec, like, key, num_probes, steps, rows, vmapped)
 
 
 def eigenpairs_at(
@@ -211,9 +215,8 @@ def eigenpairs_at(
     rows = min(max(20, 2 * k + 10) if basis_size is None else basis_size, size)
     budget = 15 * rows + 1 if max_products is None else max_products
     limits = krylov.Limits(*ends, tol, budget - 1)
-    with jax.default_matmul_precision("highest"):
-        found, scale = compiled_around(_solved, matvec, like, key, start, limits=limits, rows=rows)
-        within = check_range(scale, matvec, like)
+    found, scale = compiled_around(_solved, matvec, like, key, start, limits=limits, rows=rows)
+    within = check_range(scale, matvec, like)
     values, residuals = found.values * within, found.residuals * within
     converged = residuals <= krylov.allowed(values, tol, scale)
     return tuple(

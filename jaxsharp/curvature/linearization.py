@@ -13,7 +13,7 @@ from jaxtyping import Array, PyTree
 from jaxsharp.core.chunks import Batches, mean_over_batches, mean_over_chunks, num_examples
 from jaxsharp.core.fingerprints import of_known_program
 from jaxsharp.core.memory import Budget, affordable_chunk, budget, bytes_per_example
-from jaxsharp.core.programs import compiled, primitives
+from jaxsharp.core.programs import compiled, own_settings, primitives
 from jaxsharp.core.trees import merge, select, widen
 from jaxsharp.curvature.operators import Operator
 
@@ -86,7 +86,7 @@ def jacobian_operator(
     call = compiled(linearized if plan.keep else recomputed, program and (program, plan.keep))
     cut = divided or plan.chunk_size is not None
     additive = additivity(batch, memory) if cut and additivity is not None else True
-    with jax.default_matmul_precision("highest"):
+    with own_settings():
         if plan.keep:
             product = Partial(_call, call(params, batch))
         else:
@@ -222,7 +222,7 @@ class _Precise:
                 f"chosen parameters, {self.structure}, with None where a mask leaves out"
             )
         like = self.structure.unflatten(jax.ShapeDtypeStruct((), dtype) for dtype in self.dtypes)
-        with jax.default_matmul_precision("highest"):
+        with own_settings():
             return optax.tree.cast_like(product(widen(vector)), like)
 
 

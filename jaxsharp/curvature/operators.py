@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from jaxsharp.core.programs import compiled
+from jaxsharp.core.programs import compiled, own_settings
 from jaxsharp.core.trees import PARTITION, check_numbers, norm, packing
 
 Matvec = Callable[[PyTree], PyTree]
@@ -173,6 +173,7 @@ def _python_map(fn, xs, *, batch_size=None):
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
 
 
+@own_settings()
 def preconditioned(matvec: Matvec, diagonal: PyTree) -> Matvec:
     """Return the product with D^(-1/2) A D^(-1/2), D the diagonal matrix of positive `diagonal`.
 

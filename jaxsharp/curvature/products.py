@@ -32,7 +32,8 @@ dtypes of the parameters; a loss must return its mean in float32 or float64.
 
 They return an `Operator`: v -> A v for vectors of the structure, shapes and dtypes of the (chosen)
 parameters, linear, symmetric, weighted by examples whatever the chunks. Matrix products inside run
-at the "highest" precision, whatever the surroundings say: TF32 is good for two digits. Pure: they
+at the "highest" precision, whatever the surroundings say: TF32 is good for two digits. Transfer
+guards and strict promotion, which JAX has for training loops, are off inside. Pure: they
 work inside jit, vmap (over stacked `params`) and loops, `Batches` apart. In a jit of your own, pass
 `params` and `batch` as arguments, as what it closes over becomes a constant of the program.
 
@@ -55,6 +56,7 @@ from jaxsharp.core.chunks import Batches, numbered, weighted, weighted_loss
 from jaxsharp.core.convolutions import fast_in_loops
 from jaxsharp.core.keys import stream
 from jaxsharp.core.memory import Budget
+from jaxsharp.core.programs import own_settings
 from jaxsharp.core.trees import merge, widen
 from jaxsharp.curvature.checks import check_loss, check_outputs, check_params
 from jaxsharp.curvature.likelihoods import Likelihood
@@ -66,6 +68,7 @@ Apply = Callable[[PyTree, PyTree], jax.Array]
 Weights = Callable[[PyTree], jax.Array]
 
 
+@own_settings()
 def hessian(
     loss: Loss,
     params: PyTree,
@@ -100,6 +103,7 @@ def hessian(
     return jacobian_operator(field, params, batch, mask, chunk_size, recompute, memory, additivity)
 
 
+@own_settings()
 def ggn(
     apply: Apply,
     output_loss: Loss,
@@ -139,6 +143,7 @@ def ggn(
     return jacobian_operator(field, params, batch, mask, chunk_size, recompute, memory, additivity)
 
 
+@own_settings()
 def fisher(
     apply: Apply,
     likelihood: Likelihood,
@@ -175,6 +180,7 @@ def fisher(
     return jacobian_operator(field, params, batch, mask, chunk_size, recompute, memory, additivity)
 
 
+@own_settings()
 def monte_carlo_fisher(
     apply: Apply,
     likelihood: Likelihood,
@@ -235,6 +241,7 @@ def monte_carlo_fisher(
     )
 
 
+@own_settings()
 def empirical_fisher(
     loss: Loss,
     params: PyTree,

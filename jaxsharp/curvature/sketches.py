@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from jaxsharp.core.keys import stream
+from jaxsharp.core.programs import own_settings
 from jaxsharp.core.trees import norm, scaled_to_norm, without
 from jaxsharp.curvature.operators import Matvec, check_range, loops_around, packed
 from jaxsharp.curvature.traces import Estimate, Limits, average, check_arguments
@@ -30,6 +31,7 @@ MIN_TESTS = 10
 INFLATION = 2.0
 
 
+@own_settings()
 def hutchpp(
     matvec: Matvec,
     like: PyTree,
@@ -83,13 +85,12 @@ def hutchpp(
         probe = _probe_outside(probe_key, index, basis)
         return known + jnp.vdot(probe, product(probe))
 
-    with jax.default_matmul_precision("highest"):
-        images = loops.map(sketch, jnp.arange(rank), batch_size=vmapped)
-        basis = _row_basis(images)
-        forms = loops.map(lambda row: jnp.vdot(row, product(row)), basis, batch_size=vmapped)
-        known = jnp.sum(forms)
-        state = average(observe, jnp.zeros_like(known), _itself, limits, loops, vmapped)
-        within = check_range(jnp.max(jax.vmap(norm)(images)), product, zero)
+    images = loops.map(sketch, jnp.arange(rank), batch_size=vmapped)
+    basis = _row_basis(images)
+    forms = loops.map(lambda row: jnp.vdot(row, product(row)), basis, batch_size=vmapped)
+    known = jnp.sum(forms)
+    state = average(observe, jnp.zeros_like(known), _itself, limits, loops, vmapped)
+    within = check_range(jnp.max(jax.vmap(norm)(images)), product, zero)
     mean, stderr = state.mean * within, state.stderr * within
     return Estimate(mean, stderr, state.count + 2 * rank, state.converged & (within == 1))
 
@@ -110,6 +111,7 @@ class _Sketch(NamedTuple):
     converged: Bool[Array, ""]
 
 
+@own_settings()
 def xtrace(
     matvec: Matvec,
     like: PyTree,
@@ -163,9 +165,8 @@ def xtrace(
         sketch = _extended(sketch, test, product(test))
         return _estimated(limits, sketch, product(sketch.basis[sketch.count]))
 
-    with jax.default_matmul_precision("highest"):
-        sketch = loops_around(matvec).while_loop(lambda s: ~s.stop, body, _empty(rows, zero))
-        within = check_range(sketch.scale, product, zero)
+    sketch = loops_around(matvec).while_loop(lambda s: ~s.stop, body, _empty(rows, zero))
+    within = check_range(sketch.scale, product, zero)
     mean, stderr = sketch.mean * within, sketch.stderr * within
     return Estimate(mean, stderr, 2 * sketch.count, sketch.converged & (within == 1))
 

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from jaxsharp.core.keys import stream
+from jaxsharp.core.programs import own_settings
 from jaxsharp.core.trees import norm
 from jaxsharp.curvature import operators
 from jaxsharp.curvature.operators import Loops, Matvec, check_range, checked_like, num_entries
@@ -222,17 +223,15 @@ def _include(summary, limits: Limits, state: Average, observation) -> Average:
     return state._replace(stop=enough | at_end, converged=enough)
 
 
+@own_settings()
 def _average_over_signs(matvec, like, key, statistic, summary, limits, vmapped, power=1):
     """Return the average of statistic(z, A z) over Rademacher probes z."""
     check_arguments(like, limits, vmapped)
     options = dict(statistic=statistic, summary=summary, limits=limits, vmapped=vmapped)
-    with jax.default_matmul_precision("highest"):
-        state = operators.compiled_around(_averaged, matvec, like, key, **options)
-        within = check_range(state.mean[1], matvec, like, power)
-    mean, stderr = (
-        jax.tree.map(lambda x: x * within.astype(x.dtype), tree[0])
-        for tree in (state.mean, state.stderr)
-    )
+    state = operators.compiled_around(_averaged, matvec, like, key, **options)
+    within = check_range(state.mean[1], matvec, like, power)
+    averages = state.mean, state.stderr
+    mean, stderr = (jax.tree.map(lambda x: x * within.astype(x.dtype), a[0]) for a in averages)
     return Estimate(mean, stderr, state.count, state.converged & (within == 1))
 
 

@@ -46,9 +46,10 @@ def cutout(key: PRNGKeyArray, images: Images) -> Images:
         jax.random.randint(each, (n, 1), 0, size)
         for each, size in zip(jax.random.split(key), (height, width), strict=True)
     ]
+    pixels = (jnp.arange(size)[None] for size in (height, width))
     rows, columns = (
-        (jnp.arange(size) >= center - side // 2) & (jnp.arange(size) < center + side - side // 2)
-        for center, size in zip(centers, (height, width), strict=True)
+        (places >= center - side // 2) & (places < center + side - side // 2)
+        for center, places in zip(centers, pixels, strict=True)
     )
     return jnp.where((rows[:, :, None] & columns[:, None, :])[..., None], 0, images)
 

@@ -14,6 +14,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 from jaxsharp.core.choices import known_classes
 from jaxsharp.core.chunks import mean_over_chunks
 from jaxsharp.core.memory import Budget, affordable_chunk
+from jaxsharp.core.programs import own_settings
 from jaxsharp.core.trees import norm, widen
 from jaxsharp.measures.contract import EVERY, Measure, Options, Record, Trained
 from jaxsharp.networks.network import Network
@@ -94,7 +95,7 @@ def exact(value: ArrayLike, scale: ArrayLike, passes: int, examples: int) -> Rec
 
 def _gradient_norm(network, at: Trained, batch, key, options: Options, memory):
     few = jax.tree.map(lambda leaf: leaf[:FEW], batch)
-    with jax.default_matmul_precision("highest"):
+    with own_settings():
         of = lambda part: norm(mean_gradient(network, at.params, at.stats, part, memory))  # noqa: E731
         value, of_few = of(batch), of(few)
     return value, jnp.maximum(value, math.sqrt(len(few[0])) * of_few)
@@ -109,7 +110,7 @@ def _distance(network, at: Trained, batch, key, options: Options, memory):
 
 
 def _margin(network, at: Trained, batch, key, options: Options, memory):
-    with jax.default_matmul_precision("highest"):
+    with own_settings():
         return margin_quantile(network, at.params, at.stats, batch, memory)
 
 

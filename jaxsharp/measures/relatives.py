@@ -6,6 +6,7 @@ sharpness (Tsuzuku, Sato and Sugiyama 2020), in either of its published forms.
 
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from jaxsharp.core.chunks import check_pair, mean_over_chunks
 from jaxsharp.core.memory import Budget, affordable_chunk, budget
+from jaxsharp.core.programs import own_settings
 from jaxsharp.core.trees import norm, widen
 from jaxsharp.curvature.exact import exact_relative_flatness
 from jaxsharp.curvature.linearization import linear_maps
@@ -117,7 +119,7 @@ def relative_flatness(
 def _flatness(network, chunk_size, memory, params, stats, images):
     """Relative flatness of every layer, compiled once for all models of one network."""
     fn = partial(_single, network)
-    places = weight_places(fn, params, stats, images[0])
+    places = weight_places(fn, params, stats, jax.ShapeDtypeStruct(images.shape[1:], images.dtype))
     options = {"factors": factors_of(network.loss), "chunk_size": chunk_size, "memory": memory}
     by_leaf = jax.tree.leaves(exact_relative_flatness(fn, params, stats, images, **options))
     return jnp.stack([by_leaf[place] for place in places])
@@ -128,7 +130,9 @@ def flatness_of_last(
 ) -> Float[Array, ""]:
     """Relative flatness of the layer that the network uses last, any if linear in it."""
     fn = partial(_single, network)
-    last = weight_places(fn, params, stats, images[0])[-1]
+    last = weight_places(fn, params, stats, jax.ShapeDtypeStruct(images.shape[1:], images.dtype))[
+        -1
+    ]
     leaves, treedef = jax.tree.flatten(params)
 
     def at_last(leaf, others, image):
@@ -140,7 +144,7 @@ def flatness_of_last(
     return exact_relative_flatness(at_last, leaves[last], others, images, **options)
 
 
-def weight_places(fn, params: PyTree, stats: PyTree, image: ArrayLike) -> list[int]:
+def weight_places(fn, params: PyTree, stats: PyTree, image: Any) -> list[int]:
     """Places among the leaves of the weight arrays, in the order in which ``fn`` uses them.
 
     Raises StructureError for an array of two axes or more, no vector, that does not enter one
@@ -164,7 +168,7 @@ def _single(network: Network, params: PyTree, stats: PyTree, image: ArrayLike) -
 
 
 def _fisher_rao(network, at: Trained, batch, key, options: Options, memory):
-    with jax.default_matmul_precision("highest"):
+    with own_settings():
         return fisher_rao_norm(network, at.params, at.stats, batch, memory)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxsharp.core.trees import widen
 from jaxsharp.networks import tiles
 
 Lowering = Literal["auto", "patches", "tiles", "conv"]
@@ -93,7 +94,7 @@ class ConvReLU(nnx.Module):
             x = pad_same(x, kernel.shape[0], kernel.shape[1])
         if self.lowering == "tiles":
             return tiles.conv_relu(x, kernel, bias)
-        return jax.nn.relu(standard(self.lowering)(x, kernel) + bias)
+        return jax.nn.relu(standard(self.lowering)(x, kernel) + bias[None, None, None])
 
 
 class Conv(nnx.Module):
@@ -120,7 +121,7 @@ class Conv(nnx.Module):
         if self.lowering == "tiles":
             return tiles.conv(x, kernel, bias, stride=self.stride)
         y = standard(self.lowering)(x, kernel, self.stride)
-        return y if bias is None else y + bias
+        return y if bias is None else y + bias[None, None, None]
 
 
 def dense(features_in: int, features: int, rngs) -> nnx.Linear:
@@ -157,8 +158,7 @@ class Moments(nnx.BatchNorm):
         normalized = super().__call__(x, use_running_average=True)
         own = {axis % x.ndim for axis in np.atleast_1d(self.axis).tolist()}
         axes = tuple(axis for axis in range(x.ndim) if axis not in own)
-        precise = jnp.promote_types(x.dtype, jnp.float32)
-        centered = x.astype(precise) - jnp.expand_dims(self.center[...], axes)
+        centered = widen(x) - jnp.expand_dims(self.center[...], axes)
         self.mean[...] = centered.mean(axes).astype(self.mean.dtype)
         self.var[...] = jnp.square(centered).mean(axes).astype(self.var.dtype)
         return normalized

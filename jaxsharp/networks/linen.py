@@ -12,6 +12,7 @@ from flax.errors import InvalidRngError
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import PyTree
 
+from jaxsharp.core.trees import widen
 from jaxsharp.networks.losses import CROSS_ENTROPY, Loss, loss_of
 from jaxsharp.networks.modules import as_inputs
 from jaxsharp.networks.network import Network
@@ -122,9 +123,7 @@ def collect(collected: dict, centers: PyTree, next_call, args, kwargs, context):
         center = center[name]
     own = {axis % x.ndim for axis in np.atleast_1d(layer.axis).tolist()}
     axes = tuple(axis for axis in range(x.ndim) if axis not in own)
-    about = x.astype(jnp.promote_types(x.dtype, jnp.float32)) - jnp.expand_dims(
-        center["mean"], axes
-    )
+    about = widen(x) - jnp.expand_dims(center["mean"], axes)
     means = {"mean": about.mean(axes), "var": jnp.square(about).mean(axes)}
     collected[path] = {k: v.astype(center[k].dtype) for k, v in means.items()}
     return next_call(*args, **kwargs)

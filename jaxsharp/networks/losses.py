@@ -64,8 +64,7 @@ def cross_entropy(logits: Float[Array, "n ... classes"], labels: ArrayLike) -> F
 def accuracy(logits: Float[Array, "n ... classes"], labels: ArrayLike) -> Float[Array, ""]:
     """Fraction of examples whose largest logit is the label's; labels as in `cross_entropy`."""
     known = known_classes(labels, logits.shape[:-1], logits.shape[-1])
-    dtype = jnp.promote_types(logits.dtype, jnp.float32)
-    right = (jnp.argmax(logits, axis=-1) == labels).astype(dtype)
+    right = (jnp.argmax(logits, axis=-1) == labels).astype(widen(logits).dtype)
     return jnp.mean(right if known is None else jnp.where(jnp.isnan(known), jnp.nan, right))
 
 

@@ -52,7 +52,8 @@ class Normalize(nnx.Module):
 
     def __call__(self, x):
         x = x / self.max_pixel
-        mean, std = (jnp.asarray(v, x.dtype) for v in (self.mean, self.std))
+        axes = tuple(range(x.ndim - 1))
+        mean, std = (jnp.expand_dims(jnp.asarray(v, x.dtype), axes) for v in (self.mean, self.std))
         return (x - mean) / std
 
 

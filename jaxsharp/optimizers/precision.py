@@ -1,5 +1,6 @@
 """Data types inside an optimizer."""
 
+import jax
 import optax
 
 from jaxsharp.core.trees import check_real, widen
@@ -21,7 +22,9 @@ def keep_dtypes(tx: optax.GradientTransformation) -> optax.GradientTransformatio
         return tx.init(widen(params))
 
     def update(grads, state, params=None, **extra_args):
-        updates, new_state = tx.update(widen(grads), state, widen(params), **extra_args)
+        # Decays to the power of a count: what optax itself does not spell out for strict promotion.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, new_state = tx.update(widen(grads), state, widen(params), **extra_args)
         return optax.tree.cast_like(updates, grads), optax.tree.cast_like(new_state, state)
 
     return optax.GradientTransformationExtraArgs(init, update)

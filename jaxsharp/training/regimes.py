@@ -79,7 +79,7 @@ def changed(regime: Regime, key: PRNGKeyArray, batch: PyTree) -> PyTree:
     order_key, share_key = jax.random.split(jax.random.fold_in(key, 1))
     order = jax.random.permutation(order_key, len(targets))
     share = jax.random.beta(share_key, regime.mixup, regime.mixup)
-    inputs = inputs.astype(jnp.promote_types(inputs.dtype, jnp.float32))
+    inputs = widen(inputs)
     mixed = share * inputs + (1 - share) * inputs[order]
     return mixed.astype(inputs.dtype), Mixed(
         targets, targets[order], jnp.full(len(targets), share, inputs.dtype)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from jaxsharp.core.programs import constants
+from jaxsharp.core.programs import constants, own_settings
 from jaxsharp.curvature.structure.tables import subprogram
 
 # Cotangents of several sizes, as a rule may clip them.
@@ -50,7 +50,7 @@ def is_derivative(eqn: core.JaxprEqn) -> bool | None:
         key = str(program), str(eqn.params["call_jaxpr"])
         fixed = not list(constants(program)) and "0x" not in "".join(key)  # no address of Python's
         if not (fixed and key in _FOUND):
-            with jax.ensure_compile_time_eval():
+            with own_settings(), jax.ensure_compile_time_eval():
                 _FOUND[key] = _agrees(jax.jit(compared), avals, *tangents)
         return _FOUND[key] if fixed else _FOUND.pop(key)
     except Exception:  # whatever a user's rule raises at points that are not the user's

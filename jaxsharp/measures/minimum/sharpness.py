@@ -83,7 +83,8 @@ def from_traces(
 
 def structure_of(network: Network, params: PyTree, stats: PyTree, images: ArrayLike) -> Structure:
     """The rescalings that a network admits; StructureError if it is not piecewise linear."""
-    return analyze(_example(network), params, stats, images[0])
+    image = jax.ShapeDtypeStruct(images.shape[1:], images.dtype)
+    return analyze(_example(network), params, stats, image)
 
 
 def _example(network: Network):

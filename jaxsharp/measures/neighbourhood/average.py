@@ -25,6 +25,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree, ScalarLike
 from jaxsharp.core.chunks import check_pair
 from jaxsharp.core.keys import stream
 from jaxsharp.core.memory import Budget, budget
+from jaxsharp.core.programs import own_settings
 from jaxsharp.measures.contract import EVERY, Measure, Options, Record, Trained, check_count
 from jaxsharp.measures.neighbourhood.directions import (
     adaptive,
@@ -153,7 +154,7 @@ def perturbed(
         direction = draw(jax.random.fold_in(key, drawn), params)
         return loss(optax.tree.add_scale(params, step, direction))
 
-    with jax.default_matmul_precision("highest"):
+    with own_settings():
         losses = jax.lax.map(perturbed_loss, jnp.arange(num), batch_size=vmapped)
         base = loss(params)
         return losses - base, base

@@ -23,6 +23,7 @@ from jaxtyping import Array, ArrayLike, PyTree, ScalarLike
 
 from jaxsharp.core.keys import stream
 from jaxsharp.core.memory import Budget
+from jaxsharp.core.programs import own_settings
 from jaxsharp.core.trees import combine, dots, widen
 from jaxsharp.measures.contract import EVERY, Measure, Options, Record, Trained
 from jaxsharp.measures.neighbourhood.ascents import Peak, apgd
@@ -46,7 +47,7 @@ def box_peak(
     """The largest loss in the box |d_i| <= eps (|theta_i| + 1), the loss at theta, and the gap."""
     of_loss = value_and_grad_around(network, params, stats, batch, memory)
     scale = jax.tree.map(lambda a: jnp.abs(a) + 1, widen(params))
-    with jax.default_matmul_precision("highest"):
+    with own_settings():
         return ascended(apgd, of_loss, params, scale, "linf", eps, key, steps, starts)
 
 
@@ -92,7 +93,7 @@ def subspace_peaks(
         zero, scale = jnp.zeros(size, dtype), jnp.abs(center) + 1
         return ascended(apgd, at, zero, scale, "linf", eps, key, steps, starts)
 
-    with jax.default_matmul_precision("highest"):
+    with own_settings():
         return jax.lax.map(peak, jax.random.split(key, num))
 
 

@@ -17,6 +17,7 @@ import optax
 from jaxtyping import Array, PyTree, ScalarLike
 
 from jaxsharp.core.memory import Budget
+from jaxsharp.core.programs import own_settings
 from jaxsharp.core.trees import scaled_to_norm
 from jaxsharp.measures.contract import EVERY, Measure, Options, Record, Trained
 from jaxsharp.measures.neighbourhood.average import from_increases
@@ -40,7 +41,7 @@ def gradient_distance(
     rise: ScalarLike,
 ) -> Crossing:
     """Distance along the gradient at which the loss has risen; not found for a zero gradient."""
-    with jax.default_matmul_precision("highest"):
+    with own_settings():
         _, grads = value_and_grad_around(network, params, stats, batch, memory)(params)
         return _distance(network, memory, params, stats, batch, scaled_to_norm(grads, 1.0), rise)
 
@@ -66,7 +67,7 @@ def random_distances(
         moved = optax.tree.cast_like(optax.tree.scale(sign, drawn), params)
         return _distance(network, memory.divided(vmapped), params, stats, batch, moved, rise)
 
-    with jax.default_matmul_precision("highest"):
+    with own_settings():
         return jax.lax.map(distance, jnp.arange(num), batch_size=vmapped)
 
 

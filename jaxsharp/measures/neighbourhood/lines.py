@@ -17,6 +17,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from jaxsharp.core.chunks import check_pair
 from jaxsharp.core.memory import Budget, budget
+from jaxsharp.core.programs import own_settings
 from jaxsharp.measures.neighbourhood.losses import loss_around, side_by_side
 from jaxsharp.networks.network import Network
 
@@ -133,5 +134,5 @@ def losses_at(
             moved = optax.tree.add_scale(moved, share, direction)
         return loss(optax.tree.cast_like(moved, params))
 
-    with jax.default_matmul_precision("highest"):
+    with own_settings():
         return jax.lax.map(at, places, batch_size=vmapped)

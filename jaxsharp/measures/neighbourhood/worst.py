@@ -28,6 +28,7 @@ from jaxsharp.core.choices import at_least_one, known
 from jaxsharp.core.chunks import check_pair, num_examples
 from jaxsharp.core.keys import stream
 from jaxsharp.core.memory import Budget, budget
+from jaxsharp.core.programs import own_settings
 from jaxsharp.core.trees import widen
 from jaxsharp.measures.contract import EVERY, Measure, Options, Record, Trained
 from jaxsharp.measures.neighbourhood.ascents import (
@@ -191,7 +192,7 @@ def group_rises(
         groups = jax.tree.map(
             lambda x: jnp.asarray(x)[chosen].reshape(num, group, *x.shape[1:]), batch
         )
-    with jax.default_matmul_precision("highest"):
+    with own_settings():
         return jax.lax.map(lambda xs: rise(*xs), (jnp.arange(num), groups))
 
 

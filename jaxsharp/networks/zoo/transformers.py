@@ -75,7 +75,7 @@ class Patches(nnx.Module):
         n, height, width, channels = x.shape
         p = self.patch
         x = x.reshape(n, height // p, p, width // p, p, channels).swapaxes(2, 3)
-        return self.dense(x.reshape(n, -1, p * p * channels)) + self.places[...]
+        return self.dense(x.reshape(n, -1, p * p * channels)) + self.places[...][None]
 
 
 class Tokens(nnx.Module):
@@ -87,7 +87,7 @@ class Tokens(nnx.Module):
         self.places = nnx.Param(init(rngs.params(), (length, width), jnp.float32))
 
     def __call__(self, tokens):
-        return self.embed(tokens) + self.places[: tokens.shape[1]]
+        return self.embed(tokens) + self.places[: tokens.shape[1]][None]
 
 
 class Tied(nnx.Module):
