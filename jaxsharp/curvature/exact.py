@@ -28,7 +28,7 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxsharp.core.chunks import mean_over_chunks
 from jaxsharp.core.memory import Budget, affordable_chunk, budget
-from jaxsharp.curvature.likelihoods import softmax_factors
+from jaxsharp.curvature.likelihoods import combined_softmax, softmax_factors
 from jaxsharp.curvature.structure import (
     Product,
     Structure,
@@ -116,6 +116,39 @@ def exact_ggn_diagonal(
 ) -> PyTree:
     """Diagonal of the *Gauss-Newton matrix* of any network; else as ``diagonal``."""
     return _highest(fn, factors, read, DIAGONAL, chunk_size, memory, params, stats, images)
+
+
+def sampled_traces(
+    fn: Callable,
+    params: PyTree,
+    stats: PyTree,
+    images: Array,
+    key: Array,
+    *,
+    combined: Callable = combined_softmax,
+) -> PyTree:
+    """Unbiased estimates of each example's traces ``exact_traces``; leaves (n,), one an example.
+
+        ||J_j(x_i)^T sum_k z_k s_k||^2,    E = sum_k ||J_j(x_i)^T s_k||^2
+
+    with independent signs z_k; ``combined(logits, z)`` is sum_k z_k s_k. Cost: one forward and one
+    backward pass an example, whatever the number of classes. All examples are taken at once, for
+    callers that take a few, in their own jit. Refuses what ``exact_traces`` refuses.
+    """
+    structure = _qualified(fn, params, stats, jax.ShapeDtypeStruct(images.shape[1:], images.dtype))
+    products = {p.leaf: p for p in structure.products.values()}
+    (logits,) = structure.program.out_avals
+
+    def one(key, image):
+        signs = jax.random.rademacher(key, logits.shape, logits.dtype)
+        factors = lambda f: combined(f, signs.astype(f.dtype))[None]  # noqa: E731
+        rows, gradients = jax.tree.map(_wide, _example(structure, factors, params, stats, image))
+        sums = {j: TRACE.gradient(g) for j, g in gradients.items()}
+        sums |= {j: TRACE.product(products[j], a[None], d[None]) for j, (a, d) in rows.items()}
+        return jax.tree.unflatten(jax.tree.structure(params), [sums[j] for j in range(len(sums))])
+
+    with jax.default_matmul_precision("highest"):
+        return jax.vmap(one)(jax.random.split(key, len(images)), images)
 
 
 class Reduction(NamedTuple):
