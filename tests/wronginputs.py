@@ -33,6 +33,7 @@ SETTINGS = {
     "--average-after": tuple(value for value in COUNT if value != "0"),
 }
 MEASURING = {
+    "--measure-rtol": (*POSITIVE, "1"),
     "--eigenvalue-tol": POSITIVE,
     "--radius": POSITIVE,
     "--num-perturbations": COUNT,

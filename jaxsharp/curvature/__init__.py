@@ -13,6 +13,7 @@ Everything takes callables and pytrees, whatever library made them.
     traces          Hutchinson's traces, diagonals and Frobenius norms with standard errors
     sketches        traces by Hutch++ and XTrace
     exact           exact traces, diagonals and relative flatness of piecewise-linear networks
+    reductions      sums of squares over examples, for these
     structure       the rescalings that a network admits, read off its program
 """
 

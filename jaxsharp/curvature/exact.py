@@ -20,25 +20,22 @@ formed for each example and k: A^T D_k, and those of parameters that enter any o
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
 from jaxsharp.core.chunks import mean_over_chunks
 from jaxsharp.core.memory import Budget, affordable_chunk, budget
 from jaxsharp.core.programs import own_settings
 from jaxsharp.core.trees import widen
-from jaxsharp.curvature.likelihoods import softmax_factors
+from jaxsharp.curvature.likelihoods import combined_softmax, softmax_factors
+from jaxsharp.curvature.reductions import DIAGONAL, FLATNESS, TRACE
 from jaxsharp.curvature.structure import (
-    Product,
     Structure,
     StructureError,
     activation_rows,
     evaluate_tapped,
-    like_leaf,
-    parameter_matrix,
     read,
     read_linear,
     signal_rows,
@@ -145,15 +142,40 @@ def exact_relative_flatness(
     return _highest(fn, factors, _qualified, FLATNESS, chunk_size, memory, params, stats, images)
 
 
-class Reduction(NamedTuple):
-    """How squares are summed over the examples n and factors k of a chunk.
+def sampled_traces(
+    fn: Callable,
+    params: PyTree,
+    stats: PyTree,
+    images: Array,
+    key: Array,
+    *,
+    combined: Callable = combined_softmax,
+) -> PyTree:
+    """Unbiased estimates of each example's traces ``exact_traces``; leaves (n,), one an example.
 
-    ``product(product, leaf, a, d)`` of a parameter, activations a (n, positions, inputs) and
-    signals d (n, k, positions, outputs); ``gradient(g)`` of gradients (n, k, *shape).
+        ||J_j(x_i)^T sum_k z_k s_k||^2,    E = sum_k ||J_j(x_i)^T s_k||^2
+
+    with independent signs z_k; ``combined(logits, z)`` is sum_k z_k s_k. Cost: one forward and one
+    backward pass an example, whatever the number of classes. All examples are taken at once, for
+    callers that take a few, in their own jit. Refuses what ``exact_traces`` refuses.
     """
+    structure = _qualified(fn, params, stats, jax.ShapeDtypeStruct(images.shape[1:], images.dtype))
+    products = {p.leaf: p for p in structure.products.values()}
+    leaves, treedef = jax.tree.flatten(params)
+    (logits,) = structure.program.out_avals
 
-    product: Callable
-    gradient: Callable
+    def one(key, image):
+        signs = jax.random.rademacher(key, logits.shape, logits.dtype)
+        factors = lambda f: combined(f, signs.astype(f.dtype))[None]  # noqa: E731
+        rows, gradients = jax.tree.map(widen, _example(structure, factors, params, stats, image))
+        sums = {j: TRACE.gradient(g) for j, g in gradients.items()}
+        sums |= {
+            j: TRACE.product(products[j], leaves[j], a[None], d[None]) for j, (a, d) in rows.items()
+        }
+        return jax.tree.unflatten(treedef, [sums[j] for j in range(len(sums))])
+
+    with own_settings():
+        return jax.vmap(one)(jax.random.split(key, len(images)), images)
 
 
 def _qualified(fn, params, stats, image):
@@ -224,49 +246,3 @@ def _example(
         d = jax.vmap(partial(signal_rows, product))(signals[j])
         rows[j] = activation_rows(product, activations[j]), d
     return rows, gradients
-
-
-def _trace_of_product(
-    product: Product,
-    leaf: Array,
-    a: Float[Array, "n positions inputs"],
-    d: Float[Array, "n k positions outputs"],
-) -> Float[Array, ""]:
-    """sum_(n, k) ||A_n^T D_nk||^2 by whichever of three forms takes the fewest operations."""
-    (_, positions, inputs), num_rows, outputs = a.shape, d.shape[1], d.shape[3]
-    if positions == 1:
-        return jnp.sum(jnp.square(a).sum((1, 2)) * jnp.square(d).sum((1, 2, 3)))
-    if positions * (inputs + num_rows * outputs) > inputs * num_rows * outputs:
-        return jnp.sum(jnp.square(_gradients(a, d)))
-    products = jnp.einsum("npi,nqi->npq", a, a) * jnp.einsum("nkpo,nkqo->npq", d, d)
-    return jnp.maximum(jnp.sum(products), 0)  # a zero may round to either side
-
-
-def _diagonal_of_product(
-    product: Product,
-    leaf: Array,
-    a: Float[Array, "n positions inputs"],
-    d: Float[Array, "n k positions outputs"],
-) -> Array:
-    """sum_(n, k) (A_n^T D_nk)^2, in the shape of the parameter."""
-    if a.shape[1] == 1:
-        squares = jnp.square(a[:, 0]).T @ jnp.square(d).sum((1, 2))
-    else:
-        squares = jnp.square(_gradients(a, d)).sum((0, 2))
-    return like_leaf(product, squares)
-
-
-def _flatness_of_product(product: Product, leaf: Array, a: Array, d: Array) -> Float[Array, ""]:
-    """sum_(n, k) ||A_n^T D_nk W||^2: what comes back to the inputs in the place of the outputs."""
-    back = jnp.einsum("nkpo,io->nkpi", d, _wide(parameter_matrix(product, leaf)))
-    return _trace_of_product(product, leaf, a, back)
-
-
-def _gradients(a: Array, d: Array) -> Float[Array, "n inputs k outputs"]:
-    """A_n^T D_nk, all k of an example in one product of matrices."""
-    return jnp.einsum("npi,nkpo->niko", a, d)
-
-
-TRACE = Reduction(_trace_of_product, lambda g: jnp.sum(jnp.square(g)))
-FLATNESS = Reduction(_flatness_of_product, lambda g: jnp.zeros((), g.dtype))
-DIAGONAL = Reduction(_diagonal_of_product, lambda g: jnp.sum(jnp.square(g), (0, 1)))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -135,18 +136,43 @@ def softmax_factors(logits: Float[Array, " classes"]) -> Float[Array, "factors c
             f"softmax cross-entropy of {logits.size} output is constant; it takes 2 or more, a "
             "single one is that of binary cross-entropy (sigmoid_factors)"
         )
+    others = (jnp.argmax(logits) + jnp.arange(1, logits.size)) % logits.size
+    weights = jnp.eye(logits.size, dtype=logits.dtype)[others]
+    return jax.vmap(partial(combined_softmax, logits))(weights)
+
+
+def combined_softmax(
+    logits: Float[Array, " classes"], weights: Float[Array, " classes"]
+) -> Float[Array, " classes"]:
+    """sum_k w_k s_k of the rows of `softmax_factors`, in O(classes); the likeliest has no row.
+
+    With independent signs for weights, the mean of its outer product is the Hessian.
+    """
     p = jax.nn.softmax(logits)
-    r, eye, m = jnp.sqrt(p), jnp.eye(p.size, dtype=p.dtype), jnp.argmax(p)
-    others = (m + jnp.arange(1, p.size)) % p.size
-    u = eye[others] - (r[others] / (1 + r[m]))[:, None] * (r + eye[m])[None, :]
-    return r[None, :] * u
+    r, m = jnp.sqrt(p), jnp.argmax(logits)
+    others = weights.at[m].set(0)
+    return r * (others - (others @ r) / (1 + r[m]) * r.at[m].add(1))
 
 
 def squared_factors(logits: Float[Array, " classes"]) -> Float[Array, "classes classes"]:
     """Rows sqrt(2) e_k: the loss of an example is sum_c (f_c - y_c)^2."""
-    return math.sqrt(2) * jnp.eye(logits.size, dtype=logits.dtype)
+    return jnp.diag(combined_squared(logits, jnp.ones_like(logits)))
+
+
+def combined_squared(
+    logits: Float[Array, " classes"], weights: Float[Array, " classes"]
+) -> Float[Array, " classes"]:
+    """sum_k w_k s_k of the rows of `squared_factors`."""
+    return math.sqrt(2) * weights
 
 
 def sigmoid_factors(logits: Float[Array, " outputs"]) -> Float[Array, "outputs outputs"]:
     """Rows sqrt(p_k (1 - p_k)) e_k, p = sigmoid(f): binary cross-entropy, summed over outputs."""
-    return jnp.diag(jnp.sqrt(jax.nn.sigmoid(logits) * jax.nn.sigmoid(-logits)))
+    return jnp.diag(combined_sigmoid(logits, jnp.ones_like(logits)))
+
+
+def combined_sigmoid(
+    logits: Float[Array, " outputs"], weights: Float[Array, " outputs"]
+) -> Float[Array, " outputs"]:
+    """sum_k w_k s_k of the rows of `sigmoid_factors`."""
+    return weights * jnp.sqrt(jax.nn.sigmoid(logits) * jax.nn.sigmoid(-logits))

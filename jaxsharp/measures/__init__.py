@@ -18,12 +18,14 @@ from jaxsharp.measures.contract import Options as Options
 from jaxsharp.measures.contract import Record as Record
 from jaxsharp.measures.contract import Trained as Trained
 from jaxsharp.measures.minimum import Rescaled as Rescaled
+from jaxsharp.measures.minimum import SampledMinimum as SampledMinimum
 from jaxsharp.measures.minimum import ScaleMinimum as ScaleMinimum
 from jaxsharp.measures.minimum import chain_exponents as chain_exponents
 from jaxsharp.measures.minimum import ibayashi_minimum as ibayashi_minimum
 from jaxsharp.measures.minimum import minimize_over_scales as minimize_over_scales
 from jaxsharp.measures.minimum import minimum_sharpness as minimum_sharpness
 from jaxsharp.measures.minimum import rescaled as rescaled
+from jaxsharp.measures.minimum import sampled_minimum_sharpness as sampled_minimum_sharpness
 from jaxsharp.measures.neighbourhood import RandomSharpness as RandomSharpness
 from jaxsharp.measures.neighbourhood import WorstCase as WorstCase
 from jaxsharp.measures.neighbourhood import directions as directions

@@ -30,6 +30,9 @@ OF_DATA = frozenset({"example_order", "chunking"})
 class Options:
     """How the measures are taken."""
 
+    measure_rtol: float | None = None
+    """Relative standard error at which a measure that is a mean over examples has taken enough of
+    them, where it can be sampled; None for all examples, exactly."""
     eigenvalue_tol: float = 1e-2
     """Relative residual at which the top eigenvalue has converged."""
     eigenvalue_starts: int = 1
@@ -89,6 +92,11 @@ class Options:
 
     def check(self) -> None:
         """Raise ValueError for a value that no measure can take."""
+        if self.measure_rtol is not None and not 0 < self.measure_rtol < 1:
+            raise ValueError(
+                f"measure_rtol is {self.measure_rtol}; it must be above 0 and below 1, or None for "
+                "exact measures"
+            )
         if not 1e-5 <= self.eigenvalue_tol < 1:
             raise ValueError(f"eigenvalue_tol is {self.eigenvalue_tol}; it must be from 1e-5 to 1")
         if self.eigenvalue_starts < 1:

@@ -5,7 +5,14 @@ from collections.abc import Callable
 import jax
 from jaxtyping import ArrayLike, PyTree
 
-from jaxsharp.curvature.likelihoods import sigmoid_factors, softmax_factors, squared_factors
+from jaxsharp.curvature.likelihoods import (
+    combined_sigmoid,
+    combined_softmax,
+    combined_squared,
+    sigmoid_factors,
+    softmax_factors,
+    squared_factors,
+)
 from jaxsharp.networks.losses import LOSSES, Loss, check_fit
 from jaxsharp.networks.network import Network
 
@@ -15,6 +22,12 @@ OUTPUT_LOSSES = {
     "cross_entropy": softmax_factors,
     "binary_cross_entropy": sigmoid_factors,
     "squared_error": squared_factors,
+}
+# Combinations of these factors, by weights.
+COMBINED = {
+    "cross_entropy": combined_softmax,
+    "binary_cross_entropy": combined_sigmoid,
+    "squared_error": combined_squared,
 }
 
 

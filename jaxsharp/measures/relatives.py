@@ -130,9 +130,8 @@ def flatness_of_last(
 ) -> Float[Array, ""]:
     """Relative flatness of the layer that the network uses last, any if linear in it."""
     fn = partial(_single, network)
-    last = weight_places(fn, params, stats, jax.ShapeDtypeStruct(images.shape[1:], images.dtype))[
-        -1
-    ]
+    image = jax.ShapeDtypeStruct(images.shape[1:], images.dtype)
+    last = weight_places(fn, params, stats, image)[-1]
     leaves, treedef = jax.tree.flatten(params)
 
     def at_last(leaf, others, image):

@@ -11,10 +11,10 @@ descends the traces by a fixed number of small gradient steps; here the problem 
 certificate (`scales`).
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, PyTree
 
@@ -22,17 +22,10 @@ from jaxsharp.core.chunks import check_pair
 from jaxsharp.core.memory import Budget, budget
 from jaxsharp.curvature import exact
 from jaxsharp.curvature.structure import Structure, analyze
-from jaxsharp.measures.contract import EVERY, Measure, Options, Record, Trained
 from jaxsharp.measures.minimum.scales import ScaleMinimum, minimize_over_scales
 from jaxsharp.measures.output_losses import check_known, factors_of
 from jaxsharp.networks.losses import loss_of
 from jaxsharp.networks.network import Network
-
-SOLVED = 1e-6  # duality gap of a scale problem that is solved, relative to the minimum
-# Allowed for the traces, in eps of their dtype, relative: the minimum changes no more than the
-# traces do. Measured against float64: 2 for networks that have learned the digits, 350 for one of
-# them with its logits multiplied by 30, 260 for SimpleBatch with its weights doubled.
-TRACE_ROUNDING = 1000
 
 
 def minimum_sharpness(
@@ -84,10 +77,11 @@ def from_traces(
 def structure_of(network: Network, params: PyTree, stats: PyTree, images: ArrayLike) -> Structure:
     """The rescalings that a network admits; StructureError if it is not piecewise linear."""
     image = jax.ShapeDtypeStruct(images.shape[1:], images.dtype)
-    return analyze(_example(network), params, stats, image)
+    return analyze(example_of(network), params, stats, image)
 
 
-def _example(network: Network):
+def example_of(network: Network) -> Callable:
+    """The outputs of a single example, as `curvature` takes a network."""
     return lambda params, stats, image: network.evaluate(params, stats, image[None])[0]
 
 
@@ -102,36 +96,6 @@ def group_traces(
 ) -> PyTree:
     """Exact trace of every parameter array's block, compiled once for all models of a network."""
     factors = factors_of(network.loss)
-    arguments = (_example(network), params, stats, images)
+    arguments = (example_of(network), params, stats, images)
     options = {"factors": factors, "chunk_size": chunk_size, "memory": memory}
     return exact.exact_traces(*arguments, **options)
-
-
-def _traces(network, at: Trained, batch, key, options, memory):
-    return group_traces(network, None, memory, at.params, at.stats, batch[0])
-
-
-def _minimum(network, at: Trained, batch, options: Options, traces) -> Record:
-    images = batch[0]
-    found = from_traces(network, at.params, at.stats, images, traces)
-    outputs = jax.eval_shape(network.evaluate, at.params, at.stats, images[:1])
-    eps = float(jnp.finfo(jax.tree.leaves(traces)[0].dtype).eps)
-    solved = found.error <= SOLVED * found.value
-    error = found.error + TRACE_ROUNDING * eps * found.value
-    passes = 1 + outputs.shape[-1]
-    return Record(found.value, error, found.attained and solved, passes, len(images), 0, True)
-
-
-MEASURES = {
-    "minimum_sharpness": Measure(
-        "Hessian trace minimized over all rescalings of layers",
-        "Ibayashi, Hamaguchi and Imaizumi 2021, arXiv 2106.12612",
-        "nats",
-        "duality gap and rounding of the traces",
-        "passes over the data",
-        (),
-        EVERY - {"unit_rescaling", "logit_scale"},
-        _traces,
-        _minimum,
-    ),
-}
