@@ -80,9 +80,11 @@ def top_eigenvalue(
 
     With ``sample`` above 0 the first start is not random, but the sum of the top few
     eigenvectors of the Hessian of that share of the examples, drawn at random, to the same ``tol``.
-    Fewer products over all examples are needed from there, to the same residual over all of them;
-    those of the sample are counted as the share that they cost, rounded up. The other starts are
-    random. Raises ValueError for ``starts`` below 1, and a ``sample`` outside of [0, 1).
+    The residual is over all examples as before. It saves nothing where a random start needs few
+    products (small_mlp on the digits: 9 against 7 to 9 at 1e-2). Those of the sample are
+    counted as the share that they cost, rounded up. The other starts are random.
+
+    Raises ValueError for ``starts`` below 1, and a ``sample`` outside of [0, 1).
     """
     if starts < 1:
         raise ValueError(f"starts is {starts}; it must be at least 1")
