@@ -59,7 +59,7 @@ def crossing(rise: Callable[[Array], Array], target: ScalarLike, like: Array) ->
 
     low, high = jax.lax.fori_loop(0, BISECTIONS, halved, (low, high))
     share = (target - low[1]) / (high[1] - low[1])
-    share = jnp.where(jnp.isfinite(high[1]) & (share >= 0) & (share <= 1), share, 0.5)
+    share = jnp.where((share >= 0) & (share <= 1), share, 0.5)
     value = low[0] * (high[0] / low[0]) ** share
     calls = 1 + doublings + BISECTIONS
     return Crossing(value.astype(one.dtype), high[0] - low[0], found, calls)

@@ -3,7 +3,8 @@
     t with L(theta + t d) - L(theta) = rise,    ||d||_2 = 1
 
 epsilon_sharpness          d = g/||g||, the direction of the gradient
-epsilon_sharpness_random   d uniform on the sphere; the mean of t over draws
+epsilon_sharpness_random   d uniform on the sphere; the mean of t over draws, those of the draws
+                           along which the loss rises so far, and unfinished if some are not
 
 The smaller, the sharper.
 """
@@ -109,10 +110,19 @@ def _random(network, at: Trained, batch, key, options: Options, memory):
 
 
 def _mean(network, at: Trained, batch, options: Options, found) -> Record:
-    check_found(found, options.rise)
-    mean, cost = from_increases(found.value, options.antithetic), int(np.sum(found.calls)) + 1
-    drawn = options.num_perturbations
-    return Record(mean.value, mean.error, True, cost, len(batch[0]), drawn, False)
+    """Of the directions, or pairs, along which the loss rises so far; unfinished if some are not.
+
+    ValueError for fewer than two.
+    """
+    size = 2 if options.antithetic else 1
+    risen = np.asarray(found.found).reshape(-1, size).all(1)
+    if risen.sum() < 2:
+        check_found(found, options.rise)
+    values = np.asarray(found.value).reshape(-1, size)[risen].ravel()
+    mean, cost = from_increases(values, options.antithetic), int(np.sum(found.calls)) + 1
+    return Record(
+        mean.value, mean.error, bool(risen.all()), cost, len(batch[0]), len(values), False
+    )
 
 
 REFERENCE = "the distance form of the sharpness of Keskar et al. 2017, arXiv 1609.04836"

@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxsharp.core import budget
 from jaxsharp.measures import MEASURES, Options, Trained, directions
-from jaxsharp.measures.neighbourhood.crossings import crossing
+from jaxsharp.measures.neighbourhood.crossings import Crossing, crossing
 from jaxsharp.measures.neighbourhood.pacbayes import from_sigma, sigma_of_rise
 from tests.tinynets import generic_point, mlp, tiny_dataset
 
@@ -158,3 +158,18 @@ def test_a_loss_that_never_rises_so_far_is_named(setting, name):
     constant = network._replace(apply=lambda p, s, x, train: (jnp.zeros((len(x), 3)), s))
     with pytest.raises(ValueError, match=r"does not rise by 0.2 along \d of \d directions"):
         taken(name, (constant, at, batch))
+
+
+@pytest.mark.parametrize("pairs", [True, False])
+def test_directions_without_a_crossing_are_left_out_and_leave_a_mean_unfinished(setting, pairs):
+    measure, options = MEASURES["epsilon_sharpness_random"], Options(antithetic=pairs)
+    values, has = np.arange(1.0, 9.0), np.arange(8) != 2
+    all_of_them = Crossing(values, values, np.ones(8, bool), np.full(8, 12))
+    whole = measure.record(*setting, options, all_of_them)
+    assert whole.finished and whole.value == 4.5 and whole.directions == 8
+    some = measure.record(*setting, options, all_of_them._replace(found=has))
+    kept = values[[0, 1, 4, 5, 6, 7] if pairs else has]
+    assert not some.finished and some.directions == len(kept)
+    np.testing.assert_allclose(some.value, kept.mean())
+    with pytest.raises(ValueError, match=r"does not rise by 0\.1 along 7 of 8 directions"):
+        measure.record(*setting, options, all_of_them._replace(found=np.arange(8) == 2))
