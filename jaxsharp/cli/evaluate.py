@@ -5,11 +5,12 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import tyro
 from rich.console import Console
 
-from jaxsharp.analysis import evaluation
+from jaxsharp.analysis import canvas, evaluation
 from jaxsharp.analysis.evaluation import texts
 from jaxsharp.analysis.evaluation.samples import numbered
 from jaxsharp.cli.output import make_console
@@ -18,10 +19,15 @@ from jaxsharp.cli.tables import Column, print_fitting
 from jaxsharp.core.choices import known_list, shown
 from jaxsharp.runs import claims, files
 from jaxsharp.runs.directory import VARIED
+from jaxsharp.studies.grid import StudyConfig
+from jaxsharp.studies.study import StudyResult
 
 GAPS = ("gap", "loss_gap")
 HYPER = ("dataset", "model", "optimizer", "sam", "average", *VARIED)
 SEED, CONVERGED, LOSS = "seed", "converged", "train_loss"
+FILES = ("evaluation.csv", "evaluation.md")
+MOST_RUNS = 250
+"""Of a study that is evaluated at its end: seconds, which grow with the cube of their number."""
 
 
 def evaluate(
@@ -153,12 +159,44 @@ def hyper_of(runs: pd.DataFrame) -> Sequence[str]:
     return found
 
 
+def evaluate_study(console: Console, config: StudyConfig, result: StudyResult, out: Path) -> None:
+    """Print what the measures of a study predict in a sentence, and write the table beside its own.
+
+    Not with more than `MOST_RUNS` runs, nor without a finite gap, training loss and measure; files
+    of an earlier end are removed then.
+    """
+    runs = result.runs
+    finite = [
+        name for name in (result.gap, LOSS, *config.measures) if np.isfinite(runs[name]).any()
+    ]
+    measures = [name for name in config.measures if name in finite]
+    if len(runs) > MOST_RUNS or not measures or not {result.gap, LOSS} <= set(finite):
+        for name in FILES:
+            (out / name).unlink(missing_ok=True)
+        return
+    found = evaluation.evaluate(
+        runs,
+        measures=measures,
+        target=result.gap,
+        hyper=config.axes(),
+        seed=SEED,
+        converged=CONVERGED,
+    )
+    write_texts(out, found)
+    say(console, found.headline)
+    console.print(f"{out}: {', '.join(FILES)}")
+
+
+def write_texts(out: Path, found: evaluation.Evaluation) -> None:
+    """Write the table and the page."""
+    texts_of = found.table.to_csv(index=False), evaluation.markdown(found)
+    for name, text in zip(FILES, texts_of, strict=True):
+        files.write_text(out / name, text)
+
+
 def write(out: Path, found: evaluation.Evaluation) -> None:
     """Write the table, the page and the figure."""
-    from jaxsharp.analysis import canvas
-
-    files.write_table(out / "evaluation.csv", found.table)
-    files.write_text(out / "evaluation.md", evaluation.markdown(found))
+    write_texts(out, found)
     canvas.save(evaluation.forest(found), out / "evaluation.png")
 
 

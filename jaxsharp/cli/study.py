@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from jaxsharp.analysis.page import page_of
-from jaxsharp.cli import report
+from jaxsharp.cli import evaluate, report
 from jaxsharp.cli.output import make_console
 from jaxsharp.cli.parsing import naming
 from jaxsharp.cli.progress import Tracker
@@ -143,8 +143,9 @@ def run_study(
             result = study.conduct(
                 *(config, out, bench), save_every=save_every, layout=layout, report=tell
             )
-    if study.is_writer():
-        report.print_study(console, config, result, out, time.monotonic() - begin)
+        if study.is_writer():
+            report.print_study(console, config, result, out, time.monotonic() - begin)
+            evaluate.evaluate_study(console, config, result, out)
 
 
 def opening(config: StudyConfig, bench, out: Path) -> str:
@@ -169,7 +170,9 @@ def merge_parts(parts: tyro.conf.Positional[tuple[Path, ...]], *, out: Path) -> 
     with files.lock(out):
         study.write_tables(out, config, set(config.members()))
         result = study.summarize(config, out)
-    report.print_study(make_console(), config, result, out, time.monotonic() - begin)
+        console = make_console()
+        report.print_study(console, config, result, out, time.monotonic() - begin)
+        evaluate.evaluate_study(console, config, result, out)
 
 
 def show_status(folder: tyro.conf.Positional[tuple[Path, ...]]) -> None:

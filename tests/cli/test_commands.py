@@ -28,6 +28,8 @@ FILES = [
     "history.csv",
     "summary.csv",
     "correlations.csv",
+    "evaluation.csv",
+    "evaluation.md",
     "training.png",
     "sharpness.png",
 ]

@@ -1,6 +1,7 @@
 """`jaxsharp evaluate`: studies, anybody's tables, what it writes, what it refuses."""
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -8,10 +9,16 @@ import pytest
 
 from jaxsharp import cli
 from jaxsharp.cli import commands, evaluate
-from jaxsharp.cli.output import Output
+from jaxsharp.cli.output import Output, make_console
+from jaxsharp.runs import Settings
+from jaxsharp.studies import study
 from jaxsharp.training import members
+from tests.folders import STUDY, make_study
 from tests.test_layout import PACKAGE
 
+VARIED = replace(
+    STUDY, settings=Settings(epochs=3, loss_below=None), vary={"learning_rate": (0.1, 0.01)}
+)
 DIGITS = PACKAGE.parent / "results" / "digits"
 
 
@@ -107,6 +114,42 @@ def test_the_printed_table_is_one_as_wide_as_its_place(own, width, capsys):
     assert sum(line.startswith("measure ") for line in out.splitlines()) == 1
     assert "verdict" in out and ("slope" in out) == (width >= 140)
     assert ("A wider terminal shows more" in out) == (width < 300)
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """A study whose runs all ended, made without training, and what it found."""
+    out = make_study(tmp_path_factory.mktemp("ended") / "study", VARIED)
+    study.write_tables(out, VARIED, set(VARIED.members()))
+    return out, study.summarize(VARIED, out)
+
+
+def test_a_study_has_at_its_end_what_the_command_finds_there(ended, tmp_path, capsys):
+    out, result = ended
+    before = {path: path.read_bytes() for path in out.glob("*.*")}
+    evaluate.evaluate_study(make_console(), VARIED, result, out)
+    said, place = capsys.readouterr().out.splitlines()
+    assert said.startswith("0 of 1 measure predicts gap beyond training loss, hyper-parameters and")
+    assert place == f"{out}: evaluation.csv, evaluation.md"
+    assert all(path.read_bytes() == content for path, content in before.items())
+    cli.main(["evaluate", str(out), "--out", str(tmp_path)])
+    assert (out / "evaluation.csv").read_bytes() == (tmp_path / "evaluation.csv").read_bytes()
+    assert said in (out / "evaluation.md").read_text().splitlines()
+
+
+@pytest.mark.parametrize("case", ["no gap", "no measure", "many runs"])
+def test_a_study_without_numbers_or_with_many_runs_is_not_evaluated(
+    ended, case, tmp_path, monkeypatch, capsys
+):
+    _, result = ended
+    (tmp_path / "evaluation.csv").write_text("of an earlier end")
+    if case == "many runs":
+        monkeypatch.setattr(evaluate, "MOST_RUNS", len(result.runs) - 1)
+    else:
+        column = {"no gap": "gap", "no measure": VARIED.measures[0]}[case]
+        result = result._replace(runs=result.runs.assign(**{column: np.nan}))
+    evaluate.evaluate_study(make_console(), VARIED, result, tmp_path)
+    assert capsys.readouterr().out == "" and os.listdir(tmp_path) == []
 
 
 def test_hyper_parameters_that_others_determine_are_none():
