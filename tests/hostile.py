@@ -121,7 +121,7 @@ def renamed(name):
 
 def rows(*cells):
     """Write rows, which begin with measure, settings, value and error, with their sums."""
-    whole = [[*row, "residual", 1, 12, "Hessian products"] for row in cells]
+    whole = [[*row, "residual", 1, 12, "Hessian products", 9, 1, 0] for row in cells]
 
     def apply(part, victim):
         files.write_rows(run_of(part) / "sharpness.csv", tuple(directory.SHARPNESS), whole)

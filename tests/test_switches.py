@@ -14,7 +14,9 @@ import pytest
 
 from jaxsharp import curvature, measures, networks, optimizers
 from jaxsharp.core.memory import budget
-from jaxsharp.measures import minimum, neighbourhood, spectrum
+from jaxsharp.measures import neighbourhood
+from jaxsharp.measures.minimum import sharpness
+from jaxsharp.measures.spectrum import eigenvalues
 from jaxsharp.networks import models
 from jaxsharp.training import epochs
 from jaxsharp.training.averages import Averaging
@@ -97,7 +99,7 @@ def test_recipes_are_traced(how):
 @pytest.mark.parametrize(
     ("arrays", "static"),
     [
-        (spectrum.eigenvalues, (0.1, 50, None, 2)),
+        (eigenvalues.eigenvalues, (0.1, 50, None, 2, 0.0)),
         (neighbourhood.loss_increases, (4, True, False, None, None)),
         (neighbourhood.loss_increases, (4, False, True, None, None)),
     ],
@@ -117,7 +119,7 @@ def test_measures_are_traced(arrays, static):
 def test_exact_traces_are_traced():
     network = tinynets.cnn()
     params, stats = jax.eval_shape(network.init, KEY)
-    jax.eval_shape(partial(minimum.group_traces, network, None, budget()), params, stats, IMAGES)
+    jax.eval_shape(partial(sharpness.group_traces, network, None, budget()), params, stats, IMAGES)
 
 
 METHODS = {

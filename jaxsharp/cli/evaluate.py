@@ -20,12 +20,11 @@ from jaxsharp.core.choices import known_list, shown
 from jaxsharp.runs import claims, files
 from jaxsharp.runs.directory import VARIED
 from jaxsharp.studies.grid import StudyConfig
-from jaxsharp.studies.study import StudyResult
+from jaxsharp.studies.study import EVALUATION, StudyResult, write_page
 
 GAPS = ("gap", "loss_gap")
 HYPER = ("dataset", "model", "optimizer", "sam", "average", *VARIED)
 SEED, CONVERGED, LOSS = "seed", "converged", "train_loss"
-FILES = ("evaluation.csv", "evaluation.md")
 MOST_RUNS = 250
 """Of a study that is evaluated at its end: seconds, which grow with the cube of their number."""
 
@@ -162,8 +161,8 @@ def hyper_of(runs: pd.DataFrame) -> Sequence[str]:
 def evaluate_study(console: Console, config: StudyConfig, result: StudyResult, out: Path) -> None:
     """Print what the measures of a study predict in a sentence, and write the table beside its own.
 
-    Not with more than `MOST_RUNS` runs, nor without a finite gap, training loss and measure; files
-    of an earlier end are removed then.
+    The study's page then has it too. Not with more than `MOST_RUNS` runs, nor without a finite gap,
+    training loss and measure.
     """
     runs = result.runs
     finite = [
@@ -171,8 +170,6 @@ def evaluate_study(console: Console, config: StudyConfig, result: StudyResult, o
     ]
     measures = [name for name in config.measures if name in finite]
     if len(runs) > MOST_RUNS or not measures or not {result.gap, LOSS} <= set(finite):
-        for name in FILES:
-            (out / name).unlink(missing_ok=True)
         return
     found = evaluation.evaluate(
         runs,
@@ -183,14 +180,15 @@ def evaluate_study(console: Console, config: StudyConfig, result: StudyResult, o
         converged=CONVERGED,
     )
     write_texts(out, found)
+    write_page(config, out, result)
     say(console, found.headline)
-    console.print(f"{out}: {', '.join(FILES)}")
+    console.print(f"{out}: {', '.join(EVALUATION)}")
 
 
 def write_texts(out: Path, found: evaluation.Evaluation) -> None:
     """Write the table and the page."""
     texts_of = found.table.to_csv(index=False), evaluation.markdown(found)
-    for name, text in zip(FILES, texts_of, strict=True):
+    for name, text in zip(EVALUATION, texts_of, strict=True):
         files.write_text(out / name, text)
 
 

@@ -13,6 +13,7 @@ from jaxsharp.core.choices import checked, known, shown
 from jaxsharp.core.chunks import check_pair
 from jaxsharp.core.keys import stream
 from jaxsharp.core.memory import Budget, budget
+from jaxsharp.core.programs import own_settings
 from jaxsharp.measures.contract import UNDEFINED, Measure, Options, Record, Trained
 from jaxsharp.measures.registry import DEFAULT_MEASURES, MEASURES, own_measure
 from jaxsharp.networks.losses import Loss, check_fit, check_loss, loss_of, name_of
@@ -21,6 +22,7 @@ from jaxsharp.networks.network import Network, fast_here
 FEW = 16  # examples on which a loss is looked at
 
 
+@own_settings()
 def measure(
     network: Network,
     params: PyTree,

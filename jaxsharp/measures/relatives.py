@@ -82,6 +82,7 @@ def hessian_form(
     return optax.tree.vdot(params, product), norm(params) * norm(product)
 
 
+@own_settings()
 def relative_flatness(
     network: Network,
     params: PyTree,

@@ -57,6 +57,7 @@ class Progress(NamedTuple):
     rows: dict[str, tuple]
 
 
+EVALUATION = ("evaluation.csv", "evaluation.md")
 TIMES = ["group", "member_epochs", "training_s", "measuring_s"]
 Report = Callable[[Progress], Any]
 
@@ -265,8 +266,6 @@ def write_tables(
 def summarize(config: StudyConfig, out: Path) -> StudyResult:
     """Statistics and figures from the tables of a study; nothing else is read."""
     from jaxsharp.analysis import canvas, comparisons, figures
-    from jaxsharp.analysis.page import page_of
-    from jaxsharp.studies.report import summed_up
 
     table, history = pd.read_csv(out / "runs.csv"), pd.read_csv(out / "history.csv")
     result, varied = study_result(table, config.axes(), config.measures), list(config.vary)
@@ -280,9 +279,19 @@ def summarize(config: StudyConfig, out: Path) -> StudyResult:
         for name in varied:
             drawn = comparisons.against_setting(summary, name, config.measures, varied)
             canvas.save(drawn, out / f"vary_{name}.png")
-        try:
-            page = page_of([summed_up(out, config, result, history)])
-            files.write_text(out / "report.html", page)
-        except ValueError as error:  # of a file that is not the study's own
-            claims.print_warning(f"{out} has no new report.html: {error}")
+        for name in EVALUATION:  # of an earlier end
+            (out / name).unlink(missing_ok=True)
+        write_page(config, out, result)
     return result
+
+
+def write_page(config: StudyConfig, out: Path, result: StudyResult) -> None:
+    """Write report.html of a study; a warning says why where that cannot be."""
+    from jaxsharp.analysis.page import page_of
+    from jaxsharp.studies.report import summed_up
+
+    history = pd.read_csv(out / "history.csv")
+    try:
+        files.write_text(out / "report.html", page_of([summed_up(out, config, result, history)]))
+    except ValueError as error:  # of a file that is not the study's own
+        claims.print_warning(f"{out} has no new report.html: {error}")

@@ -78,7 +78,8 @@ def test_a_study_writes_its_tables(study):
     parts += ("_examples", "_directions", "_exact")
     assert list(runs.columns) == named + [f"{m}{part}" for m in measures for part in parts]
     assert runs[[f"{m}_finished" for m in measures]].all(axis=None)
-    assert (runs["minimum_sharpness_cost"] == 1 + 10).all()
+    examples = runs["minimum_sharpness_examples"]
+    assert (runs["minimum_sharpness_cost"] == examples * (1 + 10)).all()
     assert (runs["random_perturbation_cost"] == 4 + 1).all()
     assert set(runs["top_eigenvalue_error_kind"]) == {"residual"}
     assert np.isfinite(runs[measures]).all(axis=None)

@@ -131,10 +131,22 @@ def test_a_study_has_at_its_end_what_the_command_finds_there(ended, tmp_path, ca
     said, place = capsys.readouterr().out.splitlines()
     assert said.startswith("0 of 1 measure predicts gap beyond training loss, hyper-parameters and")
     assert place == f"{out}: evaluation.csv, evaluation.md"
+    page = out / "report.html"
+    assert said in page.read_text() and before.pop(page) != page.read_bytes()
     assert all(path.read_bytes() == content for path, content in before.items())
     cli.main(["evaluate", str(out), "--out", str(tmp_path)])
     assert (out / "evaluation.csv").read_bytes() == (tmp_path / "evaluation.csv").read_bytes()
     assert said in (out / "evaluation.md").read_text().splitlines()
+
+
+def test_an_evaluation_of_an_earlier_end_is_removed(tmp_path):
+    out = make_study(tmp_path / "study", VARIED)
+    study.write_tables(out, VARIED, set(VARIED.members()))
+    for name in study.EVALUATION:
+        (out / name).write_text("measure,raw\nof an earlier end,1.0\n")
+    study.summarize(VARIED, out)
+    assert not any((out / name).exists() for name in study.EVALUATION)
+    assert "of an earlier end" not in (out / "report.html").read_text()
 
 
 @pytest.mark.parametrize("case", ["no gap", "no measure", "many runs"])
@@ -142,7 +154,6 @@ def test_a_study_without_numbers_or_with_many_runs_is_not_evaluated(
     ended, case, tmp_path, monkeypatch, capsys
 ):
     _, result = ended
-    (tmp_path / "evaluation.csv").write_text("of an earlier end")
     if case == "many runs":
         monkeypatch.setattr(evaluate, "MOST_RUNS", len(result.runs) - 1)
     else:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, PyTree
 
 from jaxsharp.core.memory import Budget
+from jaxsharp.core.programs import own_settings
 from jaxsharp.measures.minimum.scales import ScaleMinimum
 from jaxsharp.measures.minimum.sharpness import minimum_sharpness, structure_of
 from jaxsharp.networks.network import Network
@@ -21,6 +22,7 @@ class Rescaled(NamedTuple):
     minimum: ScaleMinimum
 
 
+@own_settings()
 def rescaled(
     network: Network,
     params: PyTree,

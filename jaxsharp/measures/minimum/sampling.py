@@ -26,6 +26,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from jaxsharp.core.chunks import check_pair
 from jaxsharp.core.keys import stream
 from jaxsharp.core.memory import Budget, affordable_chunk, budget
+from jaxsharp.core.programs import own_settings
 from jaxsharp.curvature.exact import sampled_traces
 from jaxsharp.measures.minimum.scales import ScaleMinimum, minimize_over_scales
 from jaxsharp.measures.minimum.sharpness import example_of, group_traces, structure_of
@@ -67,6 +68,7 @@ class Sample(NamedTuple):
     exact: Array
 
 
+@own_settings()
 def sampled_minimum_sharpness(
     network: Network,
     params: PyTree,

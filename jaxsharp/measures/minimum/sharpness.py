@@ -20,6 +20,7 @@ from jaxtyping import Array, ArrayLike, PyTree
 
 from jaxsharp.core.chunks import check_pair
 from jaxsharp.core.memory import Budget, budget
+from jaxsharp.core.programs import own_settings
 from jaxsharp.curvature import exact
 from jaxsharp.curvature.structure import Structure, analyze
 from jaxsharp.measures.minimum.scales import ScaleMinimum, minimize_over_scales
@@ -28,6 +29,7 @@ from jaxsharp.networks.losses import loss_of
 from jaxsharp.networks.network import Network
 
 
+@own_settings()
 def minimum_sharpness(
     network: Network,
     params: PyTree,

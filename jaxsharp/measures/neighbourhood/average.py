@@ -48,6 +48,7 @@ class RandomSharpness(NamedTuple):
     increases: Float[np.ndarray, " n"]
 
 
+@own_settings()
 def random_perturbation(
     network: Network,
     params: PyTree,

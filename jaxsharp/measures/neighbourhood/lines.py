@@ -24,6 +24,7 @@ from jaxsharp.networks.network import Network
 Numbers = ArrayLike | Sequence[float | int]
 
 
+@own_settings()
 def loss_along(
     network: Network,
     params: PyTree,
@@ -55,6 +56,7 @@ def loss_along(
     )
 
 
+@own_settings()
 def loss_plane(
     network: Network,
     params: PyTree,

@@ -68,6 +68,7 @@ class WorstCase(NamedTuple):
     rises: Float[np.ndarray, " groups"]
 
 
+@own_settings()
 def worst_case(
     network: Network,
     params: PyTree,

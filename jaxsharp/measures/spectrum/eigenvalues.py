@@ -12,6 +12,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 from jaxsharp.core.chunks import check_pair
 from jaxsharp.core.keys import stream
 from jaxsharp.core.memory import Budget, budget
+from jaxsharp.core.programs import own_settings
 from jaxsharp.curvature.lanczos import eigenpairs_at
 from jaxsharp.curvature.products import hessian
 from jaxsharp.measures.contract import EVERY, Measure, Options, Record, Trained
@@ -51,6 +52,7 @@ class Found(NamedTuple):
     num_products: Int[Array, " starts"]
 
 
+@own_settings()
 def top_eigenvalue(
     network: Network,
     params: PyTree,

@@ -9,6 +9,7 @@ from jaxtyping import PyTree
 
 from jaxsharp.core.chunks import check_pair
 from jaxsharp.core.memory import Budget, budget
+from jaxsharp.core.programs import own_settings
 from jaxsharp.curvature.products import hessian
 from jaxsharp.curvature.traces import Estimate, Trace, frobenius_norm, hutchinson
 from jaxsharp.measures.baselines import exact
@@ -20,6 +21,7 @@ from jaxsharp.networks.losses import loss_of
 from jaxsharp.networks.network import Network
 
 
+@own_settings()
 def layer_traces(
     network: Network,
     params: PyTree,
