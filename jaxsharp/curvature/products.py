@@ -32,10 +32,9 @@ dtypes of the parameters; a loss must return its mean in float32 or float64.
 
 They return an `Operator`: v -> A v for vectors of the structure, shapes and dtypes of the (chosen)
 parameters, linear, symmetric, weighted by examples whatever the chunks. Matrix products inside run
-at the "highest" precision (TF32 is good for two digits), without transfer guards and strict
-promotion, whatever the surroundings say. Pure: they work inside jit, vmap (over stacked `params`)
-and loops, `Batches` apart. In a jit of your own, pass `params` and `batch` as arguments, as what it
-closes over becomes a constant of the program.
+at "highest" precision, without transfer guards and strict promotion, whatever the surroundings say.
+Pure: they work inside jit, vmap (over stacked `params`) and loops, `Batches` apart. In your own jit
+pass `params` and `batch` as arguments: what it closes over becomes a constant of the program.
 
 Convolutions on the CPU are taken as matrix products (`core.convolutions`), equal to rounding, as
 XLA runs them slowly inside loops.
