@@ -31,6 +31,16 @@ def own_settings() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def of_many_runs() -> Iterator[None]:
+    """A block whose programs hold many runs, of which one may diverge and has NaN by rule.
+
+    So debug_nans, which would end all of them, is off, as transfer guards are.
+    """
+    with jax.debug_nans(False), jax.transfer_guard("allow"):
+        yield
+
+
 def compiled(fn: Callable, key: Hashable | None) -> Callable:
     """Return `fn` under jit, or the function that was given with an equal `key` before.
 

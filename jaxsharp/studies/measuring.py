@@ -15,6 +15,7 @@ from jaxtyping import PyTree
 from jaxsharp.core.choices import known
 from jaxsharp.core.keys import stream
 from jaxsharp.core.memory import Budget, budget
+from jaxsharp.core.programs import of_many_runs
 from jaxsharp.measures.contract import UNDEFINED, Measure, Options, Record, Trained
 from jaxsharp.measures.registry import place_of
 from jaxsharp.networks.network import Network
@@ -41,6 +42,7 @@ from jaxsharp.training.members import (
 VECTORS = 96
 
 
+@of_many_runs()
 def measure(
     configs: list[RunConfig],
     paths: list[Path],

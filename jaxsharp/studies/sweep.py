@@ -19,6 +19,7 @@ import pandas as pd
 from jax.sharding import Mesh
 
 from jaxsharp.core.memory import Budget, budget, intermediate_bytes
+from jaxsharp.core.programs import of_many_runs
 from jaxsharp.runs import directory
 from jaxsharp.runs.config import RunConfig
 from jaxsharp.runs.fingerprint import Fingerprint
@@ -130,6 +131,7 @@ class Pack(NamedTuple):
     labels: jax.Array
 
 
+@of_many_runs()
 def train(
     configs: list[RunConfig],
     paths: list[Path],
