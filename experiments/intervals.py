@@ -116,9 +116,6 @@ MEANS = {
         "Poisson, 20": stats.poisson(20),
     },
 }
-# How far apart the largest and the smallest of the counts are that an interval is printed of.
-APART = {f"{d} apart": d for d in (1, 2, 3, 5)}
-DEVIATIONS = (0.2, 50.0)  # of counts, log-uniform
 INTERVALS = {"mean": mean_interval, "geometric mean": geometric_mean_interval}
 
 
@@ -148,8 +145,6 @@ def intervals(
     averages = [(kind, name) for kind, names in MEANS.items() for name in names]
     for i, (mean, num) in enumerate(itertools.product(averages, (2, 3, 5, 10))):
         rows.append(mean_row(*mean, num, tables, [seed, len(kinds) + i]))
-    for i, (name, num) in enumerate(itertools.product(APART, (3, 5, 10))):
-        rows.append(counts_row(name, num, tables, [seed, len(kinds) + 4 * len(averages) + i]))
     table = pd.DataFrame(rows)
     command = f"python experiments/intervals.py --tables {tables} --seed {seed}{' --smoke' * smoke}"
     config = configuration(command, time.monotonic() - begin)
@@ -253,43 +248,6 @@ def mean_row(kind: str, name: str, num: int, tables: int, key: list[int]) -> dic
     }
 
 
-def counts_row(name: str, num: int, tables: int, key: list[int]) -> dict:
-    """Coverage of the interval of a mean of counts that are so far apart.
-
-    As who reads an interval knows neither the deviation of the counts nor where between two counts
-    their mean lies, both are drawn anew for each table.
-    """
-    rng, found = np.random.default_rng(key), []
-    while len(found) < tables:
-        place, deviation = (
-            rng.uniform(size=tables),
-            np.exp(rng.uniform(*np.log(DEVIATIONS), tables)),
-        )
-        draws = np.rint(place[:, None] + deviation[:, None] * rng.normal(size=(tables, num)))
-        kept = np.ptp(draws, axis=1) == APART[name]
-        truths = rounded_mean(place[kept], deviation[kept])
-        found += [(mean_interval(v), t) for v, t in zip(draws[kept], truths, strict=True)]
-    found = found[:tables]
-    return {
-        "statistic": "counts",
-        "runs_per_group": num,
-        "relation": name,
-        "tables": tables,
-        "with_interval": sum(not np.isnan(each.low) for each, _ in found),
-        "coverage": np.mean([each.low <= truth <= each.high for each, truth in found]),
-        "printed": "yes" if not np.isnan(found[0][0].low) else "no",
-    }
-
-
-def rounded_mean(place: np.ndarray, deviation: np.ndarray) -> np.ndarray:
-    """Mean of normal numbers that are rounded to integers, by Poisson's summation formula."""
-    mean = place.copy()
-    for k in range(1, 40):
-        wave = np.exp(-2 * (np.pi * k * deviation) ** 2) * np.sin(2 * np.pi * k * place)
-        mean += (-1) ** k / (np.pi * k) * wave
-    return mean
-
-
 def configuration(command: str, seconds: float) -> dict:
     """Command, machine and versions."""
     info = Path("/proc/cpuinfo")
@@ -326,12 +284,7 @@ Means over seeds, Student's t, of accuracies (and errors):
 Geometric means over seeds, Student's t of the logarithm, of positive quantities; a log-normal is
 given by the standard deviation of its logarithm:
 
-{mean_table(table, "geometric mean")}
-Means of counts, such as right answers, by how far apart the largest and the smallest are, at
-deviations log-uniform from {DEVIATIONS[0]:g} to {DEVIATIONS[1]:g} and means anywhere between two
-counts:
-
-{mean_table(table, "counts")}"""
+{mean_table(table, "geometric mean")}"""
     return text
 
 
@@ -352,7 +305,7 @@ def mean_table(table: pd.DataFrame, kind: str) -> str:
 def coverage_table(table: pd.DataFrame) -> str:
     """A row a shape in Markdown."""
     text = f"| seeds | groups x runs | {' | '.join(COEFFICIENTS)} |\n|---|---|---|---|---|\n"
-    correlations = table[~table["statistic"].isin([*MEANS, "counts"])]
+    correlations = table[~table["statistic"].isin(MEANS)]
     for (seeds, groups, runs), rows in correlations.groupby(
         ["seeds", "groups", "runs_per_group"], sort=False
     ):

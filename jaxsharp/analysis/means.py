@@ -50,19 +50,7 @@ def mean_interval(
         errors log-normal, 0.3             (95.3)     94.2     93.8     94.0
         errors log-normal, 0.5             (94.3)     93.2     91.8     91.1
 
-    and of right answers, by how far apart the largest and the smallest of those seen are, at
-    deviations log-uniform from 0.2 to 50 and means anywhere between two counts:
-
-        1 apart                                      96.0     95.7     94.8
-        2 apart                                      95.9     95.6     96.0
-        3 apart                                      95.1     95.2     95.2
-        5 apart                                      95.3     95.4     94.8
-
-    So nearly equal values have an interval that covers as said. Where the deviation were known to
-    be one example, three values would cover in 99.3 %, ten in 95.4 %, as no interval of three
-    unequal counts is short; no rule on the values seen can leave those out, as a deviation of five
-    gives the same three. With a deviation of one example 9 % of three values are equal, and have
-    no interval.
+    With a deviation of one example 9 % of three values are equal, and have no interval.
     """
     check_confidence(confidence)
     values = _present(values)

@@ -82,23 +82,3 @@ def test_intervals_that_are_printed_cover_90_to_98_percent(kind, name):
         low, high = (p + z * np.sqrt(p * (1 - p) / num) for p, z in ((0.9, -3), (0.98, 3)))
         if values >= 3:
             assert low <= row["coverage"] <= min(high, 1.0), row
-
-
-@pytest.mark.parametrize("num", [3, 5, 10])
-@pytest.mark.parametrize("name", intervals.APART)
-def test_intervals_of_nearly_equal_counts_cover_90_to_98_percent(name, num):
-    """However near the values are that are seen; their deviation is not known to who sees them."""
-    row = intervals.counts_row(name, num, 1500, [5, num])
-    assert row["printed"] == "yes" and row["with_interval"] == 1500
-    slack = 3 * np.sqrt(0.98 * 0.02 / 1500)
-    assert 0.9 - slack <= row["coverage"] <= 0.98 + slack < 1, row
-
-
-def test_the_mean_of_rounded_numbers_is_that_of_its_sum():
-    places, deviations = np.array([0.0, 0.2, 0.5, 0.8]), np.array([0.2, 0.3, 0.6, 3.0])
-    ks = np.arange(-60, 61)[:, None]
-    cells = np.diff(
-        reference.norm(places, deviations).cdf(np.vstack([ks - 0.5, ks[-1:] + 0.5])), axis=0
-    )
-    found = intervals.rounded_mean(places, deviations)
-    np.testing.assert_allclose(found, (cells * ks).sum(0), atol=1e-10)
