@@ -38,7 +38,7 @@ def lion(learning_rate=0.01, *, weight_decay=0.0):
     return optax.lion(learning_rate, weight_decay=weight_decay)
 
 
-def parameter_norm(network, params, stats, batch, key):
+def root_norm(network, params, stats, batch, key):
     """Norm of the parameters, and half of it as its error."""
     norm = optax.tree.norm(params)
     return norm, norm / 2
@@ -49,7 +49,7 @@ SMALL = {
     "sam": ["none", "sam"],
     "seeds": 2,
     "vary": {"learning_rate": (0.05, np.float64(0.01))},
-    "measures": ["random_perturbation", "top_eigenvalue", parameter_norm],
+    "measures": ["random_perturbation", "top_eigenvalue", root_norm],
     "schedule": "cosine",
     "warmup_epochs": 1,
     "label_smoothing": 0.1,
@@ -88,9 +88,9 @@ def test_every_run_is_trained_and_measured(whole):
     assert len(table) == 2 * 2 * 2 * 2 and set(table["optimizer"]) == {"sgd", "lion"}
     assert set(table["model"]) == {"net"} and set(table["dataset"]) == {"mine"}
     assert (table["epochs"] == 4).all()
-    for name in ("random_perturbation", "top_eigenvalue", "parameter_norm"):
+    for name in ("random_perturbation", "top_eigenvalue", "root_norm"):
         assert table[name].nunique() == len(table)
-    np.testing.assert_allclose(table["parameter_norm_error"], table["parameter_norm"] / 2)
+    np.testing.assert_allclose(table["root_norm_error"], table["root_norm"] / 2)
 
 
 def test_interrupted_anywhere_it_ends_with_the_same_tables(whole, tmp_path):
@@ -112,7 +112,7 @@ AVERAGED = {
     "vary": {"average": ("swa", "none", "ema")},
     "average_after": 1,
     "average_decay": 0.5,
-    "measures": ["random_perturbation", parameter_norm],
+    "measures": ["random_perturbation", root_norm],
     "num_perturbations": 4,
     "epochs": 4,
     "batch_size": 10,
@@ -123,7 +123,7 @@ AVERAGED = {
 def test_averaged_networks_are_runs_of_their_own_with_the_same_bits_at_interruptions(tmp_path):
     whole = studies.run(NETWORK, MINE, out=tmp_path / "a", **AVERAGED).runs
     assert list(whole["average"]) == ["ema", "none", "swa"] * 2
-    assert whole["parameter_norm"].nunique() == whole["random_perturbation"].nunique() == 6
+    assert whole["root_norm"].nunique() == whole["random_perturbation"].nunique() == 6
     alone = {**AVERAGED, "vary": {}, "average": "ema", "sam": ["none"], "epochs": 2}
     assert list(studies.run(NETWORK, MINE, out=tmp_path / "c", **alone).runs["average"]) == ["ema"]
     names = {path.name for path in (tmp_path / "a" / "runs").iterdir()}
@@ -151,7 +151,7 @@ def test_a_finished_study_grows_in_place_and_repeats_nothing(tmp_path):
     first = {"optimizers": ["sgd"], "seeds": 1, "vary": {"learning_rate": (0.05,)}}
     more = {"optimizers": ["sgd", "adam"], "seeds": 2, "vary": {"learning_rate": (0.01, 0.05)}}
     common = {"sam": ["none"], "epochs": 2, "batch_size": 10, "loss_below": None}
-    measured = [[parameter_norm], [parameter_norm, "top_eigenvalue"]]
+    measured = [[root_norm], [root_norm, "top_eigenvalue"]]
     studies.run(NETWORK, MINE, out=tmp_path / "a", **first, **common, measures=measured[0])
     (run,) = (tmp_path / "a" / "runs").iterdir()
     before = (run / "checkpoints" / "epoch_0002" / "SHA256SUMS").stat().st_mtime_ns
@@ -336,14 +336,14 @@ def test_wrong_networks_are_refused():
 
 def test_measures_of_a_network_that_was_trained_elsewhere():
     params, stats = NETWORK.init(jax.random.key(1))
-    names = ["top_eigenvalue", "minimum_sharpness", parameter_norm]
+    names = ["top_eigenvalue", "minimum_sharpness", root_norm]
     batch, key = (INPUTS, CLASSES), jax.random.key(2)
     table = measures.measure(NETWORK, params, stats, batch, names, key=key)
-    assert list(table) == ["top_eigenvalue", "minimum_sharpness", "parameter_norm"]
+    assert list(table) == ["top_eigenvalue", "minimum_sharpness", "root_norm"]
     alone = measures.minimum_sharpness(NETWORK, params, stats, batch)
     np.testing.assert_allclose(table["minimum_sharpness"].value, alone.value, rtol=1e-6)
-    assert table["parameter_norm"].value == pytest.approx(float(optax.tree.norm(params)))
-    assert table["parameter_norm"].error == pytest.approx(table["parameter_norm"].value / 2)
+    assert table["root_norm"].value == pytest.approx(float(optax.tree.norm(params)))
+    assert table["root_norm"].error == pytest.approx(table["root_norm"].value / 2)
     assert pd.DataFrame.from_dict(table, orient="index").shape == (3, 4)
     for wrong, message in (
         ((INPUTS, CLASSES[:5]), "(leading|examples|length)"),
@@ -353,7 +353,7 @@ def test_measures_of_a_network_that_was_trained_elsewhere():
     ):
         with pytest.raises(ValueError, match=message):
             measures.measure(NETWORK, params, stats, wrong, names, key=key)
-    with pytest.raises(ValueError, match="two measures are called parameter_norm"):
-        measures.measure(NETWORK, params, stats, batch, [parameter_norm] * 2, key=key)
+    with pytest.raises(ValueError, match="two measures are called root_norm"):
+        measures.measure(NETWORK, params, stats, batch, [root_norm] * 2, key=key)
     with pytest.raises(ValueError, match="unknown measure 'trace'"):
         measures.measure(NETWORK, params, stats, batch, ["trace"], key=key)
