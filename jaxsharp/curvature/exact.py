@@ -23,6 +23,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
 
 from jaxsharp.core.chunks import mean_over_chunks
@@ -46,7 +47,7 @@ def exact_traces(
     fn: Callable,
     params: PyTree,
     stats: PyTree,
-    images: Array,
+    images: Array | np.ndarray,
     *,
     factors: Callable = softmax_factors,
     chunk_size: int | None = None,
@@ -73,7 +74,7 @@ def exact_diagonal(
     fn: Callable,
     params: PyTree,
     stats: PyTree,
-    images: Array,
+    images: Array | np.ndarray,
     *,
     factors: Callable = softmax_factors,
     chunk_size: int | None = None,
@@ -91,7 +92,7 @@ def exact_ggn_traces(
     fn: Callable,
     params: PyTree,
     stats: PyTree,
-    images: Array,
+    images: Array | np.ndarray,
     *,
     factors: Callable = softmax_factors,
     chunk_size: int | None = None,
@@ -108,7 +109,7 @@ def exact_ggn_diagonal(
     fn: Callable,
     params: PyTree,
     stats: PyTree,
-    images: Array,
+    images: Array | np.ndarray,
     *,
     factors: Callable = softmax_factors,
     chunk_size: int | None = None,
@@ -122,7 +123,7 @@ def exact_relative_flatness(
     fn: Callable,
     params: PyTree,
     stats: PyTree,
-    images: Array,
+    images: Array | np.ndarray,
     *,
     factors: Callable = softmax_factors,
     chunk_size: int | None = None,
@@ -146,7 +147,7 @@ def sampled_traces(
     fn: Callable,
     params: PyTree,
     stats: PyTree,
-    images: Array,
+    images: Array | np.ndarray,
     key: Array,
     *,
     combined: Callable = combined_softmax,
