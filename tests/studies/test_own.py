@@ -344,7 +344,7 @@ def test_measures_of_a_network_that_was_trained_elsewhere():
     np.testing.assert_allclose(table["minimum_sharpness"].value, alone.value, rtol=1e-6)
     assert table["root_norm"].value == pytest.approx(float(optax.tree.norm(params)))
     assert table["root_norm"].error == pytest.approx(table["root_norm"].value / 2)
-    assert pd.DataFrame.from_dict(table, orient="index").shape == (3, 4)
+    assert pd.DataFrame.from_dict(table, orient="index").shape == (3, 7)
     for wrong, message in (
         ((INPUTS, CLASSES[:5]), "(leading|examples|length)"),
         ((INPUTS, CLASSES.astype(str)), "no array of numbers"),
