@@ -16,12 +16,13 @@ from jaxsharp.measures.catalogue import compiled
 from jaxsharp.networks import Network
 from tests.tinynets import cnn, generic_point, mlp, tiny_dataset
 
-# Noise at which the loss itself is not all that is seen, and probes that agree on the spectrum.
+# Noise and rises at which more is seen than the loss itself, and probes that agree.
 OPTIONS = Options(
     eigenvalue_tol=1e-5,
     radius=0.01,
     num_perturbations=60,
     lpf_sigma=0.5,
+    rise=2.0,
     num_probes=400,
     density_probes=600,
     density_steps=12,

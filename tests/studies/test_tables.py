@@ -72,12 +72,13 @@ def test_a_study_ends_with_its_page(without_a_rule, capsys):
     assert found == {"title": "out", **content(report.read([out]))}
     (out / "evaluation.csv").write_text("")
     (out / "report.html").unlink()
-    again = study.summarize(VARIED, out)
-    pd.testing.assert_frame_equal(again.summary, result.summary)
+    study.write_page(VARIED, out, result)
     err = capsys.readouterr().err
     assert f"{out} has no new report.html: {out / 'evaluation.csv'} is not a table" in err
     assert not (out / "report.html").exists()
-    (out / "evaluation.csv").unlink()
+    again = study.summarize(VARIED, out)
+    pd.testing.assert_frame_equal(again.summary, result.summary)
+    assert content_of((out / "report.html").read_text()) == found
 
 
 def test_progress_says_which_group_of_how_many(tmp_path, monkeypatch):
