@@ -23,6 +23,7 @@ from jaxsharp.curvature.products import hessian
 from jaxsharp.curvature.structure import StructureError, read
 from jaxsharp.measures.baselines import ROUNDING, exact
 from jaxsharp.measures.contract import EVERY, Measure, Options, Record, Trained
+from jaxsharp.measures.minimum.sharpness import example_of
 from jaxsharp.measures.output_losses import check_known, factors_of
 from jaxsharp.networks.losses import loss_of
 from jaxsharp.networks.network import Network
@@ -119,7 +120,7 @@ def relative_flatness(
 @partial(jax.jit, static_argnums=range(3))
 def _flatness(network, chunk_size, memory, params, stats, images):
     """Relative flatness of every layer, compiled once for all models of one network."""
-    fn = partial(_single, network)
+    fn = example_of(network)
     places = weight_places(fn, params, stats, jax.ShapeDtypeStruct(images.shape[1:], images.dtype))
     options = {"factors": factors_of(network.loss), "chunk_size": chunk_size, "memory": memory}
     by_leaf = jax.tree.leaves(exact_relative_flatness(fn, params, stats, images, **options))
@@ -130,7 +131,7 @@ def flatness_of_last(
     network: Network, params: PyTree, stats: PyTree, images: ArrayLike, memory: Budget
 ) -> Float[Array, ""]:
     """Relative flatness of the layer that the network uses last, any if linear in it."""
-    fn = partial(_single, network)
+    fn = example_of(network)
     image = jax.ShapeDtypeStruct(images.shape[1:], images.dtype)
     last = weight_places(fn, params, stats, image)[-1]
     leaves, treedef = jax.tree.flatten(params)
@@ -161,10 +162,6 @@ def weight_places(fn, params: PyTree, stats: PyTree, image: Any) -> list[int]:
     if not places:
         raise StructureError("no parameter enters a matrix product or convolution")
     return places
-
-
-def _single(network: Network, params: PyTree, stats: PyTree, image: ArrayLike) -> Array:
-    return network.evaluate(params, stats, image[None])[0]
 
 
 def _fisher_rao(network, at: Trained, batch, key, options: Options, memory):
