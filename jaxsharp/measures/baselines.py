@@ -12,11 +12,11 @@ import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from jaxsharp.core.choices import known_classes
-from jaxsharp.core.chunks import mean_over_chunks
 from jaxsharp.core.memory import Budget, affordable_chunk
 from jaxsharp.core.programs import own_settings
 from jaxsharp.core.trees import norm, widen
 from jaxsharp.measures.contract import EVERY, Measure, Options, Record, Trained
+from jaxsharp.measures.neighbourhood.losses import value_and_grad_around
 from jaxsharp.networks.network import Network
 
 # In eps of the dtype, relative to the size of what is summed. Measured against float64, on networks
@@ -27,21 +27,6 @@ FEW = 32
 # Of the examples, the share with a smaller margin (Jiang et al. 2020).
 QUANTILE = 0.1
 RESCALINGS = frozenset({"layer_rescaling", "unit_rescaling"})
-
-
-def mean_gradient(
-    network: Network, params: PyTree, stats: PyTree, batch: PyTree, memory: Budget
-) -> PyTree:
-    """Gradient of the mean loss over all examples, as many at a time as ``memory`` allows.
-
-    In float32 at least. Cost: one pass over the data.
-    """
-    gradient, params = jax.grad(network.frozen_loss(stats, batch[1])), widen(params)
-
-    def of_chunk(chunk):
-        return gradient(params, chunk)
-
-    return mean_over_chunks(of_chunk, batch, affordable_chunk(of_chunk, batch, memory))
 
 
 def margins(outputs: Array, labels: ArrayLike) -> Float[Array, " predictions"]:
@@ -94,10 +79,10 @@ def exact(value: ArrayLike, scale: ArrayLike, passes: int, examples: int) -> Rec
 
 
 def _gradient_norm(network, at: Trained, batch, key, options: Options, memory):
-    few = jax.tree.map(lambda leaf: leaf[:FEW], batch)
+    few, params = jax.tree.map(lambda leaf: leaf[:FEW], batch), widen(at.params)
+    around = lambda part: value_and_grad_around(network, params, at.stats, part, memory)  # noqa: E731
     with own_settings():
-        of = lambda part: norm(mean_gradient(network, at.params, at.stats, part, memory))  # noqa: E731
-        value, of_few = of(batch), of(few)
+        value, of_few = (norm(around(part)(params)[1]) for part in (batch, few))
     return value, jnp.maximum(value, math.sqrt(len(few[0])) * of_few)
 
 

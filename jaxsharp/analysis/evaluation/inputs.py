@@ -132,10 +132,10 @@ def numbers(table: pd.DataFrame, name: str) -> pd.Series:
 
 def _error_column(table: pd.DataFrame, name: str) -> str | None:
     """The column of the standard errors of a measure, None if there is none."""
-    error, kind = f"{name}_error", f"{name}_error_kind"
-    if error not in table:
+    error, kind, exact = (f"{name}_{part}" for part in ("error", "error_kind", "exact"))
+    if error not in table or (exact in table and table[exact].eq(True).all()):
         return None
-    if kind in table and not (table[kind].dropna() == STANDARD).all():
+    if kind in table and not table[kind].dropna().str.startswith(STANDARD).all():
         return None
     return error
 

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from jaxsharp import analysis
+from jaxsharp.analysis.evaluation import inputs
 from jaxsharp.analysis.evaluation.evaluating import EXTRAS
 
 NAN = float("nan")
@@ -238,3 +239,18 @@ def test_the_forest_has_a_row_for_each_and_bars_for_intervals():
     np.testing.assert_allclose(ends, [row(found)["raw_low"], row(found)["raw_high"]])
     keys = [text.get_text() for text in figure.legends[0].get_texts()]
     assert keys == ["measure", "control"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "exact", "tied"),
+    [
+        ("standard error", False, True),
+        ("standard error over groups of examples", False, True),
+        ("standard error if sampled, else rounding", False, True),
+        ("standard error if sampled, else rounding", True, False),
+        ("residual", False, False),
+    ],
+)
+def test_standard_errors_of_any_kind_are_known_by_their_first_words(kind, exact, tied):
+    table = pd.DataFrame({"m": [1.0, 2.0], "m_error": 0.1, "m_error_kind": kind, "m_exact": exact})
+    assert (inputs._error_column(table, "m") == "m_error") == tied
