@@ -13,6 +13,7 @@ from rich.console import Console
 from jaxsharp.analysis import canvas, evaluation
 from jaxsharp.analysis.evaluation import texts
 from jaxsharp.analysis.evaluation.samples import numbered
+from jaxsharp.analysis.results import StudyResult
 from jaxsharp.cli.output import make_console
 from jaxsharp.cli.report import say
 from jaxsharp.cli.tables import Column, print_fitting
@@ -20,7 +21,7 @@ from jaxsharp.core.choices import known_list, shown
 from jaxsharp.runs import claims, files
 from jaxsharp.runs.directory import VARIED
 from jaxsharp.studies.grid import StudyConfig
-from jaxsharp.studies.study import EVALUATION, StudyResult, write_page
+from jaxsharp.studies.writing.tables import EVALUATION, write_page
 
 GAPS = ("gap", "loss_gap")
 HYPER = ("dataset", "model", "optimizer", "sam", "average", *VARIED)

@@ -13,6 +13,7 @@ status        how far a study is
 merge         parts put together
 tensorboard   scalars of running studies
 report        what a page shows of folders
+writing       what a study writes: states of runs, tables, figures
 """
 
 from jaxsharp.studies.grid import StudyConfig as StudyConfig

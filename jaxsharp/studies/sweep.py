@@ -8,31 +8,28 @@ neighbours or on interruptions.
 
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 from jax.sharding import Mesh
 
 from jaxsharp.core.memory import Budget, budget, intermediate_bytes
 from jaxsharp.core.programs import of_many_runs
-from jaxsharp.runs import directory
 from jaxsharp.runs.config import RunConfig
 from jaxsharp.runs.fingerprint import Fingerprint
 from jaxsharp.studies import interrupts
 from jaxsharp.studies.origins import fingerprint
-from jaxsharp.studies.recipes import beginning, hyper_arrays, make_recipe
-from jaxsharp.studies.workbench import Workbench, labels_of, shared_data
+from jaxsharp.studies.recipes import make_recipe
+from jaxsharp.studies.workbench import Workbench, shared_data
+from jaxsharp.studies.writing.saving import Member, Saver
 from jaxsharp.training.epochs import (
     Metrics,
     Recipe,
     TrainState,
     epoch_program,
-    streams,
     training_gradient,
 )
 from jaxsharp.training.members import (
@@ -40,7 +37,6 @@ from jaxsharp.training.members import (
     auto_width,
     barrier,
     fetch,
-    is_mine,
     member_mesh,
     narrower,
     place,
@@ -80,45 +76,6 @@ class GroupProgress(NamedTuple):
     epochs: int
     trained: int
     rows: dict[str, tuple]
-
-
-class Member:
-    """One run of a group on the host: configuration, latest state, and the rows of its history.
-
-    While it is on the devices, ``state`` is that of when it got there.
-    """
-
-    def __init__(self, config: RunConfig, path: Path, recipe: Recipe, bench: Workbench, made_from):
-        self.config, self.path, self.made_from = config, path, made_from
-        self.hyper = hyper_arrays(config, bench.optimizers)
-        self.order = np.asarray(jax.random.key_data(streams(config.seed).order))
-        self.labels = labels_of(config, bench)
-        self.state, self.history = resume(recipe, config, path, bench, made_from)
-        self.start = self.epoch
-        self.max_epochs = recipe.stopping.max_epochs
-        self.converged, self.diverged = bool(self.state.converged), bool(self.state.diverged)
-
-    @property
-    def epoch(self) -> int:
-        """Epochs trained."""
-        return len(self.history)
-
-    @property
-    def active(self) -> bool:
-        """Whether there are epochs left to train."""
-        return not (self.converged or self.diverged) and self.epoch < self.max_epochs
-
-    def advance(self, row: np.ndarray, converged: bool, diverged: bool) -> None:
-        """Note the metrics of an epoch and how it ended."""
-        self.converged, self.diverged = converged, diverged
-        self.history = [*self.history, (self.epoch + 1, *row)]
-
-    def snapshot(self) -> tuple[Path, TrainState, pd.DataFrame, Fingerprint]:
-        """What `directory.save` writes of the present state."""
-        rows = self.history[: int(self.state.epoch)]
-        kinds = dict.fromkeys(directory.HISTORY[1:], "float32")
-        table = pd.DataFrame(rows, columns=list(directory.HISTORY)).astype(kinds)
-        return self.path, self.state, table, self.made_from
 
 
 class Pack(NamedTuple):
@@ -235,32 +192,6 @@ def advance(
     return due
 
 
-class Saver:
-    """Writes checkpoints in a thread of its own; what fails there is raised at the next save."""
-
-    def __enter__(self) -> "Saver":
-        self.pool, self.writing = ThreadPoolExecutor(1), None
-        return self
-
-    def __exit__(self, *_) -> None:
-        try:
-            self.wait()
-        finally:
-            self.pool.shutdown()
-
-    def wait(self) -> None:
-        """Wait for the checkpoints given so far."""
-        writing, self.writing = self.writing, None
-        if writing is not None:
-            writing.result()
-
-    def save(self, members: list[Member]) -> None:
-        """Save the present states of members; of several processes each saves its own."""
-        self.wait()
-        mine = [m.snapshot() for m in members if is_mine(m.path.name)]
-        self.writing = self.pool.submit(lambda: [directory.save(*snapshot) for snapshot in mine])
-
-
 def progress_of(crew: list[Member], places: list[Member | None]) -> GroupProgress:
     """Count the members of a group and their epochs."""
     trained = [member for member in places if member is not None]
@@ -283,15 +214,3 @@ def member_bytes(recipe: Recipe, member: Member, bench: Workbench) -> int:
     step = jax.make_jaxpr(gradient)(state.params, state.stats, batch, key)
     held = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(state))
     return 3 * held + intermediate_bytes(step.jaxpr)
-
-
-def resume(
-    recipe: Recipe, config: RunConfig, path: Path, bench: Workbench, made_from: Fingerprint
-) -> tuple[TrainState, list[tuple]]:
-    """State of a member and the rows of its history, where its directory left them."""
-    fresh = lambda: beginning(recipe, config, bench)  # noqa: E731
-    saved = directory.load(path, jax.eval_shape(fresh), made_from)
-    if saved is None:
-        return jax.device_get(fresh()), []
-    state, history = saved
-    return state, list(history.itertuples(index=False, name=None))

@@ -12,6 +12,7 @@ from jaxsharp.cli import commands, evaluate
 from jaxsharp.cli.output import Output, make_console
 from jaxsharp.runs import Settings
 from jaxsharp.studies import study
+from jaxsharp.studies.writing import tables
 from jaxsharp.training import members
 from tests.folders import STUDY, make_study
 from tests.test_layout import PACKAGE
@@ -142,10 +143,10 @@ def test_a_study_has_at_its_end_what_the_command_finds_there(ended, tmp_path, ca
 def test_an_evaluation_of_an_earlier_end_is_removed(tmp_path):
     out = make_study(tmp_path / "study", VARIED)
     study.write_tables(out, VARIED, set(VARIED.members()))
-    for name in study.EVALUATION:
+    for name in tables.EVALUATION:
         (out / name).write_text("measure,raw\nof an earlier end,1.0\n")
     study.summarize(VARIED, out)
-    assert not any((out / name).exists() for name in study.EVALUATION)
+    assert not any((out / name).exists() for name in tables.EVALUATION)
     assert "of an earlier end" not in (out / "report.html").read_text()
 
 

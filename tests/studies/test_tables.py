@@ -11,6 +11,7 @@ from jaxsharp.analysis.page.content import content
 from jaxsharp.optimizers import OPTIMIZERS
 from jaxsharp.runs import Settings
 from jaxsharp.studies import measuring, report, study, sweep
+from jaxsharp.studies.writing import tables
 from tests.folders import MADE_FROM, STUDY, make_study
 from tests.pages import content_of
 
@@ -72,7 +73,7 @@ def test_a_study_ends_with_its_page(without_a_rule, capsys):
     assert found == {"title": "out", **content(report.read([out]))}
     (out / "evaluation.csv").write_text("")
     (out / "report.html").unlink()
-    study.write_page(VARIED, out, result)
+    tables.write_page(VARIED, out, result)
     err = capsys.readouterr().err
     assert f"{out} has no new report.html: {out / 'evaluation.csv'} is not a table" in err
     assert not (out / "report.html").exists()

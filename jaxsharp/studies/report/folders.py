@@ -19,7 +19,7 @@ from jaxsharp.runs.config import RunConfig, labels
 from jaxsharp.studies.grid import StudyConfig
 from jaxsharp.studies.report.command import command_of, own_parts
 from jaxsharp.studies.status import grid_of, read_study
-from jaxsharp.studies.study import TIMES
+from jaxsharp.studies.writing.tables import TIMES
 
 NEEDED = (*("optimizer", "sam", "seed", *directory.ENDS), *RANGES["gap"], *RANGES["loss_gap"])
 

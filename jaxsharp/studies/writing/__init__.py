@@ -1,0 +1,5 @@
+"""What a study writes: states of runs, and the tables that are made of them.
+
+saving   members of a group on the host: continued from their directories, saved there
+tables   tables and figures of the study
+"""

@@ -1,0 +1,101 @@
+"""The tables and figures of a study, written from the directories of its runs."""
+
+import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+import pandas as pd
+
+from jaxsharp.analysis import statistics
+from jaxsharp.analysis.results import StudyResult, study_result
+from jaxsharp.optimizers.registry import OPTIMIZERS
+from jaxsharp.runs import claims, directory, files, tables
+from jaxsharp.runs.config import RunConfig
+from jaxsharp.studies.grid import StudyConfig
+
+EVALUATION = ("evaluation.csv", "evaluation.md")
+TIMES = ["group", "member_epochs", "training_s", "measuring_s"]
+
+
+def is_writer() -> bool:
+    """Whether this process writes the files of the study itself."""
+    return jax.process_index() == 0
+
+
+def note_times(out: Path, group: str, epochs: int, training: float, measuring: float) -> None:
+    """Add a line to times.csv: these numbers differ from session to session."""
+    table = read_times(out)
+    table.loc[len(table)] = [group, epochs, round(training, 3), round(measuring, 3)]
+    files.write_table(out / "times.csv", table)
+
+
+def read_times(out: Path, warn: claims.Warn = claims.print_warning) -> pd.DataFrame:
+    """What times.csv has so far; one that is damaged is renamed, and ``warn`` gets a line on it."""
+    file = out / "times.csv"
+    if not file.exists():
+        return pd.DataFrame(columns=TIMES)
+    try:
+        table = pd.read_csv(io.BytesIO(files.read_bytes(file)))
+    except ValueError:
+        table = pd.DataFrame()
+    if list(table) == TIMES and all(kind.kind in "if" for kind in table.dtypes[1:]):
+        return table
+    aside = files.set_aside(file)
+    warn(f"{file} is not a table of {', '.join(TIMES)}; it is now {aside.name}, and begun anew")
+    return pd.DataFrame(columns=TIMES)
+
+
+def write_tables(
+    out: Path,
+    config: StudyConfig,
+    done: set[RunConfig],
+    optimizers: Mapping[str, Callable] = OPTIMIZERS,
+) -> None:
+    """Write runs.csv and history.csv, in the order of the grid, from the directories of runs."""
+    rows, histories = [], []
+    for member in config.shard_members():
+        if member not in done:
+            continue
+        path = out / "runs" / member.name
+        rows.append(tables.row(path, config.measured, optimizers))
+        if "average" in config.vary or config.settings.average != "none":
+            rows[-1]["average"] = member.settings.average
+        labels = {name: rows[-1][name] for name in (*config.axes(), "seed")}
+        histories.append(pd.DataFrame({**labels, **directory.read_history(path)}))
+    files.write_table(out / "runs.csv", pd.DataFrame(rows))
+    files.write_table(out / "history.csv", pd.concat(histories, ignore_index=True))
+
+
+def summarize(config: StudyConfig, out: Path) -> StudyResult:
+    """Statistics and figures from the tables of a study; nothing else is read."""
+    from jaxsharp.analysis import canvas, comparisons, figures
+
+    table, history = pd.read_csv(out / "runs.csv"), pd.read_csv(out / "history.csv")
+    result, varied = study_result(table, config.axes(), config.measures), list(config.vary)
+    _, summary, correlations, gap = result
+    if is_writer():
+        files.write_table(out / "summary.csv", summary)
+        files.write_table(out / "correlations.csv", statistics.correlation_table(correlations, gap))
+        canvas.save(figures.training_curves(history, varied), out / "training.png")
+        pairs = table, config.measures, correlations
+        canvas.save(comparisons.sharpness_against_gap(*pairs, varied, gap), out / "sharpness.png")
+        for name in varied:
+            drawn = comparisons.against_setting(summary, name, config.measures, varied)
+            canvas.save(drawn, out / f"vary_{name}.png")
+        for name in EVALUATION:  # of an earlier end
+            (out / name).unlink(missing_ok=True)
+        write_page(config, out, result)
+    return result
+
+
+def write_page(config: StudyConfig, out: Path, result: StudyResult) -> None:
+    """Write report.html of a study; a warning says why where that cannot be."""
+    from jaxsharp.analysis.page import page_of
+    from jaxsharp.studies.report import summed_up
+
+    history = pd.read_csv(out / "history.csv")
+    try:
+        files.write_text(out / "report.html", page_of([summed_up(out, config, result, history)]))
+    except ValueError as error:  # of a file that is not the study's own
+        claims.print_warning(f"{out} has no new report.html: {error}")
