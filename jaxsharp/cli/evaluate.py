@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from jaxsharp.analysis.results import StudyResult
 from jaxsharp.cli.output import make_console
 from jaxsharp.cli.report import say
 from jaxsharp.cli.tables import Column, print_fitting
-from jaxsharp.core.choices import known_list, shown
+from jaxsharp.core.choices import counted, known, known_list, shown
 from jaxsharp.runs import claims, files
 from jaxsharp.runs.directory import VARIED
 from jaxsharp.studies.grid import StudyConfig
@@ -36,6 +37,7 @@ def evaluate(
     measures: str | None = None,
     target: str | None = None,
     hyper: str | None = None,
+    where: tuple[str, ...] = (),
     seed_column: str | None = None,
     own_seeds: bool = False,
     converged_column: str | None = None,
@@ -52,11 +54,14 @@ def evaluate(
 
     jaxsharp evaluate mine.csv --measures norm,margin --target gap --hyper lr,width --out found
 
+    jaxsharp evaluate runs/first --where sam=none optimizer=sgd,adam
+
     Args:
         table: Folders of studies, or CSV files with a line a run; several are joined.
         measures: Columns of measures, separated by commas; by default those of a study.
         target: Column to predict; by default the gap of a study.
         hyper: Columns of hyper-parameters, separated by commas; by default those a study varies.
+        where: Rows that count, by values of columns, as in sam=none optimizer=sgd,adam.
         seed_column: Column of seeds; by default seed, where there is one.
         own_seeds: Runs of equal seeds share nothing: neither initial weights nor order of the data.
         converged_column: Column of true and false; by default converged, where there is one.
@@ -73,7 +78,8 @@ def evaluate(
         claims.check_outside(out / "evaluation.csv")
         if out.exists() and not out.is_dir():
             raise ValueError(f"out is {out}, which is a file; it must be a folder")
-    runs = joined({path: read_table(path) for path in table})
+    every = joined({path: read_table(path) for path in table})
+    runs = rows_where(every, where)
     columns = list(map(str, runs.columns))
     named = lambda name, usual: name or (usual if usual in columns else None)  # noqa: E731
     listed = lambda names: known_list("column", names, columns)  # noqa: E731
@@ -90,6 +96,9 @@ def evaluate(
         noise=noise,
         confidence=confidence,
     )
+    if where:
+        note = f"{len(runs)} of {counted(len(every), 'row')} count with {' and '.join(where)}."
+        found = found._replace(notes=(note, *found.notes))
     console = make_console()
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -129,6 +138,33 @@ def joined(tables: dict[Path, pd.DataFrame]) -> pd.DataFrame:
                 "joined must have the same"
             )
     return pd.concat(tables.values(), ignore_index=True)
+
+
+def rows_where(runs: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
+    """The rows with one of the values of each condition COLUMN=VALUE,VALUE; nan is an empty cell.
+
+    ValueError for another form, a value that no row has, and conditions that no row fulfils.
+    """
+    kept = np.ones(len(runs), dtype=bool)
+    for condition in conditions:
+        name, equals, values = condition.partition("=")
+        if not equals:
+            raise ValueError(f"where is {shown(condition)}; it must be COLUMN=VALUE,VALUE")
+        column = runs[known("column", name.strip(), map(str, runs.columns))]
+        cells = np.array([as_cell(cell) for cell in column])
+        wanted = ",".join(as_cell(value.strip()) for value in values.split(","))
+        kept &= np.isin(cells, known_list(f"{name} in where", wanted, dict.fromkeys(cells)))
+    if not kept.any():
+        raise ValueError(f"where is {shown(' '.join(conditions))}; no row has all of that")
+    return runs[kept].reset_index(drop=True)
+
+
+def as_cell(value: Any) -> str:
+    """A value as text: equal numbers are equal texts, however they are written."""
+    try:
+        return str(value) if isinstance(value, bool | np.bool_) else repr(float(value))
+    except ValueError:
+        return str(value)
 
 
 def measures_of(runs: pd.DataFrame) -> Sequence[str]:

@@ -90,6 +90,20 @@ def test_what_may_enter_is_told(own, capsys):
     assert "Nothing says which runs converged: all count" in capsys.readouterr().out
 
 
+def test_rows_are_chosen_by_the_values_of_columns(own, tmp_path, capsys):
+    """As from a table of these alone, numbers by value and not by how they are written."""
+    runs, half = pd.read_csv(own), tmp_path / "half.csv"
+    runs[runs["lr"].isin([0.1, 0.001]) & (runs["width"] == 2)].to_csv(half, index=False)
+    cli.main(["evaluate", str(half), *NAMED])
+    alone = capsys.readouterr().out
+    cli.main(["evaluate", str(own), *NAMED, "--where", "lr=1e-1,0.001", "width=2.0"])
+    chosen = capsys.readouterr().out.splitlines()
+    note = "10 of 45 rows count with lr=1e-1,0.001 and width=2.0."
+    assert note in chosen and [x for x in chosen if x != note] == alone.splitlines()
+    runs["label"], runs["done"] = ["a", "b", np.nan] * 15, runs.index < 15
+    assert len(evaluate.rows_where(runs, ["label=a,nan", "done=False"])) == 20
+
+
 def test_several_tables_are_one(own, tmp_path, capsys):
     runs = pd.read_csv(own)
     halves = [tmp_path / "a.csv", tmp_path / "b.csv"]
@@ -189,6 +203,11 @@ def test_hyper_parameters_that_others_determine_are_none():
         (["--measures", "lr"], "column 'lr' is a measure and a hyper-parameter"),
         (["--measures", ""], "no column is named"),
         (["--hyper", "lr,trial", "--seed-column", "trial"], "'trial' is a hyper-parameter and the"),
+        (["--where", "wid=1"], "unknown column 'wid'; valid are width, "),
+        (["--where", "width=3"], "unknown width in where '3.0'; valid are "),
+        (["--where", "width"], "where is 'width'; it must be COLUMN=VALUE,VALUE"),
+        (["--where", "width="], "no width in where is named; valid are 1.0, 2.0, 4.0"),
+        (["--where", "trial=1", "done=False"], "where is 'trial=1 done=False'; no row has all"),
         (["--noise", "-1"], "noise is -1.0; it must be a finite number from 0"),
         (["--confidence", "95"], "confidence is 95.0; it must be between 0 and 1"),
     ],
