@@ -1,54 +1,99 @@
 """Study A: do optimizers, with and without SAM, reach minima of different sharpness and gap?
 
     python experiments/study_a.py --data-dir DIR
+    jaxsharp evaluate runs/study_a/fashion_mnist.csv --target gap_points --where at=end
 
 Six optimizers, each with and without SAM, on three CNNs and two data sets: 72 combinations of one
 seed, up to 200 epochs each, one folder for each data set and network. Made for an accelerator: on
 two CPU cores an epoch of the smallest network takes about a minute. An interrupted study continues
 where it was. `--smoke` runs every step on a few digits.
 
+All other options are those of `jaxsharp study`, and each of the six studies gets them: a subset is
+
+    python experiments/study_a.py --datasets fashion_mnist --models simple_batch \\
+        --optimizers sgd,adam --train-size 5000 --epochs 40 --loss-below 0.1 --seeds 3
+
+Each data set gets a table DATASET.csv of all its runs, also where studies were interrupted:
+optimizer, SAM, seed, network, epoch, losses in nats, accuracies as fractions, their gap (training -
+test) in points, and the measures; a row `at` the end of each run, and one at each of its epochs 50,
+100, 150 and 200 before that. What the measures predict, `jaxsharp evaluate` says: over all runs
+(raw), among runs of equal optimizer, variant and network (within), where one of these alone differs
+(Psi); of half of them with `--where at=end sam=none`, of one optimizer with `optimizer=sgd`.
+
 DIR holds the official CIFAR-10 files; without its test file, `--holdout 10000` evaluates on the
 last training examples instead. FashionMNIST may come from the operating system's package.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
+import pandas as pd
 import tyro
 
 from jaxsharp.cli import main
+from jaxsharp.runs.directory import VARIED
+from jaxsharp.runs.files import write_table
 
-DATASETS = ("fashion_mnist", "cifar10")
-MODELS = ("simple_batch", "middle_batch", "complex_batch")
-SMOKE = ["--train-size", "150", "--epochs", "1", "--optimizers", "sgd,adashift"]
+Data = Literal["fashion_mnist", "cifar10"]
+Model = Literal["simple_batch", "middle_batch", "complex_batch"]
+SMOKE = "--train-size 150 --epochs 1 --optimizers sgd,adashift".split()
+CHECKPOINTS = (50, 100, 150, 200)
+AXES = ("optimizer", "sam", "average", *VARIED, "seed")
+METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "gap_points")
 
 
-def study_a(
-    *,
-    out: Path = Path("runs/study_a"),
-    data_dir: Path | None = None,
-    holdout: int = 0,
-    seeds: int = 1,
-    smoke: bool = False,
-) -> None:
-    """Run study A.
+@dataclass(frozen=True)
+class StudyA:
+    """Which part of study A to run; other options are those of `jaxsharp study`."""
 
-    Args:
-        out: Folder of the studies.
-        data_dir: Directory with the official files of the data sets.
-        holdout: Evaluate CIFAR-10 on its last N training examples.
-        seeds: Runs of each combination.
-        smoke: A few digits, one small network, one epoch.
-    """
-    pairs = [(dataset, model) for dataset in DATASETS for model in MODELS]
-    for dataset, model in [("digits", "small_mlp")] if smoke else pairs:
-        arguments = ["--dataset", dataset, "--model", model, "--seeds", str(seeds)]
-        arguments += ["--out", str(out / f"{dataset}-{model}")]
-        if dataset == "cifar10":
-            arguments += ["--holdout", str(holdout)]
-        if data_dir is not None:
-            arguments += ["--data-dir", str(data_dir)]
-        main(["study", *arguments, *(SMOKE if smoke else [])])
+    datasets: tuple[Data, ...] = get_args(Data)
+    """Data sets."""
+    models: tuple[Model, ...] = get_args(Model)
+    """Networks."""
+    out: Path = Path("runs/study_a")
+    """Folder of the studies and tables."""
+    holdout: int = 0
+    """Evaluate CIFAR-10 on its last N training examples."""
+    smoke: bool = False
+    """A few digits, one small network, one epoch."""
+
+
+def study_a(part: StudyA, options: list[str]) -> None:
+    """Run the studies, and write the tables of what there is at the end."""
+    pairs = [(dataset, model) for dataset in part.datasets for model in part.models]
+    if part.smoke:
+        pairs, options = [("digits", "small_mlp")], [*SMOKE, *options]
+    try:
+        for dataset, model in pairs:
+            arguments = ["--dataset", dataset, "--model", model, "--seeds", "1", *options]
+            if dataset == "cifar10":
+                arguments += ["--holdout", str(part.holdout)]
+            main(["study", *arguments, "--out", str(part.out / f"{dataset}-{model}")])
+    finally:
+        for dataset in dict.fromkeys(dataset for dataset, _ in pairs):
+            folders = [part.out / f"{dataset}-{model}" for name, model in pairs if name == dataset]
+            if tables := [rows_of(folder) for folder in folders if (folder / "runs.csv").is_file()]:
+                write_table(part.out / f"{dataset}.csv", pd.concat(tables, ignore_index=True))
+
+
+def rows_of(folder: Path) -> pd.DataFrame:
+    """The runs of a study as rows of the joined table, each at its checkpoints and at its end."""
+    runs, history = pd.read_csv(folder / "runs.csv"), pd.read_csv(folder / "history.csv")
+    keys = [name for name in AXES if name in history]
+    measures = list(runs.columns[runs.columns.get_loc("loss_gap") + 1 :])
+    names, rows = history[keys].astype(str), []
+    for run, name in zip(runs.to_dict("records"), runs[keys].astype(str).to_numpy(), strict=True):
+        own = history[(names == name).all(axis=1) & history["epoch"].isin(CHECKPOINTS)]
+        still = {"converged": False if run["converged"] == run["converged"] else None}
+        still |= {"diverged": False, "at": "checkpoint", "model": run["model"]}
+        before = own[own["epoch"] < run["epochs"]].to_dict("records")
+        rows += [{**row, **still} for row in before]
+        rows.append({**run, "at": "end", "epoch": run["epochs"]})
+    table = pd.DataFrame(rows)
+    table["gap_points"] = 100 * (table["train_accuracy"] - table["test_accuracy"])
+    return table[[*keys, "model", "at", "epoch", "converged", "diverged", *METRICS, *measures]]
 
 
 if __name__ == "__main__":
-    tyro.cli(study_a)
+    study_a(*tyro.cli(StudyA, description=__doc__, return_unknown_args=True))

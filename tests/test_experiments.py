@@ -29,6 +29,9 @@ def runs_of(script, out, folder=""):
 def test_experiment(tmp_path, script, folder, variants):
     expected = [(optimizer, sam) for optimizer in ("sgd", "adashift") for sam in variants]
     assert runs_of(script, tmp_path, folder) == expected
+    if script == "study_a":
+        joined = pd.read_csv(tmp_path / "digits.csv")
+        assert list(zip(joined["optimizer"], joined["sam"], strict=True)) == expected
 
 
 @pytest.mark.slow
