@@ -5,7 +5,8 @@ import numpy as np
 import pandas as pd
 
 from jaxsharp.measures import MEASURES, Record
-from jaxsharp.runs import Settings, claims, directory
+from jaxsharp.runs import Settings, claims, directory, measurements
+from jaxsharp.runs.columns import HISTORY, SHARPNESS
 from jaxsharp.runs.fingerprint import Fingerprint
 from jaxsharp.studies import StudyConfig, measuring
 from jaxsharp.training import TrainState
@@ -29,7 +30,7 @@ def state_at(epoch, *, converged=False, diverged=False):
 def history_to(epoch):
     columns = {name: np.float32(1 / (np.arange(epoch) + i + 3)) for i, name in enumerate("abcd")}
     table = pd.DataFrame({"epoch": range(1, epoch + 1), **columns})
-    return table.set_axis(list(directory.HISTORY), axis=1)
+    return table.set_axis(list(HISTORY), axis=1)
 
 
 def damage(saved):
@@ -42,7 +43,7 @@ def make_run(path, member, *, epoch=3, measures=STUDY.measures, made_from=MADE_F
     """A run that is trained up to an epoch, and measured."""
     claims.claim_run(path, member)
     directory.save(path, state_at(epoch, **ends), history_to(epoch), made_from)
-    directory.write_sharpness(path, pd.DataFrame(columns=list(directory.SHARPNESS)))
+    measurements.write_sharpness(path, pd.DataFrame(columns=list(SHARPNESS)))
     for name in measures:
         measure = MEASURES[name]
         settings = measure.settings(STUDY.options)

@@ -14,7 +14,7 @@ import zipfile
 
 import numpy as np
 
-from jaxsharp.runs import checkpoint, claims, directory, files
+from jaxsharp.runs import checkpoint, claims, columns, directory, files
 
 MEASURE = "top_eigenvalue"
 LONG = "sgd" * 40_000
@@ -124,7 +124,7 @@ def rows(*cells):
     whole = [[*row, "residual", 1, 12, "Hessian products", 9, 1, 0] for row in cells]
 
     def apply(part, victim):
-        files.write_rows(run_of(part) / "sharpness.csv", tuple(directory.SHARPNESS), whole)
+        files.write_rows(run_of(part) / "sharpness.csv", tuple(columns.SHARPNESS), whole)
 
     return apply
 
@@ -206,7 +206,7 @@ def other_run(part, victim):
 
 
 CODE = pickle.dumps(np.array([print], dtype=object))
-EPOCH = ",".join(directory.HISTORY)
+EPOCH = ",".join(columns.HISTORY)
 study_file = lambda name: lambda part: part / name  # noqa: E731
 run_file = lambda name: lambda part: run_of(part) / name  # noqa: E731
 figure_file = lambda part: part.parent / ".curves.png.tmp"  # noqa: E731

@@ -20,7 +20,7 @@ from jaxsharp.cli.report import say
 from jaxsharp.cli.tables import Column, print_fitting
 from jaxsharp.core.choices import counted, known, known_list, shown
 from jaxsharp.runs import claims, files
-from jaxsharp.runs.directory import VARIED
+from jaxsharp.runs.columns import VARIED
 from jaxsharp.studies.grid import StudyConfig
 from jaxsharp.studies.writing.tables import EVALUATION, write_page
 

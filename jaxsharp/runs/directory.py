@@ -5,12 +5,12 @@ RUN/checkpoints/epoch_0050   state, history and fingerprint after 50 epochs (``c
 RUN/checkpoints/converged    state and history at the end of a run that converged (or: diverged)
 RUN/history.csv              loss and accuracy on both splits after every epoch, a copy
 RUN/sharpness.csv            a row a measure and its settings: `SHARPNESS`, checksum of the row
+RUN/checkpoint_sharpness.csv the same of checkpoints before the end, each row with the name of its
 
 Training is deterministic, so whatever is damaged is left out, with a warning, and made again.
 """
 
 import io
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,54 +20,17 @@ import numpy as np
 import pandas as pd
 from jax.typing import ArrayLike
 
-from jaxsharp.core.choices import is_a, plain, shown
 from jaxsharp.runs import checkpoint, files, fingerprint
 from jaxsharp.runs.claims import (
     ELSEWHERE,
-    MOST_NAMED,
     RunError,
     Warn,
     print_warning,
 )
+from jaxsharp.runs.columns import ENDS, EPOCH, HISTORY, MEASUREMENTS, epoch_name
 from jaxsharp.runs.fingerprint import Fingerprint
+from jaxsharp.runs.measurements import read_measurements
 from jaxsharp.training.epochs import TrainState
-
-HISTORY = ("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
-SHARPNESS = {
-    "measure": str,
-    "settings": str,
-    "value": float,
-    "error": float,
-    "error_kind": str,
-    "finished": int,  # 1 or 0, as exact: bool("False") is true
-    "cost": int,
-    "cost_unit": str,
-    "examples": int,
-    "directions": int,
-    "exact": int,
-}
-ENDS = ("converged", "diverged")
-VARIED = (
-    *("rho", "momentum", "weight_decay", "decoupled_weight_decay"),
-    *("learning_rate", "batch_size", "label_noise"),
-)
-# Names that no measure may have.
-COLUMNS = (
-    *(
-        "dataset",
-        "model",
-        "optimizer",
-        "sam",
-        "average",
-        "compute",
-        *VARIED,
-        "seed",
-        "epochs",
-        *ENDS,
-    ),
-    *(*HISTORY[1:], "gap", "loss_gap"),
-)
-EPOCH = re.compile(r"epoch_[0-9]{4,9}")
 
 
 class End(NamedTuple):
@@ -108,7 +71,8 @@ def check_origin(path: Path, made_from: Fingerprint, advice: str = ELSEWHERE) ->
 
     So it is too for a history or measurements that are intact and none.
     """
-    read_sharpness(path, lambda text: None)
+    for file in MEASUREMENTS:
+        read_measurements(path / file, lambda text: None)
     for saved in checkpoints(path):
         try:
             found = fingerprint.read(saved, advice)
@@ -141,9 +105,10 @@ def load(
         if not files.holds(copy, text):
             files.write_text(copy, text)
         return state, history
-    if (path / "sharpness.csv").is_file():
-        aside = files.set_aside(path / "sharpness.csv")
-        warn(f"{path} has measurements and no checkpoint; they are now in {aside.name}")
+    for file in MEASUREMENTS:
+        if (path / file).is_file():
+            aside = files.set_aside(path / file)
+            warn(f"{path} has measurements and no checkpoint; they are now in {aside.name}")
     return None
 
 
@@ -156,16 +121,22 @@ def newest_state(
     """State and history, also as text, of the newest intact checkpoint; ``damaged`` gets others."""
     for latest in checkpoints(path):
         try:
-            fingerprint.compare(latest, fingerprint.read(latest), made_from)
-            state = checkpoint.load(latest, like)
-            text = checkpoint.read_text(latest, "history.csv")
+            return state_of(latest, like, made_from)
         except checkpoint.DamagedError as error:
             damaged(latest, error)
-            continue
-        history = parse_history(text, latest)
-        check_end(latest, End(state.epoch, state.converged, state.diverged), len(history))
-        return state, text, history
     return None
+
+
+def state_of(
+    saved: Path, like: TrainState, made_from: Fingerprint
+) -> tuple[TrainState, str, pd.DataFrame]:
+    """State and history, also as text, of a checkpoint; DamagedError if it is not intact."""
+    fingerprint.compare(saved, fingerprint.read(saved), made_from)
+    state = checkpoint.load(saved, like)
+    text = checkpoint.read_text(saved, "history.csv")
+    history = parse_history(text, saved)
+    check_end(saved, End(state.epoch, state.converged, state.diverged), len(history))
+    return state, text, history
 
 
 def check_end(saved: Path, end: End, epochs: int) -> None:
@@ -183,11 +154,6 @@ def check_whole(saved: Path) -> None:
     shapes = End(*(jax.ShapeDtypeStruct((), kind) for kind in (np.int32, np.bool, np.bool)))
     end = checkpoint.load(saved, shapes)
     check_end(saved, end, len(parse_history(checkpoint.read_text(saved, "history.csv"), saved)))
-
-
-def epoch_name(epochs: int) -> str:
-    """Name of the checkpoint after so many epochs."""
-    return f"epoch_{epochs:04d}"
 
 
 def read_history(path: Path) -> pd.DataFrame:
@@ -230,55 +196,3 @@ def is_trained(path: Path, epochs: int) -> bool:
     """Whether the newest checkpoint of a run, which is not read, is its end by ``epochs``."""
     latest = latest_checkpoint(path)
     return latest is not None and (latest.name in ENDS or int(latest.name[6:]) >= epochs)
-
-
-def write_sharpness(path: Path, table: pd.DataFrame) -> None:
-    """Write the measurements of a run, with the columns of `SHARPNESS`."""
-    rows = zip(*(table[name].map(kind) for name, kind in SHARPNESS.items()), strict=True)
-    files.write_rows(path / "sharpness.csv", tuple(SHARPNESS), rows)
-
-
-def read_sharpness(path: Path, warn: Warn = print_warning) -> pd.DataFrame:
-    """Measurements of a run so far, with the columns of `SHARPNESS`.
-
-    Rows that are damaged, or have the columns of an older version, are left out, and ``warn`` gets
-    a line that names them. Raises RunError for one that is intact and no measurement.
-    """
-    file, rows, damaged = path / "sharpness.csv", [], []
-    if file.is_file():
-        rows, damaged = files.read_rows(file, tuple(SHARPNESS))
-    if damaged:
-        names = ", ".join(map(shown, damaged[:MOST_NAMED]))
-        what = "is damaged, or of an older version,"
-        warn(f"{file} {what} at {names}; what is left out is measured again when asked for")
-    found = [measurement(file, cells) for cells in rows]
-    names = [tuple(cells[:2]) for cells in found]
-    if len(set(names)) < len(names):
-        twice = ", ".join(name for name, _ in names)
-        raise RunError(f"{file} has a measure twice with the same settings: {twice}")
-    return pd.DataFrame(found, columns=list(SHARPNESS)).astype(SHARPNESS)
-
-
-def measurement(file: Path, cells: list[str]) -> list:
-    """A row of sharpness.csv as values; RunError for one that no measure can have."""
-    try:
-        found = [kind(cell) for kind, cell in zip(SHARPNESS.values(), cells, strict=True)]
-    except ValueError:
-        raise RunError(
-            f"{file} has the row {shown(cells)}; it must have {', '.join(SHARPNESS)}"
-        ) from None
-    row = dict(zip(SHARPNESS, found, strict=True))
-    measure = row["measure"]
-    if measure in COLUMNS:
-        raise RunError(f"{file} has the measure {measure}, which is a column of tables")
-    try:
-        plain("measure", measure)
-    except ValueError as reason:
-        raise RunError(f"{file}: {reason}") from None
-    texts = all(is_a(row[name], str) for name in ("settings", "error_kind", "cost_unit"))
-    flags = all(row[name] in (0, 1) for name in ("finished", "exact"))
-    counts = all(row[name] >= 0 for name in ("cost", "examples", "directions"))
-    if row["error"] < 0 or not (texts and flags and counts):
-        valid = "its error and counts must be at least 0, finished and exact 0 or 1"
-        raise RunError(f"{file} has the row {shown(cells)}; {valid}")
-    return found

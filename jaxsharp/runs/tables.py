@@ -7,21 +7,18 @@ from typing import Any
 
 from jaxsharp.optimizers.registry import OPTIMIZERS
 from jaxsharp.runs.claims import read_run_config
+from jaxsharp.runs.columns import ENDS, HISTORY, SHARPNESS, VARIED, epoch_name
 from jaxsharp.runs.config import Settings
-from jaxsharp.runs.directory import (
-    ENDS,
-    HISTORY,
-    SHARPNESS,
-    VARIED,
-    newest_history,
-    read_sharpness,
-)
+from jaxsharp.runs.directory import newest_history
+from jaxsharp.runs.measurements import read_checkpoint_sharpness, read_sharpness
 
 
 def row(
     path: Path,
     measures: Mapping[str, str] | None = None,
     optimizers: Mapping[str, Callable] = OPTIMIZERS,
+    *,
+    epoch: int | None = None,
 ) -> dict[str, Any]:
     """One row of runs.csv: configuration, end of training, and the record of each measure.
 
@@ -31,14 +28,19 @@ def row(
     test, of losses test - training. ``converged`` is None without a rule for it. ``measures`` are
     those of a study, with their settings; a run may have others, which its table leaves out.
     Without them, the latest record of each counts. A run that was not trained in float32 has a
-    column ``compute``.
+    column ``compute``. With an ``epoch`` before the last it is the row of the checkpoint there.
     """
     config = read_run_config(path)
     end, history = newest_history(path)
+    name, measured_then = end.name, read_sharpness(path)
+    if epoch is not None and epoch < len(history):
+        name, earlier = epoch_name(epoch), read_checkpoint_sharpness(path)
+        history = history[:epoch]
+        measured_then = earlier[earlier["checkpoint"] == name]
     last = history.iloc[-1]
     metrics = {name: float(last[name]) for name in HISTORY[1:]}
     used = {name: getattr(config.settings, name) for name in VARIED} | config.used(optimizers)
-    ends: dict[str, bool | None] = {name: end.name == name for name in ENDS}
+    ends: dict[str, bool | None] = {each: name == each for each in ENDS}
     if not config.settings.judged:
         ends["converged"] = None
     table = {
@@ -53,7 +55,7 @@ def row(
     }
     if config.settings.compute != Settings().compute:
         table["compute"] = config.settings.compute
-    for record in read_sharpness(path).itertuples():
+    for record in measured_then.itertuples():
         if measures is not None and measures.get(record.measure) != record.settings:
             continue
         flags = {name: bool(getattr(record, name)) for name in ("finished", "exact")}

@@ -24,8 +24,8 @@ from jaxsharp.measures.contract import Options
 from jaxsharp.measures.registry import DEFAULT_MEASURES, MEASURES, settings_of
 from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE
 from jaxsharp.runs import claims
+from jaxsharp.runs.columns import COLUMNS
 from jaxsharp.runs.config import SAM, SHORT_NAMES, RunConfig, Settings
-from jaxsharp.runs.directory import COLUMNS
 
 MOST_RUNS = 100_000
 Value = int | float | str  # of a setting that is varied

@@ -19,7 +19,7 @@ from jaxsharp.core.programs import of_many_runs
 from jaxsharp.measures.contract import UNDEFINED, Measure, Options, Record, Trained
 from jaxsharp.measures.registry import place_of
 from jaxsharp.networks.network import Network
-from jaxsharp.runs import claims, directory, reading
+from jaxsharp.runs import claims, columns, directory, measurements, reading
 from jaxsharp.runs.config import RunConfig
 from jaxsharp.runs.fingerprint import Fingerprint
 from jaxsharp.studies.origins import fingerprint
@@ -203,7 +203,7 @@ def final_state(
 
 def is_measured(path: Path, name: str, settings: str) -> bool:
     """Whether a run's directory has a measure that was taken with these settings."""
-    table = directory.read_sharpness(path)
+    table = measurements.read_sharpness(path)
     return bool(((table["measure"] == name) & (table["settings"] == settings)).any())
 
 
@@ -211,11 +211,11 @@ def record(path: Path, name: str, measure: Measure, settings: str, measured: Rec
     """Write a measurement into a run's directory; of several processes one does."""
     if not is_mine(path.name):
         return
-    table = directory.read_sharpness(path)
+    table = measurements.read_sharpness(path)
     same = (table["measure"] == name) & (table["settings"] == settings)
     table = table[~same].reset_index(drop=True)
     kinds = {"error_kind": measure.error, "cost_unit": measure.cost}
     row = {"measure": name, "settings": settings, **measured._asdict(), **kinds}
-    table = pd.DataFrame([*table.to_dict("records"), row], columns=list(directory.SHARPNESS))
+    table = pd.DataFrame([*table.to_dict("records"), row], columns=list(columns.SHARPNESS))
     table = table.sort_values("measure", key=lambda names: names.map(place_of), kind="stable")
-    directory.write_sharpness(path, table)
+    measurements.write_sharpness(path, table)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from jaxsharp.core.choices import checked, construct, counted
-from jaxsharp.runs import claims, directory, files, reading
+from jaxsharp.runs import claims, directory, files, measurements, reading
 from jaxsharp.studies.grid import StudyConfig
 from jaxsharp.studies.study import Progress, is_writer, standing
 
@@ -137,7 +137,7 @@ def read_study(out: Path) -> StudyConfig:
 
 def unmeasured(path: Path, config: StudyConfig) -> list[str]:
     """Measures of a study that a run's directory does not have yet."""
-    table = directory.read_sharpness(path, lambda text: None)
+    table = measurements.read_sharpness(path, lambda text: None)
     done = set(zip(table["measure"], table["settings"], strict=True))
     return [name for name, settings in config.measured.items() if (name, settings) not in done]
 
@@ -157,7 +157,7 @@ def damages(path: Path) -> list[str]:
         if (reason := reading.damage(saved)) is not None:
             found.append(f"{saved}: {reason}")
     for read in (
-        lambda: directory.read_sharpness(path, found.append),
+        lambda: measurements.read_sharpness(path, found.append),
         lambda: claims.read_run_config(path),
     ):
         try:
@@ -209,7 +209,7 @@ def describe_run(path: Path) -> str:
     latest = directory.latest_checkpoint(path)
     measured: list[str] = []
     with contextlib.suppress(claims.RunError):  # `damages` names it
-        measured = [*directory.read_sharpness(path, lambda text: None)["measure"].unique()]
+        measured = [*measurements.read_sharpness(path, lambda text: None)["measure"].unique()]
     age = duration(time.time() - latest_news(path))
     limit = counted(config.settings.epochs, "epoch")
     lines = [

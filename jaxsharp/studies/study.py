@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxsharp.analysis.results import StudyResult
-from jaxsharp.runs import claims, directory, files
+from jaxsharp.runs import claims, columns, directory, files
 from jaxsharp.runs.config import RunConfig
 from jaxsharp.runs.fingerprint import Fingerprint
 from jaxsharp.studies import measuring, sweep
@@ -201,7 +201,7 @@ def standing(members: list[RunConfig], paths: list[Path]) -> sweep.GroupProgress
         limit if done else int(name[6:] or 0)
         for limit, done, name in zip(limits, ended, newest, strict=True)
     ]
-    ends = [newest.count(name) for name in directory.ENDS]
+    ends = [newest.count(name) for name in columns.ENDS]
     return sweep.GroupProgress(len(paths), sum(ended), *ends, sum(epochs), 0, {})
 
 

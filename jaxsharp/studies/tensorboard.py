@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from jaxsharp.runs.directory import HISTORY
+from jaxsharp.runs.columns import HISTORY
 from jaxsharp.studies.study import Progress, is_writer
 
 

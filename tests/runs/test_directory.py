@@ -16,8 +16,10 @@ from jaxsharp.runs import (
     Settings,
     checkpoint,
     claims,
+    columns,
     directory,
     files,
+    measurements,
     tables,
 )
 from tests import savedruns
@@ -35,7 +37,7 @@ def test_a_state_reads_back_with_its_history(run):
     state, history = directory.load(run, state_at(1), MADE_FROM, unexpected)
     np.testing.assert_array_equal(state.params["w"], state_at(4).params["w"])
     assert int(state.epoch) == 4 and float(state.loss) == 0.25
-    exact = history.astype(dict.fromkeys(directory.HISTORY[1:], "float32"))
+    exact = history.astype(dict.fromkeys(columns.HISTORY[1:], "float32"))
     pd.testing.assert_frame_equal(exact, history_to(4))
     assert (run / "history.csv").read_text() == history_to(4).to_csv(index=False)
     pd.testing.assert_frame_equal(runs.read_history(run), history)
@@ -49,7 +51,7 @@ def test_a_run_without_checkpoints_has_no_state(tmp_path):
         runs.read_history(tmp_path)
 
 
-@pytest.mark.parametrize("end", directory.ENDS)
+@pytest.mark.parametrize("end", columns.ENDS)
 def test_the_end_of_a_run_comes_before_every_epoch(run, end):
     assert directory.latest_checkpoint(run).name == "epoch_0004" and not directory.is_trained(
         run, 7
@@ -58,7 +60,7 @@ def test_the_end_of_a_run_comes_before_every_epoch(run, end):
     assert directory.latest_checkpoint(run).name == end and directory.is_trained(run, 7)
     assert len(runs.read_history(run)) == 5
     row = tables.row(run)
-    assert [row[name] for name in directory.ENDS] == [name == end for name in directory.ENDS]
+    assert [row[name] for name in columns.ENDS] == [name == end for name in columns.ENDS]
 
 
 def test_a_run_is_trained_at_its_epoch_limit(tmp_path):
@@ -177,18 +179,18 @@ TABLE = pd.DataFrame(
 
 def test_measurements_read_back_exactly(tmp_path):
     empty = runs.read_sharpness(tmp_path, unexpected)
-    assert list(empty.columns) == list(directory.SHARPNESS) and len(empty) == 0
-    directory.write_sharpness(tmp_path, TABLE)
+    assert list(empty.columns) == list(columns.SHARPNESS) and len(empty) == 0
+    measurements.write_sharpness(tmp_path, TABLE)
     pd.testing.assert_frame_equal(runs.read_sharpness(tmp_path, unexpected), TABLE)
     lines = (tmp_path / "sharpness.csv").read_text().splitlines()
     header = "measure,settings,value,error,error_kind,finished,cost,cost_unit,"
     assert lines[0] == header + "examples,directions,exact,crc32"
-    directory.write_sharpness(tmp_path, empty)
+    measurements.write_sharpness(tmp_path, empty)
     pd.testing.assert_frame_equal(runs.read_sharpness(tmp_path, unexpected), empty)
 
 
 def test_a_damaged_measurement_is_left_out_and_named(tmp_path):
-    directory.write_sharpness(tmp_path, TABLE)
+    measurements.write_sharpness(tmp_path, TABLE)
     file = tmp_path / "sharpness.csv"
     file.write_text(file.read_text().replace("0.333", "0.334"))
     warnings = []
@@ -206,7 +208,7 @@ def test_measurements_of_an_older_version_are_left_out_and_named(tmp_path):
     assert len(runs.read_sharpness(tmp_path, warnings.append)) == 0
     (warning,) = warnings
     assert "of an older version" in warning and "'top_eigenvalue'" in warning
-    directory.write_sharpness(tmp_path, TABLE)
+    measurements.write_sharpness(tmp_path, TABLE)
     pd.testing.assert_frame_equal(runs.read_sharpness(tmp_path, unexpected), TABLE)
 
 
@@ -225,7 +227,7 @@ def test_a_row_has_the_settings_that_a_grid_varies(tmp_path):
     config = replace(CONFIG, settings=settings).resolved()
     claims.claim_run(tmp_path, config)
     directory.save(tmp_path, state_at(2), history_to(2), MADE_FROM)
-    directory.write_sharpness(tmp_path, TABLE)
+    measurements.write_sharpness(tmp_path, TABLE)
     row = tables.row(tmp_path)
     named = ["dataset", "model", "optimizer", "sam", "rho", "momentum", "weight_decay"]
     named += ["decoupled_weight_decay", "learning_rate", "batch_size", "label_noise"]

@@ -5,7 +5,7 @@ import pytest
 
 from jaxsharp import analysis, runs
 from jaxsharp.measures import MEASURES, Options
-from jaxsharp.runs import RunConfig, RunError, Settings, claims, directory, files, tables
+from jaxsharp.runs import RunConfig, RunError, Settings, claims, files, measurements, tables
 from jaxsharp.studies import measuring, merge, status, sweep
 from jaxsharp.studies.study import write_tables
 from jaxsharp.studies.workbench import workbench
@@ -99,7 +99,7 @@ def test_the_tables_of_a_study_have_the_flags(tmp_path):
     out = make_study(tmp_path / "study")
     run = out / "runs" / STUDY.members()[0].name
     table = runs.read_sharpness(run)
-    directory.write_sharpness(run, table.assign(finished=0))
+    measurements.write_sharpness(run, table.assign(finished=0))
     write_tables(out, STUDY, set(STUDY.members()))
     found = analysis.usable(pd.read_csv(out / "runs.csv").assign(converged=True), [NAME])
     assert found.counts["unfinished"] == 1 and len(found.kept) == 3

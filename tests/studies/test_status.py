@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from jaxsharp.runs import RunError, claims, directory, files
+from jaxsharp.runs import RunError, claims, columns, files
 from jaxsharp.studies import status
 from jaxsharp.studies.study import Progress
 from tests.folders import STUDY, damage, make_run, make_study
@@ -159,7 +159,7 @@ def test_measurements_that_are_none_are_named_and_counted_as_missing(tmp_path):
     out = make_study(tmp_path / "study")
     run = out / "runs" / STUDY.members()[0].name
     rows = [["top_eigenvalue", "", 1.0, -1.0, "residual", 1, 12, "Hessian products", 9, 1, 0]]
-    files.write_rows(run / "sharpness.csv", tuple(directory.SHARPNESS), rows)
+    files.write_rows(run / "sharpness.csv", tuple(columns.SHARPNESS), rows)
     said = status.describe(out)
     assert "4 trained (0 converged, 0 diverged), 3 measured" in said
     assert f"damaged: {run / 'sharpness.csv'} has the row" in said

@@ -14,14 +14,23 @@ from jaxsharp.analysis.page.cells import numbers
 from jaxsharp.analysis.page.runs import check_history, check_runs
 from jaxsharp.analysis.results import RANGES, StudyResult, study_result
 from jaxsharp.core.choices import counted, shown
-from jaxsharp.runs import checkpoint, claims, directory, files, fingerprint, reading, tables
+from jaxsharp.runs import (
+    checkpoint,
+    claims,
+    columns,
+    directory,
+    files,
+    fingerprint,
+    reading,
+    tables,
+)
 from jaxsharp.runs.config import RunConfig, labels
 from jaxsharp.studies.grid import StudyConfig
 from jaxsharp.studies.report.command import command_of, own_parts
 from jaxsharp.studies.status import grid_of, read_study
 from jaxsharp.studies.writing.tables import TIMES
 
-NEEDED = (*("optimizer", "sam", "seed", *directory.ENDS), *RANGES["gap"], *RANGES["loss_gap"])
+NEEDED = (*("optimizer", "sam", "seed", *columns.ENDS), *RANGES["gap"], *RANGES["loss_gap"])
 
 
 class Run(NamedTuple):

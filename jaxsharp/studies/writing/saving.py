@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from jaxsharp.runs import directory
+from jaxsharp.runs import columns, directory
 from jaxsharp.runs.config import RunConfig
 from jaxsharp.runs.fingerprint import Fingerprint
 from jaxsharp.studies.recipes import beginning, hyper_arrays
@@ -50,8 +50,8 @@ class Member:
     def snapshot(self) -> tuple[Path, TrainState, pd.DataFrame, Fingerprint]:
         """What `directory.save` writes of the present state."""
         rows = self.history[: int(self.state.epoch)]
-        kinds = dict.fromkeys(directory.HISTORY[1:], "float32")
-        table = pd.DataFrame(rows, columns=list(directory.HISTORY)).astype(kinds)
+        kinds = dict.fromkeys(columns.HISTORY[1:], "float32")
+        table = pd.DataFrame(rows, columns=list(columns.HISTORY)).astype(kinds)
         return self.path, self.state, table, self.made_from
 
 
