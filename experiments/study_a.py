@@ -32,7 +32,7 @@ import pandas as pd
 import tyro
 
 from jaxsharp.cli import main
-from jaxsharp.runs.directory import VARIED
+from jaxsharp.runs.columns import VARIED
 from jaxsharp.runs.files import write_table
 
 Data = Literal["fashion_mnist", "cifar10"]
