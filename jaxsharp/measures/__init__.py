@@ -3,6 +3,7 @@
 minimum         a room of its own: the trace, minimized over all rescalings of the network
 spectrum        a room of its own: eigenvalues, traces and what the density of eigenvalues says
 neighbourhood   a room of its own: the loss around the parameters, on average, at worst, how far
+edges           a room of its own: where training becomes unstable, what is followed beside that
 relatives       Fisher-Rao norm, theta^T H theta, relative flatness
 baselines       norms, distance from initialization, margin, number of parameters
 output_losses   the losses that outputs may have been trained with
@@ -11,6 +12,7 @@ catalogue       measures by name of one network
 registry        MEASURES, which studies and commands choose from
 """
 
+from jaxsharp.measures import edges as edges
 from jaxsharp.measures.catalogue import measure as measure
 from jaxsharp.measures.contract import SYMMETRIES as SYMMETRIES
 from jaxsharp.measures.contract import Measure as Measure

@@ -111,16 +111,18 @@ def _bounded(learning_rate, final_lr, gamma, b1, b2, eps, base_learning_rate, *,
         m = optax.tree.update_moment(grads, state.m, b1, 1)
         v = optax.tree.update_moment(grads, state.v, b2, 2)
         largest_v = jax.tree.map(jnp.maximum, state.largest_v, v) if ams else None
-        lower, upper = _bounds(t, final_lr * _ratio(lr, base_learning_rate), gamma)
-        size = lr * jnp.sqrt(1 - b2**t) / (1 - b1**t)
-        updates = jax.tree.map(
-            lambda m, v: -jnp.clip(size / (jnp.sqrt(v) + eps), lower, upper) * m,
-            m,
-            largest_v if ams else v,
-        )
+        size = step_size(t, lr, final_lr, gamma, b1, b2, eps, base_learning_rate)
+        updates = jax.tree.map(lambda m, v: -size(v) * m, m, largest_v if ams else v)
         return updates, AdaBoundState(t, m, v, largest_v)
 
     return optax.GradientTransformation(init, update)
+
+
+def step_size(t, lr, final_lr, gamma, b1, b2, eps, base_learning_rate):
+    """Return the sizes of step t, of each entry of v, as a function of v."""
+    lower, upper = _bounds(t, final_lr * _ratio(lr, base_learning_rate), gamma)
+    size = lr * jnp.sqrt(1 - b2**t) / (1 - b1**t)
+    return lambda v: jnp.clip(size / (jnp.sqrt(v) + eps), lower, upper)
 
 
 def _bounds(t, final, gamma):

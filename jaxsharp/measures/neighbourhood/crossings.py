@@ -20,13 +20,20 @@ class Crossing(NamedTuple):
     calls: Int[Array, "*n"]
 
 
-def crossing(rise: Callable[[Array], Array], target: ScalarLike, like: Array) -> Crossing:
+def crossing(
+    rise: Callable[[Array], Array],
+    target: ScalarLike,
+    like: Array,
+    *,
+    bisections: int = BISECTIONS,
+) -> Crossing:
     """Where ``rise``, below ``target`` near 0, reaches it.
 
     The bracket is of two neighbouring powers of 2, the first from 1 on, up or down, between which
     rise crosses the target: the only one where rise is monotone. What is not finite counts as above
-    the target. Ten bisections of its logarithm, and interpolation. Not found: no crossing from
-    2^-40 to 2^40. Cost: 11 calls, and one for each doubling. ``like`` has the dtype of distances.
+    the target. Bisections of its logarithm, to a relative width of 2^(2^-bisections) - 1, and
+    interpolation. Not found: no crossing from 2^-40 to 2^40. Cost: a call for each bisection and
+    doubling, and one. ``like`` has the dtype of distances.
     """
 
     def below(value):
@@ -57,11 +64,11 @@ def crossing(rise: Callable[[Array], Array], target: ScalarLike, like: Array) ->
         is_below = below(point[1])
         return _pick(is_below, point, low), _pick(is_below, high, point)
 
-    low, high = jax.lax.fori_loop(0, BISECTIONS, halved, (low, high))
+    low, high = jax.lax.fori_loop(0, bisections, halved, (low, high))
     share = (target - low[1]) / (high[1] - low[1])
     share = jnp.where((share >= 0) & (share <= 1), share, 0.5)
     value = low[0] * (high[0] / low[0]) ** share
-    calls = 1 + doublings + BISECTIONS
+    calls = 1 + doublings + bisections
     return Crossing(value.astype(one.dtype), high[0] - low[0], found, calls)
 
 

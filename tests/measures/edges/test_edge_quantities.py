@@ -1,0 +1,248 @@
+"""Curvatures along training against dense matrices in float64, on a tiny network."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from jaxsharp import optimizers
+from jaxsharp.measures import edges
+
+pytestmark = pytest.mark.usefixtures("x64")
+LR, STEPS = 0.05, 14  # more than AdaShift's window
+
+
+def loss(params, batch):
+    inputs, targets = batch
+    hidden = jnp.tanh(inputs @ params["first"] + params["bias"])
+    return jnp.square(hidden @ params["last"] - targets).sum(1).mean() / 2
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(20, 3)), rng.normal(size=(20, 2))
+
+
+@pytest.fixture(scope="module")
+def params():
+    rng = np.random.default_rng(1)
+    shapes = {"first": (3, 4), "bias": (4,), "last": (4, 2)}
+    return {name: 0.5 * rng.normal(size=shape) for name, shape in shapes.items()}
+
+
+def dense(params, batch):
+    """Gradient and Hessian as a vector and a matrix."""
+    flat, unravel = ravel_pytree(params)
+    of_flat = lambda x: loss(unravel(x), batch)  # noqa: E731
+    return jax.grad(of_flat)(flat), jax.hessian(of_flat)(flat)
+
+
+def curvature_along(vector, matrix):
+    return vector @ matrix @ vector / (vector @ vector)
+
+
+def trained(optimizer, params, data):
+    """Parameters and state after some full-batch steps, and the updates of the last."""
+    params, state = jax.tree.map(jnp.asarray, params), optimizer.init(params)
+    step = jax.jit(lambda p, s: optimizer.update(jax.grad(loss)(p, data), s, p))
+    for _ in range(STEPS):
+        updates, state = step(params, state)
+        params = optax.apply_updates(params, updates)
+    return params, state, updates
+
+
+B1, RARE = 0.8, {"b1": 0.8, "b2": 0.97}
+# Each with its D, and its first moment, as its docstring has them.
+ADAPTIVE = {
+    "adam": (
+        lambda: optimizers.adam(LR, **RARE),
+        lambda s: edges.adam_preconditioner(s, b2=RARE["b2"]),
+        lambda s: optax.tree.scale(1 / (1 - B1**STEPS), optax.tree.get(s, "mu")),
+    ),
+    "adashift": (
+        lambda: optimizers.adashift(LR, **RARE),
+        lambda s: edges.adashift_preconditioner(s, b2=RARE["b2"]),
+        None,
+    ),
+    "adabound": (
+        lambda: optimizers.adabound(LR, final_lr=0.3, gamma=0.2, **RARE),
+        lambda s: edges.adabound_preconditioner(s, LR, final_lr=0.3, gamma=0.2, **RARE),
+        lambda s: s.m,
+    ),
+    "amsbound": (
+        lambda: optimizers.amsbound(LR, final_lr=0.3, gamma=0.2, **RARE),
+        lambda s: edges.adabound_preconditioner(s, LR, final_lr=0.3, gamma=0.2, **RARE),
+        lambda s: s.m,
+    ),
+    "adagrad": (
+        lambda: optimizers.adagrad(LR),
+        lambda s: edges.adagrad_preconditioner(s),
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ADAPTIVE)
+def test_the_preconditioned_eigenvalue(name, params, data):
+    """D is that of the real step, and the eigenvalue that of the dense matrix."""
+    make, preconditioner, moment = ADAPTIVE[name]
+    # Decay and a sharpness-aware wrapper put the state into others, and change the gradients.
+    at, state, updates = trained(make(), params, data)
+    diagonal = preconditioner(state)
+    if name == "adagrad":
+        before = optax.tree.sub(at, updates)
+        first = jax.grad(loss)(before, data)
+    elif name == "adashift":
+        found = jax.tree.leaves(state, is_leaf=lambda s: isinstance(s, optimizers.AdaShiftState))
+        rings, newest = found[0].gradients, (STEPS - 1) % 10
+        weights = B1 ** ((newest - np.arange(10)) % 10)
+        first = jax.tree.map(lambda r: np.tensordot(weights / weights.sum(), r, 1), rings)
+    else:
+        first = moment(state)
+    step = jax.tree.map(lambda m, d: -LR * m / d, first, diagonal)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), step, updates)
+    _, matrix = dense(at, data)
+    root = 1 / jnp.sqrt(ravel_pytree(diagonal)[0])
+    exact = jnp.linalg.eigvalsh(root[:, None] * matrix * root)[-1]
+    found = edges.followed_eigenvalue(
+        *(loss, at, data), key=jax.random.key(0), diagonal=diagonal, tol=1e-6
+    )
+    np.testing.assert_allclose(found.value, exact, rtol=1e-9)
+
+
+def test_a_state_inside_of_others(params, data):
+    base = optimizers.adam(LR, decoupled_weight_decay=0.1, weight_decay=0.1)
+    state = optimizers.sam(optax.chain(optax.clip(1.0), base)).init(params)
+    assert jax.tree.structure(edges.adam_preconditioner(state)) == jax.tree.structure(params)
+    with pytest.raises(ValueError, match="state holds 0 AdagradState; it must hold one"):
+        edges.adagrad_preconditioner(state)
+
+
+def test_what_does_not_move_has_no_curvature(params, data):
+    """Columns that are always zero: their weights get no gradient, and Adagrad takes no step."""
+    data = data[0] * np.array([1.0, 1.0, 0.0]), data[1]
+    at, state, _ = trained(optimizers.adagrad(LR), params, data)
+    diagonal = edges.adagrad_preconditioner(state)
+    assert (np.asarray(diagonal["first"][2]) == np.finfo(np.float64).max).all()
+    still = edges.followed_eigenvalue(loss, at, data, key=jax.random.key(0), diagonal=diagonal)
+    moving = dict(diagonal, first=diagonal["first"].at[2].set(1.0))
+    alike = edges.followed_eigenvalue(loss, at, data, key=jax.random.key(0), diagonal=moving)
+    np.testing.assert_allclose(still.value, alike.value, rtol=1e-6)
+
+
+def test_a_followed_eigenvalue_starts_where_the_last_one_ended(params, data):
+    key = jax.random.key(0)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    first = edges.followed_eigenvalue(loss, params, data, key=key, start=zeros)
+    np.testing.assert_allclose(first.value, np.linalg.eigvalsh(dense(params, data)[1])[-1], 1e-3)
+    near = jax.tree.map(lambda leaf: leaf * 1.001, params)
+    again = edges.followed_eigenvalue(loss, near, data, key=key, start=first.vector)
+    exact = np.linalg.eigvalsh(dense(near, data)[1])[-1]
+    np.testing.assert_allclose(again.value, exact, rtol=1e-3)
+    assert again.num_products < first.num_products
+
+
+def test_batch_sharpness(params, data):
+    key, size, count = jax.random.key(3), 4, 40
+    found = edges.batch_sharpness(
+        *(loss, params, data), batch_size=size, key=key, rtol=0.0, max_batches=count
+    )
+    values = []
+    for i in range(count):
+        own = jax.random.fold_in(key, i)
+        chosen = jax.random.choice(own, len(data[0]), (size,), replace=False)
+        values.append(curvature_along(*dense(params, tuple(x[chosen] for x in data))))
+    np.testing.assert_allclose(found.mean, np.mean(values), rtol=1e-10)
+    np.testing.assert_allclose(found.stderr, np.std(values, ddof=1) / np.sqrt(count), rtol=1e-8)
+    assert found.num_batches == count and not found.converged
+    whole = edges.batch_sharpness(loss, params, data, batch_size=len(data[0]), key=key)
+    np.testing.assert_allclose(whole.mean, curvature_along(*dense(params, data)), rtol=1e-10)
+    assert whole.num_batches == 16 and whole.stderr < 1e-12
+
+
+def test_batch_sharpness_stops_at_its_error_and_states_it(params, data):
+    """In jit and vmap; the stated error is the spread over keys, and the mean that of all."""
+
+    @jax.jit
+    def found(keys):
+        def one(key):
+            options = {"batch_size": 4, "rtol": 0.1, "max_batches": 1000}
+            return edges.batch_sharpness(loss, params, data, key=key, **options)
+
+        return jax.vmap(one)(keys)
+
+    each = found(jax.random.split(jax.random.key(0), 200))
+    assert (each.stderr <= 0.1 * each.mean).all() and each.converged.all()
+    assert (each.num_batches < 1000).all() and len(np.unique(each.num_batches)) > 1
+    mean, spread = each.mean.mean(), each.mean.std(ddof=1)
+    # 200 keys know a spread to 5 %; stops on the running error make it look a little smaller.
+    assert 0.8 < np.sqrt(np.mean(np.square(each.stderr))) / spread < 1.2
+    exact = edges.batch_sharpness(
+        *(loss, params, data), batch_size=4, key=jax.random.key(1), rtol=0.0, max_batches=4000
+    )
+    assert abs(mean - exact.mean) < 5 * np.hypot(exact.stderr, spread / np.sqrt(200)) + 0.01 * mean
+
+
+def test_directional_and_critical_sharpness_of_a_quadratic():
+    """Both are 2/lr where the step turns the loss over to the same height, for any direction."""
+    rng = np.random.default_rng(2)
+    root = rng.normal(size=(6, 6))
+    matrix, at = root @ root.T, rng.normal(size=6)
+    quadratic = lambda x, batch: x @ batch @ x / 2  # noqa: E731
+    direction = matrix @ at + 0.3 * rng.normal(size=6)
+    exact = direction @ matrix @ direction / (direction @ matrix @ at)
+    for rate in (1e-4, 1.0, 30.0):
+        update = -rate * direction
+        options = {"learning_rate": rate}
+        along = edges.directional_sharpness(quadratic, at, matrix, update, **options)
+        np.testing.assert_allclose(along, exact, rtol=1e-10)
+        found = edges.critical_sharpness(quadratic, at, matrix, update, **options)
+        # Interpolation does better than the bracket, whose width is at most 1 % of it.
+        np.testing.assert_allclose(found.value, exact, rtol=1e-4)
+        assert found.found and found.width <= 0.0101 * found.value
+        assert found.num_losses < 30
+    update = matrix @ at
+    assert np.isnan(edges.directional_sharpness(quadratic, at, matrix, update, learning_rate=1.0))
+    uphill = edges.critical_sharpness(quadratic, at, matrix, update, learning_rate=1.0)
+    assert np.isnan(uphill.value) and not uphill.found
+
+
+def test_directional_and_critical_sharpness_of_a_network(params, data):
+    at, state, _ = trained(optimizers.adam(LR), params, data)
+    optimizer = optimizers.adam(LR)
+    updates, _ = optimizer.update(jax.grad(loss)(at, data), state, at)
+    gradient, matrix = dense(at, data)
+    step = ravel_pytree(updates)[0]
+    exact = -(step @ matrix @ step) / (LR * (step @ gradient))
+    options = {"learning_rate": LR}
+    found = edges.directional_sharpness(loss, at, data, updates, **options)
+    np.testing.assert_allclose(found, exact, rtol=1e-10)
+    tight = jax.jit(
+        lambda at, updates: edges.critical_sharpness(loss, at, data, updates, **options, rtol=1e-4)
+    )(at, updates)
+    scale = 2 / (LR * tight.value)
+    along = lambda c: loss(jax.tree.map(lambda p, s: p + c * s, at, updates), data)  # noqa: E731
+    assert along(scale * 0.9999) < along(0.0) < along(scale * 1.0001)
+    scales = np.linspace(0, 0.999 * scale, 50)[1:]
+    assert all(along(c) < along(0.0) for c in scales)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"batch_size": 21}, "batch_size is 21; it must be from 1 to 20"),
+        ({"batch_size": 4, "max_batches": 1}, "max_batches is 1; a standard error needs at least"),
+        ({"batch_size": 4, "rtol": -0.1}, "rtol is -0.1; it must be at least 0"),
+    ],
+)
+def test_wrong_batches(params, data, options, says):
+    with pytest.raises(ValueError, match=says):
+        edges.batch_sharpness(loss, params, data, key=jax.random.key(0), **options)
+
+
+def test_a_wrong_width(params, data):
+    with pytest.raises(ValueError, match=r"rtol is 1\.0; it must be above 0"):
+        edges.critical_sharpness(loss, params, data, params, learning_rate=LR, rtol=1.0)
