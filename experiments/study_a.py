@@ -1,7 +1,7 @@
 """Study A: do optimizers, with and without SAM, reach minima of different sharpness and gap?
 
     python experiments/study_a.py --data-dir DIR
-    jaxsharp evaluate runs/study_a/fashion_mnist.csv --target gap_points --where at=end
+    jaxsharp evaluate runs/study_a/fashion_mnist.csv
 
 Six optimizers, each with and without SAM, on three CNNs and two data sets: 72 combinations of one
 seed, up to 200 epochs each, one folder for each data set and network. Made for an accelerator: on
@@ -13,12 +13,11 @@ All other options are those of `jaxsharp study`, and each of the six studies get
     python experiments/study_a.py --datasets fashion_mnist --models simple_batch \\
         --optimizers sgd,adam --train-size 5000 --epochs 40 --loss-below 0.1 --seeds 3
 
-Each data set gets a table DATASET.csv of all its runs, also where studies were interrupted:
-optimizer, SAM, seed, network, epoch, losses in nats, accuracies as fractions, their gap (training -
-test) in points, and the measures; a row `at` the end of each run, and one at each of its epochs 50,
-100, 150 and 200 before that. What the measures predict, `jaxsharp evaluate` says: over all runs
-(raw), among runs of equal optimizer, variant and network (within), where one of these alone differs
-(Psi); of half of them with `--where at=end sam=none`, of one optimizer with `optimizer=sgd`.
+Each data set gets a table DATASET.csv of all its runs, also where studies were interrupted, with
+the columns of `runs.csv` and the gap in points, 100 (training - test accuracy). What the measures
+predict, `jaxsharp evaluate` says: over all runs (raw), among runs of equal optimizer, variant and
+network (within), where one of these alone differs (Psi); of half of them with `--where sam=none`,
+of one optimizer with `--where optimizer=sgd`.
 
 DIR holds the official CIFAR-10 files; without its test file, `--holdout 10000` evaluates on the
 last training examples instead. FashionMNIST may come from the operating system's package.
@@ -32,15 +31,13 @@ import pandas as pd
 import tyro
 
 from jaxsharp.cli import main
-from jaxsharp.runs.columns import VARIED
 from jaxsharp.runs.files import write_table
 
 Data = Literal["fashion_mnist", "cifar10"]
 Model = Literal["simple_batch", "middle_batch", "complex_batch"]
 SMOKE = "--train-size 150 --epochs 1 --optimizers sgd,adashift".split()
-CHECKPOINTS = (50, 100, 150, 200)
-AXES = ("optimizer", "sam", "average", *VARIED, "seed")
-METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "gap_points")
+FIRST = ["optimizer", "sam", "model", "seed", "epoch", "train_loss", "train_accuracy"]
+FIRST += ["test_loss", "test_accuracy", "gap_points"]
 
 
 @dataclass(frozen=True)
@@ -78,21 +75,11 @@ def study_a(part: StudyA, options: list[str]) -> None:
 
 
 def rows_of(folder: Path) -> pd.DataFrame:
-    """The runs of a study as rows of the joined table, each at its checkpoints and at its end."""
-    runs, history = pd.read_csv(folder / "runs.csv"), pd.read_csv(folder / "history.csv")
-    keys = [name for name in AXES if name in history]
-    measures = list(runs.columns[runs.columns.get_loc("loss_gap") + 1 :])
-    names, rows = history[keys].astype(str), []
-    for run, name in zip(runs.to_dict("records"), runs[keys].astype(str).to_numpy(), strict=True):
-        own = history[(names == name).all(axis=1) & history["epoch"].isin(CHECKPOINTS)]
-        still = {"converged": False if run["converged"] == run["converged"] else None}
-        still |= {"diverged": False, "at": "checkpoint", "model": run["model"]}
-        before = own[own["epoch"] < run["epochs"]].to_dict("records")
-        rows += [{**row, **still} for row in before]
-        rows.append({**run, "at": "end", "epoch": run["epochs"]})
-    table = pd.DataFrame(rows)
-    table["gap_points"] = 100 * (table["train_accuracy"] - table["test_accuracy"])
-    return table[[*keys, "model", "at", "epoch", "converged", "diverged", *METRICS, *measures]]
+    """The runs of a study as rows of the joined table: their ends, and checkpoints if measured."""
+    file = folder / "checkpoints.csv"
+    table = pd.read_csv(file if file.is_file() else folder / "runs.csv")
+    table = table.assign(gap_points=100 * table["gap"]).rename(columns={"epochs": "epoch"})
+    return table[[*FIRST, *(name for name in table if name not in FIRST)]]
 
 
 if __name__ == "__main__":

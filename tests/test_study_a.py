@@ -52,34 +52,40 @@ def run(out, monkeypatch, *options):
     return called
 
 
-def test_each_run_has_a_row_at_its_checkpoints_and_its_end(out, monkeypatch):
+def test_the_runs_of_all_networks_are_one_table(out, monkeypatch):
     called = run(out, monkeypatch, "--epochs", "200")
     assert [arguments[4] for arguments in called] == ["simple_batch", "middle_batch"]
     assert called[0][-2:] == ["--out", str(out / "fashion_mnist-simple_batch")]
     assert ["--epochs", "200"] == called[0][7:9]
     table = pd.read_csv(out / "fashion_mnist.csv")
-    assert list(table)[:9] == [
-        *("optimizer", "sam", "seed", "model", "at", "epoch"),
-        *("converged", "diverged", "train_loss"),
-    ]
-    sgd, adam = (table[table["optimizer"] == name] for name in ("sgd", "adam"))
-    assert sgd["epoch"].tolist() == [50, 100, 120] * 2 and adam["epoch"].tolist() == [50, 50]
-    assert sgd["at"].tolist() == ["checkpoint", "checkpoint", "end"] * 2
-    assert sgd["converged"].tolist() == [False, False, True] * 2
-    assert adam["diverged"].tolist() == [True, True] and set(adam["at"]) == {"end"}
-    history = history_to(120).set_index("epoch")
-    for row in sgd.itertuples():
-        there = history.loc[row.epoch]
-        assert row.train_loss == pytest.approx(there["train_loss"], rel=1e-6)
-        gap = 100 * (there["train_accuracy"] - there["test_accuracy"])
-        assert row.gap_points == pytest.approx(gap, rel=1e-4)
-    assert sgd["top_eigenvalue"].notna().tolist() == [False, False, True] * 2
+    runs = pd.read_csv(out / "fashion_mnist-simple_batch" / "runs.csv")
+    assert list(table)[:5] == ["optimizer", "sam", "model", "seed", "epoch"]
+    assert table["epoch"].tolist() == runs["epochs"].tolist() == [120, 120, 50, 50]
+    there = history_to(120).set_index("epoch").loc[120]
+    gap = 100 * (there["train_accuracy"] - there["test_accuracy"])
+    assert table["gap_points"].tolist()[:2] == pytest.approx([gap] * 2, rel=1e-4)
+    pd.testing.assert_frame_equal(table[list(runs)[13:]], runs[list(runs)[13:]])
+
+
+def test_checkpoints_have_rows_of_their_own(out, monkeypatch):
+    """Those before the end did not converge, so that correlations are of ends unless one asks."""
+    folder = out / "fashion_mnist-simple_batch"
+    runs = pd.read_csv(folder / "runs.csv")
+    earlier = runs[:2].assign(epochs=50, converged=False, checkpoint="epoch_0050")
+    both = pd.concat([earlier, runs.assign(checkpoint="converged")])
+    both.to_csv(folder / "checkpoints.csv", index=False)
+    run(out, monkeypatch)
+    table = pd.read_csv(out / "fashion_mnist.csv")
+    assert table["epoch"].tolist() == [50, 50, 120, 120, 50, 50]
+    assert table["checkpoint"].tolist() == ["epoch_0050"] * 2 + ["converged"] * 4
 
 
 def test_the_table_is_evaluated_by_the_documented_command(out, monkeypatch, capsys):
     run(out, monkeypatch)
-    command = study_a.__doc__.split("jaxsharp evaluate ")[1].splitlines()[0].split()[1:]
-    cli.main(["evaluate", str(out / "fashion_mnist.csv"), *command])
+    command = study_a.__doc__.split("jaxsharp evaluate ")[1].splitlines()[0].split()
+    assert command == ["runs/study_a/fashion_mnist.csv"]
+    cli.main(["evaluate", str(out / "fashion_mnist.csv")])
+    assert "2 runs enter (left out at most: 2 diverged)" in capsys.readouterr().out
+    cli.main(["evaluate", str(out / "fashion_mnist.csv"), "--where", "sam=none"])
     printed = capsys.readouterr().out
-    assert "2 runs enter (left out at most: 2 diverged)" in printed
-    assert "4 of 8 rows count with at=end." in printed
+    assert "1 runs enter" in printed and "2 of 4 rows count with sam=none." in printed
