@@ -29,3 +29,4 @@ from jaxsharp.networks.modules import from_nnx as from_nnx
 from jaxsharp.networks.network import Network as Network
 from jaxsharp.networks.network import recompute_statistics as recompute_statistics
 from jaxsharp.networks.weights import load_weights as load_weights
+from jaxsharp.networks.weights import place_weights as place_weights

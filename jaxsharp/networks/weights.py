@@ -44,11 +44,30 @@ def load_weights(path: str | Path, network: Network) -> tuple[PyTree, PyTree]:
     """
     path = Path(path)
     arrays = read(path)
-    like = jax.eval_shape(network.init, jax.eval_shape(lambda: jax.random.key(0)))
     try:
-        return placed(arrays, like)
+        return placed(arrays, places_of(network))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def place_weights(network: Network, params: PyTree, stats: PyTree) -> tuple[PyTree, PyTree]:
+    """Nested dictionaries of arrays, as of `runs.load_parameters`, in the places of a network.
+
+    Raises ValueError as `load_weights` does.
+    """
+    leaves = jax.tree_util.tree_flatten_with_path((params, stats))[0]
+    arrays = {joined(path): np.asarray(leaf) for path, leaf in leaves}
+    return placed(arrays, places_of(network))
+
+
+def places_of(network: Network) -> tuple[PyTree, PyTree]:
+    """Shapes of the parameters and statistics of a network."""
+    return jax.eval_shape(network.init, jax.eval_shape(lambda: jax.random.key(0)))
+
+
+def joined(path: tuple) -> str:
+    """Name of a leaf of (params, stats), without which of the two it is in."""
+    return jax.tree_util.keystr(path[1:], simple=True, separator=".")
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
@@ -72,7 +91,7 @@ def placed(arrays: dict[str, np.ndarray], like: tuple[PyTree, PyTree]) -> tuple[
     """Arrays in the places of (params, stats), by name and shape."""
     places, structure = jax.tree_util.tree_flatten_with_path(like)
     arrays = {name: array for name, array in arrays.items() if not name.endswith(SILENT)}
-    names = [jax.tree_util.keystr(path[1:], simple=True, separator=".") for path, _ in places]
+    names = [joined(path) for path, _ in places]
     prefix = shared_prefix(arrays, names)
     found = {name.replace("/", ".").removeprefix(prefix): name for name in arrays}
     leaves, missing, misshaped, used = [], [], [], set()
