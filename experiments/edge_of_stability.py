@@ -46,12 +46,13 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "gradient-descent-0.05": Case("sgd", 0.05, 3000, 25),
-    "gradient-descent-0.02": Case("sgd", 0.02, 6000, 50),
-    "heavy-ball-0.005": Case("heavy_ball", 0.005, 3000, 25),
-    "adam-0.0002": Case("adam", 0.0002, 3000, 25),
-    "sam-0.02": Case("sam", 0.02, 3000, 25),
-    "minibatch-0.02": Case("sgd", 0.02, 40000, 400, batch_size=8),
+    "gradient-descent-0.02": Case("sgd", 0.02, 8000, 50),
+    "gradient-descent-0.01": Case("sgd", 0.01, 12000, 100),
+    "heavy-ball-0.03": Case("heavy_ball", 0.03, 4000, 20),
+    "adam-0.0004": Case("adam", 0.0004, 4000, 10),
+    "sam-0.02": Case("sam", 0.02, 6000, 50),
+    "minibatch-0.02": Case("sgd", 0.02, 40000, 500, batch_size=8),
+    "minibatch-0.01": Case("sgd", 0.01, 60000, 1000, batch_size=16),
 }
 MOMENTUM, B1, RHO = 0.9, 0.9, 0.1
 DRAWN = 400  # batches from which the batch sharpness is estimated
@@ -242,7 +243,7 @@ def edge_of_stability(
     *,
     out: Path = Path("runs/edge_of_stability"),
     cases: tuple[str, ...] = tuple(CASES),
-    examples: int = 1000,
+    examples: int = 2000,
     data_dir: Path | None = None,
     seed: int = 0,
     smoke: bool = False,

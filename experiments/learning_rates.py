@@ -1,0 +1,69 @@
+"""Does sharpness follow the learning rate, or generalization?
+
+    python experiments/learning_rates.py --data-dir DIR
+
+Andriushchenko et al. (2023, arXiv 2302.07011): worst-case l-inf and average-case l2 sharpness,
+adaptive, with logits normalized in the worst case, go with the learning rate, and whether they go
+with the test error depends on the set-up. Here SimpleBatch on 2,000 examples of CIFAR-10, the
+official files in DIR, by SGD with six learning rates and five seeds until the training loss is below
+0.01. `jaxsharp evaluate` says at the study's end what each measure predicts beyond the learning rate.
+An interrupted study continues where it was. `--smoke` takes a few digits.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+import tyro
+
+from jaxsharp.analysis import correlation
+from jaxsharp.cli import main
+
+MEASURES = (
+    *("apgd_linf_adaptive", "apgd_linf_adaptive_normalized", "apgd_l2_adaptive_normalized"),
+    *("adaptive_perturbation", "minimum_sharpness", "top_eigenvalue"),
+)
+STUDY = "--dataset cifar10 --model simple_batch --train-size 2000 --holdout 10000 --epochs 200"
+RATES = "--vary learning_rate=0.01,0.02,0.05,0.1,0.2,0.4"
+SMOKE = "--dataset digits --train-size 150 --epochs 1 --vary learning_rate=0.05,0.1"
+
+
+def learning_rates(
+    *,
+    out: Path = Path("runs/learning_rates"),
+    data_dir: Path | None = None,
+    seeds: int = 5,
+    smoke: bool = False,
+) -> None:
+    """Run the grid and correlate each measure with the learning rate and with the test error.
+
+    Args:
+        out: Folder of the study.
+        data_dir: Directory with the official files of CIFAR-10.
+        seeds: Runs at each learning rate.
+        smoke: A few digits, one small network, one epoch.
+    """
+    arguments = SMOKE.split() if smoke else [*STUDY.split(), *RATES.split()]
+    arguments += ["--optimizers", "sgd", "--sam", "none", "--seeds", str(seeds), "--out", str(out)]
+    place = [] if data_dir is None else ["--data-dir", str(data_dir)]
+    main(["study", *arguments, *place, "--measures", ",".join(MEASURES)])
+    table = compare(pd.read_csv(out / "runs.csv"))
+    table.to_csv(out / "learning_rates.csv", index=False)
+    print(table.to_string(index=False))
+
+
+def compare(runs: pd.DataFrame) -> pd.DataFrame:
+    """Kendall's tau of each measure with learning rate, gap and test accuracy, with intervals."""
+    rows = []
+    for name in MEASURES:
+        for other in ("learning_rate", "gap", "test_accuracy"):
+            found = correlation(runs, name, other, ["learning_rate"])
+            row = {"measure": name, "with": other, "runs": found.num_runs}
+            for kind in ("raw", "within"):
+                of = getattr(found, kind)
+                row |= {kind: of.value, f"{kind}_low": of.low, f"{kind}_high": of.high}
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+if __name__ == "__main__":
+    tyro.cli(learning_rates)
