@@ -5,9 +5,9 @@
 Andriushchenko et al. (2023, arXiv 2302.07011): worst-case l-inf and average-case l2 sharpness,
 adaptive, with logits normalized in the worst case, go with the learning rate, and whether they go
 with the test error depends on the set-up. Here SimpleBatch on 2,000 examples of CIFAR-10, the
-official files in DIR, by SGD with six learning rates and five seeds until the training loss is below
-0.01. `jaxsharp evaluate` says at the study's end what each measure predicts beyond the learning rate.
-An interrupted study continues where it was. `--smoke` takes a few digits.
+official files in DIR, by SGD with six learning rates and five seeds until the training loss is
+below 0.01. `jaxsharp evaluate` says at the study's end what each measure predicts beyond the
+learning rate. An interrupted study continues where it was. `--smoke` takes a few digits.
 """
 
 from pathlib import Path

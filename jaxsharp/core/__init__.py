@@ -7,6 +7,7 @@ additivity    whether a loss is a mean over examples, so that data may be cut in
 memory        what a call may take of the memory, and how many examples a chunk may have within it
 convolutions  convolutions as matrix products, in functions that anybody wrote
 programs      what a traced program contains
+averages      means of random observations, with a standard error that decides when they stop
 choices       names and numbers that a user or a file gives: checked, or refused in one line
 fingerprints  digests of arrays and of traced programs
 """

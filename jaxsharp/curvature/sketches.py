@@ -17,11 +17,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
+from jaxsharp.core.averages import Limits, average, itself
 from jaxsharp.core.keys import stream
 from jaxsharp.core.programs import own_settings
 from jaxsharp.core.trees import norm, scaled_to_norm, without
 from jaxsharp.curvature.operators import Matvec, check_range, loops_around, packed
-from jaxsharp.curvature.traces import Estimate, Limits, average, check_arguments
+from jaxsharp.curvature.traces import Estimate, check_arguments
 
 # Relative to what was orthogonalized: a remainder below 10 eps is rounding.
 ROUNDING = 10.0
@@ -53,7 +54,7 @@ def hutchpp(
     sketch_size is cut to P.
 
     `matvec`, `like`, `vmapped` and the stop are as in `hutchinson`; there are at least
-    `traces.MIN_PROBES` v_i. NaN is noticed after the sketch.
+    `averages.MIN_PROBES` v_i. NaN is noticed after the sketch.
 
     Cost: 2 sketch_size + n products. Memory: 3 sketch_size x P at the QR decomposition, and
     vmapped x P. Compiled loops; works in jit and in vmap over models; fixed by `key`.
@@ -89,7 +90,7 @@ def hutchpp(
     basis = _row_basis(images)
     forms = loops.map(lambda row: jnp.vdot(row, product(row)), basis, batch_size=vmapped)
     known = jnp.sum(forms)
-    state = average(observe, jnp.zeros_like(known), _itself, limits, loops, vmapped)
+    state = average(observe, jnp.zeros_like(known), itself, limits, loops, vmapped)
     within = check_range(jnp.max(jax.vmap(norm)(images)), product, zero)
     mean, stderr = state.mean * within, state.stderr * within
     return Estimate(mean, stderr, state.count + 2 * rank, state.converged & (within == 1))
@@ -289,7 +290,3 @@ def _outside(basis, vector):
     vector, first = without(basis, vector)
     vector, second = without(basis, vector)
     return vector, first + second
-
-
-def _itself(mean, stderr):
-    return mean, stderr

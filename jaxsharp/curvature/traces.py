@@ -11,7 +11,6 @@ n is max_products, unless every x_i is the same. A stop on the running error bia
 slightly, towards samples that look quiet; where max_products decides, there is no bias.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -19,14 +18,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
+from jaxsharp.core.averages import Average, Limits, average
 from jaxsharp.core.keys import stream
 from jaxsharp.core.programs import own_settings
 from jaxsharp.core.trees import norm
 from jaxsharp.curvature import operators
-from jaxsharp.curvature.operators import Loops, Matvec, check_range, checked_like, num_entries
-
-# Fewer may all agree by luck, as if there were no error: of two signs, with probability 2^-15.
-MIN_PROBES = 16
+from jaxsharp.curvature.operators import Matvec, check_range, checked_like, num_entries
 
 
 class Trace(NamedTuple):
@@ -47,35 +44,6 @@ class Estimate(NamedTuple):
     stderr: PyTree[Float[Array, "..."]]
     num_products: Int[Array, ""]
     converged: Bool[Array, ""]
-
-
-class Limits(NamedTuple):
-    """When an average stops."""
-
-    rtol: float
-    atol: float
-    max_probes: int
-
-
-class Average(NamedTuple):
-    """Running mean and error of observations, without cancellation, under- and overflow."""
-
-    first: PyTree  # the first observation; differences from it are small and round little
-    shift: PyTree  # mean difference from the first
-    root: PyTree  # square root of the sum of squared deviations from the mean
-    count: Int[Array, ""]
-    stop: Bool[Array, ""]
-    converged: Bool[Array, ""]
-
-    @property
-    def mean(self) -> PyTree:
-        return jax.tree.map(jnp.add, self.first, self.shift)
-
-    @property
-    def stderr(self) -> PyTree:
-        count = self.count.astype(float)
-        pairs = count * jnp.maximum(count - 1, 1)
-        return jax.tree.map(lambda root: root / jnp.sqrt(pairs).astype(root.dtype), self.root)
 
 
 def hutchinson(
@@ -169,58 +137,6 @@ def frobenius_norm(
     state = _average_over_signs(matvec, like, key, _square, _root, limits, vmapped, power=2)
     mean, stderr = _root((state.mean,), (state.stderr,))
     return state._replace(mean=mean, stderr=stderr)
-
-
-def average(
-    observe: Callable[[Int[Array, ""]], PyTree],
-    zeros: PyTree,
-    summary: Callable[[PyTree, PyTree], tuple[Array, Array]],
-    limits: Limits,
-    loops: Loops,
-    vmapped: int,
-) -> Average:
-    """Return the average over i = 0, 1, ... of observe(i), pytrees like `zeros`.
-
-    `summary(mean, stderr)`, a function of a module, gives the value and the error that decide on
-    the stop. Observations count one by one, also where `vmapped` of them are made at a time.
-    """
-
-    def body(state):
-        indices = state.count + jnp.arange(vmapped)
-        observations = loops.map(observe, indices, batch_size=vmapped)
-        return _include_all(summary, limits, state, observations)
-
-    no, count = jnp.zeros((), bool), jnp.zeros((), jnp.int32)
-    state = Average(zeros, zeros, zeros, count, no, no)
-    return loops.while_loop(lambda state: ~state.stop, body, state)
-
-
-# Compiled on its own, for loops that run in Python.
-@partial(jax.jit, static_argnames=("summary", "limits"))
-def _include_all(summary, limits, state: Average, observations) -> Average:
-    """Include one observation after the other, until the average stops."""
-
-    def include_next(state, observation):
-        include = partial(_include, summary, limits)
-        return jax.lax.cond(state.stop, lambda s, _: s, include, state, observation), None
-
-    return jax.lax.scan(include_next, state, observations)[0]
-
-
-def _include(summary, limits: Limits, state: Average, observation) -> Average:
-    """Include one observation (Welford's update)."""
-    count = state.count + 1
-    first = jax.tree.map(partial(jnp.where, state.count == 0), observation, state.first)
-    change = jax.tree.map(lambda x, f, s: (x - f) - s, observation, first, state.shift)
-    shift = jax.tree.map(lambda s, c: s + c / count.astype(c.dtype), state.shift, change)
-    spread = jax.tree.map(lambda c: c * jnp.sqrt(1 - 1 / count.astype(c.dtype)), change)
-    root = jax.tree.map(jnp.hypot, state.root, spread)
-    state = state._replace(first=first, shift=shift, root=root, count=count)
-    value, error = summary(state.mean, state.stderr)
-    small = error <= jnp.maximum(limits.rtol * jnp.abs(value), limits.atol)
-    enough = small & (count >= MIN_PROBES)
-    at_end = (count >= limits.max_probes) | ~jnp.isfinite(value)
-    return state._replace(stop=enough | at_end, converged=enough)
 
 
 @own_settings()

@@ -31,8 +31,8 @@ class Options:
     """How the measures are taken."""
 
     measure_rtol: float | None = None
-    """Relative standard error at which a measure that is a mean over examples has taken enough of
-    them, where it can be sampled; None for all examples, exactly."""
+    """Relative standard error at which a measure that is a mean over examples, directions or probes
+    has taken enough of them, in the place of the numbers below; None for all examples and these."""
     eigenvalue_tol: float = 1e-2
     """Relative residual at which the top eigenvalue has converged."""
     eigenvalue_starts: int = 1

@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
+from jaxsharp.core.averages import MIN_PROBES
 from jaxsharp.curvature import hessian, hutchinson, hutchpp, xtrace
 from jaxsharp.curvature.sketches import MIN_TESTS
-from jaxsharp.curvature.traces import MIN_PROBES
 from tests.cases import make_case
 from tests.probing import SIZE, uniform
 from tests.references import dense_hessian, symmetric_matrix

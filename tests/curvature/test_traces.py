@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
+from jaxsharp.core.averages import MIN_PROBES
 from jaxsharp.curvature import diagonal, frobenius_norm, hessian, hutchinson
-from jaxsharp.curvature.traces import MIN_PROBES
 from tests.cases import make_case
 from tests.probing import ESTIMATORS, SIZE, estimate, probe_deviation, spectra, uniform
 from tests.references import dense_hessian, symmetric_matrix

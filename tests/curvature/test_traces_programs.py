@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxsharp.core.averages import MIN_PROBES
 from jaxsharp.curvature import Operator, hutchinson
-from jaxsharp.curvature.traces import MIN_PROBES
 from tests.probing import ESTIMATORS, SIZE, estimate, probe_deviation, spectra, uniform
 from tests.references import dot_precisions, symmetric_matrix
 

@@ -34,6 +34,7 @@ from jaxsharp.measures.neighbourhood.directions import (
     sphere,
 )
 from jaxsharp.measures.neighbourhood.losses import loss_around, side_by_side
+from jaxsharp.measures.neighbourhood.sampling import block_size, sampled_rise
 from jaxsharp.networks.network import Network
 
 
@@ -179,7 +180,12 @@ class Protocol(NamedTuple):
     def options(self) -> tuple[str, ...]:
         """The `Options` that it reads."""
         read = tuple(x for x in (self.far, self.num) if isinstance(x, str))
-        return read + (("antithetic",) if self.antithetic is None else ())
+        read += ("antithetic",) if self.antithetic is None else ()
+        return read + (("measure_rtol",) if isinstance(self.num, str) else ())
+
+    def rtol(self, options: Options) -> float | None:
+        """The relative standard error that decides how many are drawn; None for a number."""
+        return options.measure_rtol if isinstance(self.num, str) else None
 
     def read(self, options: Options) -> tuple[float, int, bool]:
         """Distance, number of perturbations, and whether they come in pairs."""
@@ -188,17 +194,30 @@ class Protocol(NamedTuple):
 
 
 def _increases(protocol, network, at: Trained, batch, key, options: Options, memory):
-    far, *count = protocol.read(options)
-    static = (network, *count, protocol.recompute, None, None, memory)
+    (far, *count), rtol = protocol.read(options), protocol.rtol(options)
     arguments = (at.params, at.stats, batch, key, jnp.asarray(far))
+    if rtol is not None:
+        how = (count[-1], protocol.recompute, protocol.level)
+        return sampled_rise(network, rtol, *how, memory, *arguments, draw=protocol.draw)
+    static = (network, *count, protocol.recompute, None, None, memory)
     return perturbed(*static, *arguments, draw=protocol.draw)
 
 
 def _mean(protocol, network, at: Trained, batch, options: Options, found) -> Record:
+    antithetic, total = protocol.read(options)[-1], len(batch[0])
+    if protocol.rtol(options) is not None:
+        value, error, draws, converged = (float(x) for x in found)
+        if not (np.isfinite(value) and np.isfinite(error)):
+            raise ValueError("the loss is not finite at the parameters or at a perturbed point")
+        looks = int(draws) * block_size(total, protocol.recompute)
+        losses = -(-looks * (3 if antithetic else 2) // total) + protocol.level
+        directions = int(draws) * (2 if antithetic else 1)
+        sizes = losses, min(total, looks), directions
+        return Record(value, error, bool(converged), *sizes, False)
     increases, base = found
-    rise = from_increases(increases, protocol.read(options)[-1])
+    rise = from_increases(increases, antithetic)
     value, drawn = rise.value + protocol.level * float(base), len(rise.increases)
-    return Record(value, rise.error, True, drawn + 1, len(batch[0]), drawn, False)
+    return Record(value, rise.error, True, drawn + 1, total, drawn, False)
 
 
 def _entry(description, reference, protocol, broken) -> Measure:

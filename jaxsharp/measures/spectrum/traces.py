@@ -20,6 +20,8 @@ from jaxsharp.measures.spectrum.eigenvalues import OF_SPECTRUM, UNIT
 from jaxsharp.networks.losses import loss_of
 from jaxsharp.networks.network import Network
 
+MOST_PROBES = 10_000  # after which it stops without the stated error
+
 
 @own_settings()
 def layer_traces(
@@ -59,22 +61,25 @@ def _all(network, at: Trained, batch, options: Options, found) -> Record:
 
 
 def probed(method: Callable, network, at: Trained, batch, key, options: Options, memory):
-    """The mean and standard error of ``method`` by as many probes as the options say."""
+    """The mean by ``method``, by as many probes as the options say, or as reach their error."""
     matvec = hessian(network.frozen_loss(at.stats, batch[1]), at.params, batch, memory=memory)
+    rtol = options.measure_rtol
     limits = {"rtol": 0.0, "max_products": options.num_probes}
+    if rtol is not None:
+        limits = {"rtol": rtol, "max_products": MOST_PROBES}
     found: Trace | Estimate = method(matvec, at.params, key=key, **limits)
-    return found.mean, found.stderr, found.num_products
+    return found.mean, found.stderr, found.num_products, found.converged
 
 
 def _mean(network, at: Trained, batch, options: Options, found) -> Record:
-    mean, error, products = found
+    mean, error, products, reached = (float(x) for x in found)
     if not (math.isfinite(mean) and math.isfinite(error)):
         raise ValueError("the second derivatives of the loss are not finite at the parameters")
-    drawn = options.num_probes
-    return Record(float(mean), float(error), True, int(products), len(batch[0]), drawn, False)
+    finished = options.measure_rtol is None or bool(reached)
+    return Record(mean, error, finished, int(products), len(batch[0]), int(products), False)
 
 
-KINDS = ("standard error", "Hessian products", ("num_probes",), OF_SPECTRUM)
+KINDS = ("standard error", "Hessian products", ("num_probes", "measure_rtol"), OF_SPECTRUM)
 MEASURES = {
     "hessian_trace": Measure(
         "trace of the Hessian of a piecewise-linear network",

@@ -5,15 +5,11 @@ import numpy as np
 import pytest
 import scipy.linalg
 
+from jaxsharp.core.averages import MIN_PROBES, Limits, average, itself
 from jaxsharp.curvature.operators import loops_around
-from jaxsharp.curvature.traces import MIN_PROBES, Limits, average
 from tests.references import symmetric_matrix
 
 pytestmark = pytest.mark.usefixtures("double_precision")
-
-
-def itself(mean, stderr):
-    return mean, stderr
 
 
 def average_of(values, limits, vmapped=1):
