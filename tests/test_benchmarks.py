@@ -136,3 +136,12 @@ def test_the_sweep_benchmark_has_its_works_and_right_losses(tmp_path):
     page = (tmp_path / "README.md").read_text()
     assert all(text in page for text in pd.read_csv(tmp_path / "targets.csv")["ratio"])
     assert str(tmp_path) not in page
+
+
+def test_measures_at_a_stated_error_have_their_ratios(tmp_path):
+    printed = run("measures.py", "--rounds", "1", "--out", str(tmp_path))
+    rows = pd.read_csv(tmp_path / "timings.csv")
+    assert set(rows["work"]) == {"minimum_sharpness", "classes", "defaults", "eigenvalue"}
+    sampled = rows[(rows["form"] == "sampled") & (rows["measure"] != "top_eigenvalue")]
+    assert (sampled["error"] <= 0.2 * sampled["value"]).all() and len(sampled) == 3
+    assert printed.count(" | at ") == 5  # ratios with their targets
