@@ -2,6 +2,7 @@
 
 import itertools
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 
@@ -91,6 +92,13 @@ def curves(panel, linestyle):
 
 def marks(panel, marker):
     return [line for line in panel.lines if line.get_marker() == marker]
+
+
+def containers(panel):
+    return [
+        (c, c.lines[0].get_marker(), mpl.colors.to_hex(c.lines[0].get_markerfacecolor()))
+        for c in panel.containers
+    ]
 
 
 def texts(panel):

@@ -52,6 +52,7 @@ STUDY = {
     **MEASURING,
     **DATA,
     "--optimizers": NAMES,
+    "--figures": (*NAMES, "jpg", "png,eps", "PNG"),
     "--sam": tuple(name for name in NAMES if name != "None"),
     "--seeds": COUNT,
     "--save-every": COUNT,

@@ -5,7 +5,8 @@ means          means of a few values, and their intervals
 coefficients   correlation coefficients of arrays, and their intervals
 evaluation     what each measure of a table predicts, beside controls
 results        what the table of a study says
-comparisons    figures of sharpness against the gap, and against what a study varies
+comparisons    the figure of sharpness against the gap
+effects        figures of gap and measures against what a study varies
 figures        training curves, densities of eigenvalues
 landscapes     the loss along lines and over planes
 looks          colours, shapes and shades by what a run is
@@ -16,8 +17,9 @@ page           one HTML page of studies
 
 from jaxsharp.analysis import page as page
 from jaxsharp.analysis.coefficients import Coefficient as Coefficient
-from jaxsharp.analysis.comparisons import against_setting as against_setting
 from jaxsharp.analysis.comparisons import sharpness_against_gap as sharpness_against_gap
+from jaxsharp.analysis.effects import against_setting as against_setting
+from jaxsharp.analysis.effects import side_by_side as side_by_side
 from jaxsharp.analysis.evaluation import Evaluation as Evaluation
 from jaxsharp.analysis.evaluation import evaluate as evaluate
 from jaxsharp.analysis.evaluation import forest as forest

@@ -1,6 +1,7 @@
 """The look of all figures: style, panels, colours, legends, and how a file is written."""
 
 import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -37,6 +38,7 @@ STYLE = {
 }
 # What a file says of its making must not change from one day to the next.
 METADATA = {".png": {"Software": None}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
+FORMATS = tuple(suffix[1:] for suffix in METADATA)
 
 
 def save(figure: Figure, path: str | os.PathLike) -> None:
@@ -61,6 +63,21 @@ def save(figure: Figure, path: str | os.PathLike) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def save_as(figure: Figure, path: str | os.PathLike, formats: Sequence[str]) -> None:
+    """Write a figure in each of some `FORMATS`, `path` being without a suffix.
+
+    A file that is there in another format, of an earlier time, is written anew too, so that no two
+    show different figures. Raises ValueError for a format that is none.
+    """
+    path = Path(path)
+    paths = {known: path.with_name(f"{path.name}.{known}") for known in FORMATS}
+    if unknown := sorted(set(formats) - set(paths)):
+        raise ValueError(f"format is {unknown[0]!r}; it must be one of {', '.join(FORMATS)}")
+    for known, each in paths.items():
+        if known in formats or each.exists():
+            save(figure, each)
 
 
 def style() -> AbstractContextManager:

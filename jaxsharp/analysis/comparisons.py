@@ -1,4 +1,4 @@
-"""Figures of sharpness against the gap, and against the settings that a study varies.
+"""The figure of sharpness against the gap.
 
 A row of panels for each sharpness-aware variant, a column for each quantity. `looks` says how runs
 are told apart in a panel.
@@ -14,13 +14,14 @@ from matplotlib.figure import Figure
 from jaxsharp.analysis import canvas, looks, ticks
 from jaxsharp.analysis.coefficients import Coefficient
 from jaxsharp.analysis.statistics import Correlation, unfinished
-from jaxsharp.core.choices import counted, short
+from jaxsharp.core.choices import counted
 
 LABELS = {
     "minimum_sharpness": "minimum sharpness (rescaled Hessian trace)",
     "top_eigenvalue": "largest eigenvalue of the Hessian",
     "random_perturbation": "rise of the loss at random points (nats)",
     "random_perturbation_bn": "rise of the loss at random points,\nBatchNorm recomputed (nats)",
+    "study_b_sharpness": "rise of the loss at distance 5,\nBatchNorm recomputed (nats)",
 }
 # Gaps of runs, positive where training looks better than testing.
 GAPS = {
@@ -69,7 +70,7 @@ def sharpness_against_gap(
                     ticks.scale_log(panel.xaxis, *_ends(drawn, name))
             column[0].set_title(_correlation_title(correlations[name], runs))
             column[-1].set_xlabel(LABELS.get(name, looks.words(name)))
-        _label_rows(rows, variants, GAPS[gap])
+        label_rows(rows, variants, GAPS[gap])
         keys = [canvas.key(name, linestyle="", **look) for name, look in by_optimizer.items()]
         keys += shades.keys(**looks.DOT)
         if runs["_hollow"].any():
@@ -77,51 +78,6 @@ def sharpness_against_gap(
         if len(variants) > 1:
             keys.append(canvas.key("runs of the other rows", OTHERS, marker=".", linestyle=""))
         canvas.legend(figure, keys)
-    return figure
-
-
-def against_setting(
-    summary: pd.DataFrame, setting: str, measures: Sequence[str], varied: Sequence[str]
-) -> Figure:
-    """Return gap and measures against one of the settings that a study varies.
-
-    `summary` is that of `summarize` by optimizer, variant and all of `varied`: a point is the mean
-    over the seeds of one combination (measures: the geometric mean), bars are its interval, and a
-    line joins combinations that differ in the setting alone. Values have equal distances. Bars that
-    reach beyond a tenth or ten times of all means are cut off by the axis.
-    """
-    summary = summary[summary[setting].notna()]
-    variants, by_optimizer = looks.variants(summary), looks.optimizers(summary)
-    values = np.sort(summary[setting].unique())
-    others = [name for name in varied if name != setting]
-    columns = {
-        f"{gap}_mean": (gap, label) for gap, label in GAPS.items() if f"{gap}_mean" in summary
-    }
-    columns |= {f"{m}_geomean": (m, LABELS.get(m, looks.words(m))) for m in measures}
-    with canvas.style():
-        shades = looks.Varied(summary, others)
-        sharing = {"sharex": True, "sharey": "col"}
-        shape = (len(variants), len(columns))
-        figure, rows = canvas.grid(*shape, width=3.2, height=2.6, **sharing)
-        for (mean, (name, label)), column in zip(columns.items(), rows.T, strict=True):
-            for sam, panel in zip(variants, column, strict=False):
-                part = summary[summary["sam"] == sam]
-                _draw_lines(panel, part, (mean, name), (setting, values), by_optimizer, shades)
-            found = summary[[mean, f"{name}_low", f"{name}_high"]].to_numpy(np.float64)
-            if name in measures and np.isfinite(found[:, 0]).any():
-                low, high = np.nanmin(found[:, 0]), np.nanmax(found[:, 0])
-                ends = max(np.nanmin(found), low / 10), min(np.nanmax(found), high * 10)
-                for panel in column:
-                    ticks.scale_log(panel.yaxis, *ends)
-            column[0].set_title(label)
-            column[-1].set_xlabel(looks.words(setting))
-        _label_rows(rows, variants, "mean and 95 % interval")
-        for panel in rows.ravel():
-            named = {float(i): short(value) for i, value in enumerate(values)}
-            panel.set_xlim(-0.5, max(len(values), 1) - 0.5)
-            ticks.space(panel.xaxis, named=named)
-        keys = [canvas.key(name, **look) for name, look in by_optimizer.items()]
-        canvas.legend(figure, [*keys, *shades.keys(**looks.DOT)])
     return figure
 
 
@@ -148,27 +104,6 @@ def _draw_points(
         panel.errorbar(*(group[name] for name in axes), color=color, **mark, **bars)
 
 
-def _draw_lines(panel, part, column, axis, by_optimizer, shades: looks.Varied) -> None:
-    """A line for each optimizer and combination of the other settings, beside each other."""
-    (mean, name), (setting, values) = column, axis
-    kinds = ["optimizer", *shades.names]
-    lines = list(part.groupby(kinds, sort=False, dropna=False))
-    offsets = np.linspace(-0.25, 0.25, len(lines)) if len(lines) > 1 else [0.0]
-    for offset, (_, line) in zip(offsets, lines, strict=True):
-        line = line[np.isfinite(line[mean].astype(np.float64))].sort_values(setting)
-        if not len(line):
-            continue
-        run = line.iloc[0]
-        look = by_optimizer[run["optimizer"]]
-        bars = np.stack([line[mean] - line[f"{name}_low"], line[f"{name}_high"] - line[mean]])
-        places = np.searchsorted(values, line[setting]) + offset
-        size = looks.USUAL["markersize"] * shades.size(run)
-        mark = {"fmt": f"{look['marker']}-", "markersize": size}
-        mark |= {"linewidth": 0.8, "elinewidth": 0.8, "capsize": 1.5}
-        color = shades.color(look["color"], run)
-        panel.errorbar(places, line[mean], yerr=bars, color=color, **mark)
-
-
 def _ends(runs: pd.DataFrame, name: str) -> tuple[float, float]:
     """Ends of an axis that has positive values and their bars, but for those that reach zero."""
     error = runs["_error"].where(np.isfinite(runs["_error"]), 0.0)
@@ -176,7 +111,7 @@ def _ends(runs: pd.DataFrame, name: str) -> tuple[float, float]:
     return low.where(low > 0, runs[name]).min(), high.max()
 
 
-def _label_rows(rows: np.ndarray, variants: Sequence[str], text: str) -> None:
+def label_rows(rows: np.ndarray, variants: Sequence[str], text: str) -> None:
     """Labels of the rows, and what is said of panels without points."""
     canvas.label(list(rows.ravel()), None, text)
     if len(variants) > 1:

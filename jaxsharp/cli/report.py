@@ -1,7 +1,7 @@
 """What a person reads at the end of a command."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,12 @@ NOTE = (
 
 
 def print_study(
-    console: Console, config: StudyConfig, result: StudyResult, out: Path, seconds: float
+    console: Console,
+    config: StudyConfig,
+    result: StudyResult,
+    out: Path,
+    seconds: float,
+    formats: Sequence[str] = ("png",),
 ) -> None:
     """The study's summary, its correlations, and where its files are."""
     rows = result.summary.to_dict("records")
@@ -59,7 +64,9 @@ def print_study(
     tables = [f"{name}.csv" for name in ("runs", "history", "summary", "correlations")]
     wider = "" if whole else "A wider terminal shows more digits in fewer tables; "
     say(console, f"{wider}summary.csv has all digits, runs.csv every run.")
-    names = ", ".join([*tables, *(f"{name}.png" for name in figures), "report.html"])
+    names = ", ".join(
+        [*tables, *(f"{n}.{kind}" for n in figures for kind in formats), "report.html"]
+    )
     console.print(f"{out}: {names} ({seconds:.0f} s)", highlight=False, soft_wrap=True)
 
 

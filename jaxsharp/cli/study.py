@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from jaxsharp.analysis import canvas
 from jaxsharp.analysis.page import page_of
 from jaxsharp.cli import evaluate, report
 from jaxsharp.cli.output import make_console
@@ -34,6 +35,7 @@ Shared = tyro.conf.OmitArgPrefixes
 Dataset = Annotated[str, naming([*datasets.DATASETS, f"a file {', '.join(tables.SUFFIXES)}"])]
 Model = Annotated[str | None, naming([*models.MODELS, "FILE.py:FUNCTION"])]
 Measures = Annotated[str, naming(MEASURES)]
+Figures = Annotated[str, naming(canvas.FORMATS)]
 USUAL_MEASURES = ",".join(DEFAULT_MEASURES)
 
 
@@ -55,6 +57,7 @@ def run_study(
     devices_per_member: int = 1,
     shard: str | None = None,
     tensorboard: bool = False,
+    figures: Figures = "png",
     hosts: Shared[Hosts] = Hosts(),
     training: Shared[Settings] = Settings(),
     measuring: Shared[Options] = Options(),
@@ -88,10 +91,12 @@ def run_study(
         devices_per_member: Devices that share the batches of a run.
         shard: Do one part of the grid, as in 2/4 for the second of four; see `jaxsharp merge`.
         tensorboard: Write losses and accuracies as TensorBoard scalars into OUT/tensorboard.
+        figures: Formats of the figures, separated by commas.
     """
     if shard is not None:
         parse_shard(shard)
     checked(hosts)
+    formats = known_list("figure format", figures, canvas.FORMATS)
     model_name, network = network_of(model, dataset)
     config = StudyConfig(
         dataset=dataset_name(dataset),
@@ -141,10 +146,15 @@ def run_study(
                     scalars.update(progress)
 
             result = study.conduct(
-                *(config, out, bench), save_every=save_every, layout=layout, report=tell
+                *(config, out, bench),
+                save_every=save_every,
+                layout=layout,
+                report=tell,
+                figures=formats,
             )
         if study.is_writer():
-            report.print_study(console, config, result, out, time.monotonic() - begin)
+            seconds = time.monotonic() - begin
+            report.print_study(console, config, result, out, seconds, formats)
             evaluate.evaluate_study(console, config, result, out)
 
 
@@ -158,20 +168,24 @@ def opening(config: StudyConfig, bench, out: Path) -> str:
     )
 
 
-def merge_parts(parts: tyro.conf.Positional[tuple[Path, ...]], *, out: Path) -> None:
+def merge_parts(
+    parts: tyro.conf.Positional[tuple[Path, ...]], *, out: Path, figures: Figures = "png"
+) -> None:
     """Join the parts of a study that were made with --shard, and write its tables and figures.
 
     Args:
         parts: Folders of all parts, in any order.
         out: Folder of the whole study.
+        figures: Formats of the figures, separated by commas.
     """
+    formats = known_list("figure format", figures, canvas.FORMATS)
     begin = time.monotonic()
     config = merge.merge(list(parts), out)
     with files.lock(out):
         study.write_tables(out, config, set(config.members()))
-        result = study.summarize(config, out)
+        result = study.summarize(config, out, formats)
         console = make_console()
-        report.print_study(console, config, result, out, time.monotonic() - begin)
+        report.print_study(console, config, result, out, time.monotonic() - begin, formats)
         evaluate.evaluate_study(console, config, result, out)
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxsharp.core.choices import construct, known, plain, shown
+from jaxsharp.analysis import canvas
+from jaxsharp.core.choices import construct, each_once, known, plain, shown
 from jaxsharp.data import datasets
 from jaxsharp.data.parts import Dataset
 from jaxsharp.measures.contract import Options
@@ -42,6 +43,7 @@ def run(
     save_every: int = 50,
     layout: sweep.Layout = sweep.ANYHOW,
     report: Callable[[study.Progress], Any] = lambda progress: None,
+    figures: Sequence[str] = ("png",),
     **settings: Any,
 ) -> study.StudyResult:
     """Train a grid of runs of a network on a data set, measure each, write tables and figures.
@@ -53,7 +55,8 @@ def run(
     is one of `networks.LOSSES`, or the user's own ``loss(outputs, targets)``; by default the
     network's, which is cross-entropy for classes, and squared error where targets are numbers.
     ``settings`` are those of `runs.Settings` and `measures.Options`, by name: epochs, batch_size,
-    learning_rate, schedule, augment, num_perturbations, ...
+    learning_rate, schedule, augment, num_perturbations, ... ``figures`` are their formats, of png,
+    pdf and svg.
 
     The folder ``out`` is that of ``jaxsharp study``: the same call continues what was interrupted,
     and repeats nothing. Every checkpoint knows its data, network and optimizer by their content, so
@@ -67,6 +70,7 @@ def run(
     own_optimizers = named("optimizer", optimizers, OPTIMIZERS)
     own_measures = named("measure", measures, MEASURES)
     plain("name", name)
+    each_once("figure format", tuple(figures), canvas.FORMATS)
     if isinstance(network, str):
         name = known("model", network, MODELS)
     given = construct(Settings, {k: v for k, v in settings.items() if k in SETTINGS})
@@ -103,7 +107,13 @@ def run(
                 raise KeyboardInterrupt
             report(progress)
 
-        return study.conduct(config, out, bench, save_every=save_every, layout=layout, report=tell)
+        return study.conduct(
+            *(config, out, bench),
+            save_every=save_every,
+            layout=layout,
+            report=tell,
+            figures=figures,
+        )
 
 
 def names_of(given: Sequence[Any]) -> tuple[str, ...]:

@@ -7,7 +7,8 @@ OUT/summary.csv   mean (of measures: geometric mean) and 95 % interval over seed
                   combination of hyper-parameters
 OUT/correlations.csv   Kendall's tau of each measure with the gap, raw and within groups, with
                   intervals or why there is none
-OUT/training.png, OUT/sharpness.png, and OUT/vary_NAME.png for each setting that is varied
+OUT/training.png, OUT/sharpness.png, and OUT/vary_NAME.png for each setting that is varied; and
+                  the same in other formats
 OUT/report.html   all of that as a page (``analysis.page``), of the times too
 OUT/times.csv     seconds of each group, in every session that worked on it
 OUT/status.json   how far the study is (``status``)
@@ -15,7 +16,7 @@ OUT/runs/NAME     directory of one run (``runs``)
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,11 +70,13 @@ def conduct(
     save_every: int = 50,
     layout: sweep.Layout = sweep.ANYHOW,
     report: Report = lambda progress: None,
+    figures: Sequence[str] = ("png",),
 ) -> StudyResult:
     """Train and measure every run of the study in ``out``, a directory claimed for it.
 
     What the directory already holds is not repeated. The tables are written anew after every
-    group, so that an interrupted study leaves those of the groups it finished. Raises RunError,
+    group, so that an interrupted study leaves those of the groups it finished; the figures, in the
+    formats ``figures`` of `canvas.FORMATS`, at the end. Raises RunError,
     before anything else, if a run there was made from other data, another network or optimizer.
     """
     config.check()
@@ -95,7 +98,7 @@ def conduct(
                 claims.keep_run(work.path(member), member)
         barrier()
         work.do(group, each)
-    return summarize(config, out)
+    return summarize(config, out, figures)
 
 
 class Work:

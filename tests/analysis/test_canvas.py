@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from jaxsharp import analysis
-from jaxsharp.analysis import canvas, comparisons, figures
+from jaxsharp.analysis import canvas, comparisons, effects, figures
 from jaxsharp.optimizers import SHARPNESS_AWARE
 from tests.drawings import MEASURES, against_gap, drawn, one_history, study_history, study_runs
 
@@ -60,6 +60,21 @@ def test_equal_tables_give_equal_bytes_and_nothing_else(suffix, tmp_path, monkey
     assert b"Software" not in first.read_bytes()
 
 
+def test_a_figure_is_in_the_formats_named_and_anew_in_those_that_are_there(tmp_path):
+    first, second = (analysis.training_curves(one_history(epochs=n)) for n in (5, 6))
+    canvas.save_as(first, tmp_path / "a.b", ["svg", "pdf"])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.b.pdf", "a.b.svg"]
+    old = (tmp_path / "a.b.pdf").read_bytes()
+    canvas.save_as(second, tmp_path / "a.b", ["png"])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.b.pdf", "a.b.png", "a.b.svg"]
+    canvas.save(second, tmp_path / "alone.pdf")
+    new = (tmp_path / "a.b.pdf").read_bytes()
+    assert new == (tmp_path / "alone.pdf").read_bytes() != old
+    with pytest.raises(ValueError, match="format is 'eps'; it must be one of png, pdf, svg"):
+        canvas.save_as(first, tmp_path / "none", ["png", "eps"])
+    assert not list(tmp_path.glob("none*"))
+
+
 def test_different_tables_give_different_bytes(tmp_path):
     for epochs in (5, 6):
         figure = analysis.training_curves(one_history(epochs=epochs))
@@ -100,7 +115,7 @@ def test_nothing_global_changes_or_matters(tmp_path):
 
 def test_pyplot_is_not_needed(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # an import of it fails
-    for module in (canvas, comparisons, figures):
+    for module in (canvas, comparisons, effects, figures):
         importlib.reload(module)
     canvas.save(analysis.run_curves({"run": one_history()}), tmp_path / "run.png")
     assert (tmp_path / "run.png").exists()

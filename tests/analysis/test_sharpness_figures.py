@@ -15,6 +15,7 @@ from tests.drawings import (
     NAN,
     VARIANTS,
     against_gap,
+    containers,
     curves,
     drawn,
     labels_too_near,
@@ -25,13 +26,6 @@ from tests.drawings import (
     texts,
     varied_runs,
 )
-
-
-def containers(panel):
-    return [
-        (c, c.lines[0].get_marker(), mpl.colors.to_hex(c.lines[0].get_markerfacecolor()))
-        for c in panel.containers
-    ]
 
 
 def test_points_bars_and_markers_are_those_of_the_table():
@@ -132,57 +126,6 @@ def test_curves_of_different_settings_differ_in_shade_and_a_third_setting_is_nam
         *("learning rate 0.01", "learning rate 0.1", "momentum 0", "momentum 0.9"),
         "not told apart: label noise",
     ]
-
-
-def summary_of(runs, varied):
-    return analysis.summarize(runs, ["optimizer", "sam", *varied], {"gap": (-1, 1)}, MEASURES[:1])
-
-
-def test_each_quantity_against_a_setting_with_its_intervals():
-    varied = {"learning_rate": (0.1, 0.001, 0.01), "batch_size": (32, 128)}
-    runs = varied_runs(varied)
-    summary = summary_of(runs, varied)
-    figure = drawn(analysis.against_setting(summary, "learning_rate", MEASURES[:1], list(varied)))
-    panels = np.reshape(figure.axes, (2, 2))
-    for sam, row in zip(("none", "sam"), panels, strict=True):
-        part = summary[summary["sam"] == sam]
-        for panel, mean, name in zip(
-            row, ("gap_mean", "minimum_sharpness_geomean"), ("gap", MEASURES[0]), strict=True
-        ):
-            lines = part.groupby(["optimizer", "batch_size"], sort=False)
-            for (container, marker, _), (key, line) in zip(containers(panel), lines, strict=True):
-                line = line.sort_values("learning_rate")
-                points, _, (bars,) = container.lines
-                np.testing.assert_allclose(points.get_xdata(), [0, 1, 2], atol=0.26)
-                np.testing.assert_array_equal(points.get_ydata(), line[mean])
-                ends = np.array([segment[:, 1] for segment in bars.get_segments()])
-                np.testing.assert_allclose(ends, line[[f"{name}_low", f"{name}_high"]], rtol=1e-9)
-                assert marker == {"sgd": "o", "adam": "s"}[key[0]]
-    assert [tick.get_text() for tick in panels[1, 0].get_xticklabels()] == ["0.001", "0.01", "0.1"]
-    assert panels[0, 1].get_yscale() == "log" and panels[0, 0].get_yscale() == "linear"
-    assert [panel.get_xlabel() for panel in panels[1]] == ["learning rate"] * 2
-    assert legend(figure) == ["sgd", "adam", "batch size 32", "batch size 128"]
-
-
-def test_a_setting_that_only_variants_have_is_drawn_for_these():
-    runs = varied_runs({"rho": (0.01, 0.1)})
-    runs = runs[(runs["sam"] == "sam") | (runs["rho"] == 0.1)]
-    runs.loc[runs["sam"] == "none", "rho"] = NAN
-    figure = drawn(
-        analysis.against_setting(summary_of(runs, ["rho"]), "rho", MEASURES[:1], ["rho"])
-    )
-    assert len(figure.axes) == 2 and all(len(panel.containers) == 2 for panel in figure.axes)
-
-
-def test_wide_intervals_do_not_flatten_the_means():
-    runs = varied_runs({"momentum": (0.0, 0.9)})
-    runs.loc[0, "minimum_sharpness"] *= 1e4
-    summary = summary_of(runs, ["momentum"])
-    means = summary["minimum_sharpness_geomean"]
-    assert summary["minimum_sharpness_high"].max() > 1e4 * means.max()
-    figure = drawn(analysis.against_setting(summary, "momentum", MEASURES[:1], ["momentum"]))
-    low, high = figure.axes[1].get_ylim()
-    assert means.min() / 30 < low < means.min() and means.max() < high < 30 * means.max()
 
 
 def test_the_title_has_both_coefficients_and_the_runs_behind_them():

@@ -29,12 +29,17 @@ def finished_study(runs, axes=AXES, measures=MEASURES):
     return study_result(runs, axes, measures)
 
 
-def printed(runs, out, capsys, *, width=200, terminal=False, **options):
+def printed(runs, out, capsys, *, width=200, terminal=False, formats=("png",), **options):
     config = StudyConfig(**{"optimizers": ("sgd", "adam"), "measures": tuple(MEASURES), **options})
     console = Output(width=width, force_terminal=terminal, color_system=None)
     study = finished_study(runs, config.axes(), config.measures)
-    report.print_study(console, config, study, out, 1.0)
+    report.print_study(console, config, study, out, 1.0, formats)
     return capsys.readouterr().out
+
+
+def test_all_figures_are_named(tmp_path, capsys):
+    (line,) = printed(study_runs(), tmp_path, capsys, formats=("pdf", "svg")).splitlines()[-1:]
+    assert "training.pdf, training.svg, sharpness.pdf, sharpness.svg, report.html" in line
 
 
 def words(text):

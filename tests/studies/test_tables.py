@@ -61,8 +61,12 @@ def test_there_is_a_figure_for_each_setting_that_is_varied(without_a_rule, tmp_p
     )
     plain = make_study(tmp_path / "plain")
     study.write_tables(plain, STUDY, set(STUDY.members()))
-    study.summarize(STUDY, plain)
-    assert len(list(plain.glob("*.png"))) == 2
+    for _ in range(2):
+        study.summarize(STUDY, plain, ("svg", "pdf"))
+        found = {p.name: p.read_bytes() for p in plain.iterdir() if p.suffix in (".svg", ".pdf")}
+        assert len(found) == 4 and not list(plain.glob("*.png"))
+    study.summarize(STUDY, plain, ("svg",))  # the others are not of an earlier time
+    assert {name: (plain / name).read_bytes() for name in found} == found
 
 
 def test_a_study_ends_with_its_page(without_a_rule, capsys):

@@ -1,7 +1,7 @@
 """The tables and figures of a study, written from the directories of its runs."""
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -67,9 +67,9 @@ def write_tables(
     files.write_table(out / "history.csv", pd.concat(histories, ignore_index=True))
 
 
-def summarize(config: StudyConfig, out: Path) -> StudyResult:
+def summarize(config: StudyConfig, out: Path, formats: Sequence[str] = ("png",)) -> StudyResult:
     """Statistics and figures from the tables of a study; nothing else is read."""
-    from jaxsharp.analysis import canvas, comparisons, figures
+    from jaxsharp.analysis import canvas, comparisons, effects, figures
 
     table, history = pd.read_csv(out / "runs.csv"), pd.read_csv(out / "history.csv")
     result, varied = study_result(table, config.axes(), config.measures), list(config.vary)
@@ -77,12 +77,13 @@ def summarize(config: StudyConfig, out: Path) -> StudyResult:
     if is_writer():
         files.write_table(out / "summary.csv", summary)
         files.write_table(out / "correlations.csv", statistics.correlation_table(correlations, gap))
-        canvas.save(figures.training_curves(history, varied), out / "training.png")
+        canvas.save_as(figures.training_curves(history, varied), out / "training", formats)
         pairs = table, config.measures, correlations
-        canvas.save(comparisons.sharpness_against_gap(*pairs, varied, gap), out / "sharpness.png")
+        drawn = comparisons.sharpness_against_gap(*pairs, varied, gap)
+        canvas.save_as(drawn, out / "sharpness", formats)
         for name in varied:
-            drawn = comparisons.against_setting(summary, name, config.measures, varied)
-            canvas.save(drawn, out / f"vary_{name}.png")
+            drawn = effects.against_setting(summary, name, config.measures, varied)
+            canvas.save_as(drawn, out / f"vary_{name}", formats)
         for name in EVALUATION:  # of an earlier end
             (out / name).unlink(missing_ok=True)
         write_page(config, out, result)
