@@ -41,6 +41,22 @@ def test_random_labels(tmp_path):
 
 
 @pytest.mark.slow
+def test_learning_rate_and_batch_size(tmp_path):
+    options = ["--smoke", "--seeds", "1", "--optimizers", "adagrad", "--figures", "pdf"]
+    command = [sys.executable, "experiments/learning_rate_batch_size.py", *options]
+    command += ["--out", tmp_path]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    runs = pd.read_csv(tmp_path / "runs.csv")
+    assert list(runs["learning_rate"]) == [0.0001, 0.1, 0.0001, 0.0001]
+    assert list(runs["batch_size"]) == [128, 128, 32, 150]
+    assert np.isfinite(runs["study_b_sharpness"]).all()
+    assert (runs["study_b_sharpness_directions"] == 49).all()
+    for effect in ("LearningRate", "BatchSize"):
+        assert {p.suffix for p in tmp_path.glob(f"MLP_1_AdaGrad_{effect}.*")} == {".json", ".pdf"}
+
+
+@pytest.mark.slow
 def test_the_edge_of_stability(tmp_path):
     cases = ["adam-0.0004", "sam-0.02", "minibatch-0.02"]
     options = ["--smoke", "--out", tmp_path, "--cases", *cases]
