@@ -50,9 +50,9 @@ CASES = {
     "gradient-descent-0.01": Case("sgd", 0.01, 12000, 100),
     "heavy-ball-0.03": Case("heavy_ball", 0.03, 4000, 20),
     "adam-0.0004": Case("adam", 0.0004, 4000, 10),
-    "sam-0.02": Case("sam", 0.02, 6000, 50),
-    "minibatch-0.02": Case("sgd", 0.02, 40000, 500, batch_size=8),
-    "minibatch-0.01": Case("sgd", 0.01, 60000, 1000, batch_size=16),
+    "sam-0.02": Case("sam", 0.02, 1000, 20),
+    "minibatch-0.02": Case("sgd", 0.02, 20000, 500, batch_size=8),
+    "minibatch-0.01": Case("sgd", 0.01, 40000, 1000, batch_size=16),
 }
 MOMENTUM, B1, RHO = 0.9, 0.9, 0.1
 DRAWN = 400  # batches from which the batch sharpness is estimated

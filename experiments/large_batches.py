@@ -24,7 +24,6 @@ from jaxsharp import runs
 from jaxsharp.analysis import geometric_mean_interval
 from jaxsharp.cli import main
 
-WIDTH, DEPTH = 512, 5
 MEASURES = "keskar_sharpness,keskar_subspace_sharpness"
 BOXES = (1e-3, 5e-4)
 STUDY = "--dataset fashion_mnist --train-size 5000 --epochs 200 --vary batch_size=32,500"
@@ -34,12 +33,12 @@ SMOKE = "--dataset digits --train-size 100 --epochs 1 --vary batch_size=10,50"
 class F1(nnx.Module):
     """Dense layers, each followed by BatchNorm and ReLU, and a dense output layer."""
 
-    def __init__(self, rngs: nnx.Rngs, inputs: int = 784, outputs: int = 10):
-        sizes = [inputs, *[WIDTH] * DEPTH]
+    def __init__(self, rngs: nnx.Rngs, inputs: int, width: int, depth: int, outputs: int = 10):
+        sizes = [inputs, *[width] * depth]
         pairs = itertools.pairwise(sizes)
         self.dense = nnx.List([nnx.Linear(*pair, rngs=rngs) for pair in pairs])
-        self.norms = nnx.List([nnx.BatchNorm(WIDTH, rngs=rngs) for _ in self.dense])
-        self.last = nnx.Linear(WIDTH, outputs, rngs=rngs)
+        self.norms = nnx.List([nnx.BatchNorm(width, rngs=rngs) for _ in self.dense])
+        self.last = nnx.Linear(width, outputs, rngs=rngs)
 
     def __call__(self, x):
         x = x.reshape(len(x), -1) / 255
@@ -50,12 +49,12 @@ class F1(nnx.Module):
 
 def f1(rngs: nnx.Rngs) -> F1:
     """F1 for FashionMNIST."""
-    return F1(rngs)
+    return F1(rngs, 784, 512, 5)
 
 
-def f1_of_digits(rngs: nnx.Rngs) -> F1:
-    """The same for images of 8 by 8."""
-    return F1(rngs, 64)
+def small_f1(rngs: nnx.Rngs) -> F1:
+    """A smaller one for images of 8 by 8."""
+    return F1(rngs, 64, 16, 2)
 
 
 def large_batches(
@@ -73,16 +72,17 @@ def large_batches(
         seeds: Runs of each batch size.
         smoke: A few digits, one epoch.
     """
-    model = f"{__file__}:{'f1_of_digits' if smoke else 'f1'}"
+    model = f"{__file__}:{'small_f1' if smoke else 'f1'}"
+    light = ["--ascent-steps", "2", "--subspaces", "2"] if smoke else []
     place = [] if data_dir is None else ["--data-dir", str(data_dir)]
     arguments = [*(SMOKE if smoke else STUDY).split(), "--model", model, "--seeds", str(seeds)]
     arguments += ["--optimizers", "adam", "--sam", "none", "--out", str(out), *place]
-    main(["study", *arguments, "--measures", MEASURES])
+    main(["study", *arguments, "--measures", MEASURES, *light])
     rows = []
     for run in sorted((out / "runs").iterdir()):
         for eps in BOXES[1:]:
             box = ["--measures", MEASURES, "--box-eps", str(eps), "--model", model]
-            main(["sharpness", str(run), *box, *place, "--quiet"])
+            main(["sharpness", str(run), *box, *light, *place, "--quiet"])
         config, measured = runs.read_run_config(run), runs.read_sharpness(run)
         for taken in measured.itertuples():
             settings = dict(pair.split("=") for pair in taken.settings.split())

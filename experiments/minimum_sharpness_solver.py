@@ -38,11 +38,12 @@ class Sizes:
     dataset: str = "fashion_mnist"
     models: tuple[str, ...] = MODELS
     train_size: int = 1000
+    holdout: int = 1000
     epochs: int = 200
     optimizers: str = "sgd,heavy_ball,adagrad,adam,adashift,adabound"
 
 
-SMOKE = Sizes("digits", ("small_mlp",), 150, 1, "sgd,adam")
+SMOKE = Sizes("digits", ("small_mlp",), 150, 0, 1, "sgd,adam")
 
 
 def minimum_sharpness_solver(
@@ -65,12 +66,14 @@ def minimum_sharpness_solver(
     for model in sizes.models:
         study = out / model
         arguments = ["--dataset", sizes.dataset, "--model", model, "--sam", "none"]
+        arguments += ["--holdout", str(sizes.holdout)]
         arguments += ["--train-size", str(sizes.train_size), "--epochs", str(sizes.epochs)]
         arguments += ["--optimizers", sizes.optimizers, "--seeds", str(seeds)]
         arguments += ["--measures", "num_parameters", "--out", str(study)]
         place = [] if data_dir is None else ["--data-dir", str(data_dir)]
         main(["study", *arguments, *place])
-        dataset = data.load(sizes.dataset, data_dir=data_dir, train_size=sizes.train_size)
+        kept = {"train_size": sizes.train_size, "holdout": sizes.holdout}
+        dataset = data.load(sizes.dataset, data_dir=data_dir, **kept)
         rows += [solved(run, dataset) for run in sorted((study / "runs").iterdir())]
     table = pd.DataFrame(rows)
     table.to_csv(out / "solutions.csv", index=False)

@@ -21,6 +21,12 @@ LEVELS = ",".join(str(level / 10) for level in range(11))
 STUDY = f"--dataset fashion_mnist --holdout 2000 --epochs 800 --vary label_noise={LEVELS}"
 SMOKE = "--dataset digits --train-size 150 --epochs 1 --vary label_noise=0.0,0.5"
 SHARED = "--optimizers sgd --sam none"
+MEASURES = (
+    *("minimum_sharpness", "top_eigenvalue", "random_perturbation", "hessian_trace"),
+    *("frobenius_norm", "adaptive_perturbation", "asam_sharpness", "fisher_rao_norm"),
+    *("relative_flatness", "gradient_norm", "parameter_norm", "distance_from_initialization"),
+    "margin",
+)
 
 
 def random_labels(
@@ -46,6 +52,7 @@ def random_labels(
     """
     full = [*STUDY.split(), "--model", model, "--train-size", str(train_size)]
     arguments = [*(SMOKE.split() if smoke else full), *SHARED.split()]
+    arguments += ["--measures", ",".join(MEASURES[:3] if smoke else MEASURES)]
     arguments += ["--seeds", str(seeds), "--out", str(out)]
     if data_dir is not None:
         arguments += ["--data-dir", str(data_dir)]

@@ -116,3 +116,30 @@ def test_results_have_their_findings_configuration_and_tables(folder):
 def test_the_table_of_results_has_a_row_for_each():
     rows = re.findall(r"^\| \[([\w-]+)\]", (ROOT / "results" / "README.md").read_text(), re.M)
     assert sorted(rows) == RESULTS
+
+
+@pytest.mark.slow
+def test_large_batches(tmp_path):
+    assert runs_of("large_batches", tmp_path) == [("adam", "none")] * 2
+    boxes = pd.read_csv(tmp_path / "boxes.csv")
+    assert len(boxes) == 8 and set(boxes["box_eps"]) == {1e-3, 5e-4}
+    wide = boxes.pivot(index=["measure", "batch_size"], columns="box_eps", values="value")
+    assert (wide[1e-3] > wide[5e-4]).all() and (wide[5e-4] > 0).all()
+
+
+@pytest.mark.slow
+def test_learning_rates(tmp_path):
+    assert runs_of("learning_rates", tmp_path) == [("sgd", "none")] * 2
+    table = pd.read_csv(tmp_path / "learning_rates.csv")
+    assert set(table["with"]) == {"learning_rate", "gap", "test_accuracy"} and len(table) == 18
+
+
+@pytest.mark.slow
+def test_the_solvers_of_minimum_sharpness(tmp_path):
+    runs = runs_of("minimum_sharpness_solver", tmp_path, "small_mlp")
+    assert runs == [("sgd", "none"), ("adam", "none")]
+    table = pd.read_csv(tmp_path / "solutions.csv")
+    assert (table["duality_gap"] < 1e-12 * table["minimum"]).all()
+    assert (table["minimum"] < table["published_100"]).all()
+    assert (table["published_100"] < table["published"]).all()
+    assert (table["published"] < table["trace"]).all()
