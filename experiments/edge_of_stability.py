@@ -47,12 +47,11 @@ class Case(NamedTuple):
 
 CASES = {
     "gradient-descent-0.02": Case("sgd", 0.02, 8000, 50),
-    "gradient-descent-0.01": Case("sgd", 0.01, 12000, 100),
     "heavy-ball-0.03": Case("heavy_ball", 0.03, 4000, 20),
     "adam-0.0004": Case("adam", 0.0004, 4000, 10),
     "sam-0.02": Case("sam", 0.02, 1000, 20),
     "minibatch-0.02": Case("sgd", 0.02, 20000, 500, batch_size=8),
-    "minibatch-0.01": Case("sgd", 0.01, 40000, 1000, batch_size=16),
+    "minibatch-0.05": Case("sgd", 0.05, 20000, 250, batch_size=8),
 }
 MOMENTUM, B1, RHO = 0.9, 0.9, 0.1
 DRAWN = 400  # batches from which the batch sharpness is estimated

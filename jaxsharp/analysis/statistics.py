@@ -120,7 +120,10 @@ def usable(runs: pd.DataFrame, columns: Sequence[str]) -> Usable:
     stopped = np.any([unfinished(runs, name) for name in columns], axis=0)
     reason = np.select([diverged, unconverged, stopped, ~finite], REASONS, default="")
     out = reason != ""
-    return Usable(runs[~out], runs[out].assign(reason=reason[out]))
+    why = pd.Series(reason[out], runs.index[out], name="reason")
+    # As one piece: pandas warns of columns that are added to a wide table one by one.
+    excluded = pd.concat([runs[out].drop(columns="reason", errors="ignore"), why], axis=1)
+    return Usable(runs[~out], excluded)
 
 
 def correlation(
