@@ -47,7 +47,8 @@ def make_run(path, member, *, epoch=3, measures=STUDY.measures, made_from=MADE_F
     for name in measures:
         measure = MEASURES[name]
         settings = measure.settings(STUDY.options)
-        measuring.record(path, name, measure, settings, Record(1.5, 0.5, True, 12, 16, 0, True))
+        at = measuring.Place(member, path)
+        measuring.record(at, name, measure, settings, Record(1.5, 0.5, True, 12, 16, 0, True))
     return path
 
 

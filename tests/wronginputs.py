@@ -80,11 +80,14 @@ TRAIN = {
     "--save-every": COUNT,
     "--out": ("", "a_file", "a_file/below", "~nobody_of_this_name/x"),
 }
+EPOCHS = ("", "0", "-1", "1.5", "x", "7", "final,final", "all,1", "1,,final", "1000000000000")
 FOLDERS = ("", "no/such/folder", "a_file", "empty", "~nobody_of_this_name/x", "\0", "x" * 300)
 INSIDE = ("a_run/new", "a_run/checkpoints/new", "a_study/new", "a_study/runs/new")
 OTHERS = [
     *(["sharpness", "a_run", option, value] for option, vs in MEASURING.items() for value in vs),
-    *(["sharpness", folder] for folder in FOLDERS),
+    *(["sharpness", folder] for folder in (*FOLDERS, "a_study") if folder),
+    *(["sharpness", "a_run", "--epochs", epochs] for epochs in EPOCHS),
+    *(["sharpness", "a_run", "--out", out] for out in ("", "t", "t.txt", "a_run/t.csv")),
     *(["status", folder] for folder in FOLDERS if folder),
     *(["plot", folder] for folder in FOLDERS if folder),
     *([command, "--out", out] for command in ("study", "train") for out in INSIDE),
@@ -95,7 +98,7 @@ OTHERS = [
     *(["merge", "--out", "merged"], ["merge", "a_run"], ["merge", "a_run", "--out", "a_run"]),
     *(["merge", "a_run", "a_run", "--out", "merged"], ["list", "digits"]),
     *(["status", "a_run", "empty"], ["plot", "a_run", "empty"], ["plot", "a_study"]),
-    *(["sharpness", "a_run", "a_run"], ["status", "empty", "empty"]),
+    *(["sharpness", "a_run", "empty"], ["status", "empty", "empty"]),
 ]
 COMMANDS = ("study", "train", "sharpness", "status", "plot", "merge", "list")
 TOGETHER = [
@@ -104,6 +107,7 @@ TOGETHER = [
     "sharpness --params a_file --model small_mlp --dataset digits",
     "sharpness a_run --params a_file",
     "sharpness a_run --model lenet",
+    "sharpness --params a_file --model small_mlp --dataset digits --epochs all",
     "sharpness a_run --dataset no.npz",
     "study --loss squared_error",
     "study --label-smoothing 0.1 --loss binary_cross_entropy",

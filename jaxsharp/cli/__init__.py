@@ -2,6 +2,7 @@
 
 commands   the commands, and what signals and errors become
 run        commands on single runs
+sharpness  the command that measures runs and studies
 study      commands on studies
 evaluate   the command on tables of runs
 sources    the user's own networks and data

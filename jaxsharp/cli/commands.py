@@ -48,9 +48,9 @@ COMMANDS = {
         "Train one network in a run directory, or continue an interrupted run there.",
     ),
     "sharpness": Command(
-        "run",
         "sharpness",
-        "Measure the sharpness of a trained run, into the file sharpness.csv of its directory.",
+        "sharpness",
+        "Measure the sharpness of trained runs, into the files of their directories.",
     ),
     "evaluate": Command(
         "evaluate",

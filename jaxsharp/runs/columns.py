@@ -46,3 +46,8 @@ EPOCH = re.compile(r"epoch_[0-9]{4,9}")
 def epoch_name(epochs: int) -> str:
     """Name of the checkpoint after so many epochs."""
     return f"epoch_{epochs:04d}"
+
+
+def epoch_of(name: str | None) -> int:
+    """The epochs that such a name says, 0 of no name."""
+    return 0 if name is None else int(name.removeprefix("epoch_"))

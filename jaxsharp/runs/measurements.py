@@ -39,7 +39,7 @@ def read_checkpoint_sharpness(path: Path, warn: Warn = print_warning) -> pd.Data
     return read_measurements(path / "checkpoint_sharpness.csv", warn)
 
 
-def read_measurements(file: Path, warn: Warn) -> pd.DataFrame:
+def read_measurements(file: Path, warn: Warn = print_warning) -> pd.DataFrame:
     """What one of `MEASUREMENTS` holds, see ``read_sharpness``."""
     columns, rows, damaged = MEASUREMENTS[file.name], [], []
     if file.is_file():

@@ -12,6 +12,7 @@ interrupts    signals that wait for the end of an epoch
 status        how far a study is
 merge         parts put together
 tensorboard   scalars of running studies
+checkpoints   runs and studies measured at their checkpoints
 report        what a page shows of folders
 writing       what a study writes: states of runs, tables, figures
 """

@@ -1,9 +1,9 @@
 """Sharpness of trained runs: every measure of all members of a group in one program."""
 
 import functools
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,8 @@ from jaxsharp.core.programs import of_many_runs
 from jaxsharp.measures.contract import UNDEFINED, Measure, Options, Record, Trained
 from jaxsharp.measures.registry import place_of
 from jaxsharp.networks.network import Network
-from jaxsharp.runs import claims, columns, directory, measurements, reading
+from jaxsharp.runs import checkpoint, claims, directory, measurements, reading
+from jaxsharp.runs.columns import epoch_of
 from jaxsharp.runs.config import RunConfig
 from jaxsharp.runs.fingerprint import Fingerprint
 from jaxsharp.studies.origins import fingerprint
@@ -42,6 +43,31 @@ from jaxsharp.training.members import (
 VECTORS = 96
 
 
+class Place(NamedTuple):
+    """Where measures are taken: the end of a run, or the checkpoint ``saved`` of it before."""
+
+    config: RunConfig
+    path: Path
+    saved: Path | None = None
+
+    @property
+    def checkpoint(self) -> str | None:
+        """Name of the checkpoint, None at the end."""
+        return None if self.saved is None else self.saved.name
+
+    @property
+    def file(self) -> Path:
+        """Where its measurements are written."""
+        name = "sharpness.csv" if self.saved is None else "checkpoint_sharpness.csv"
+        return self.path / name
+
+    def mine(self, table: pd.DataFrame) -> np.ndarray:
+        """Which rows of that file are of this place."""
+        if self.saved is None:
+            return np.ones(len(table), bool)
+        return (table["checkpoint"] == self.checkpoint).to_numpy()
+
+
 @of_many_runs()
 def measure(
     configs: list[RunConfig],
@@ -50,41 +76,59 @@ def measure(
     measures: Iterable[str],
     options: Options,
     *,
+    saved: Sequence[Path | None] | None = None,
     layout: Layout = ANYHOW,
     made_from: Fingerprint | None = None,
     report: Callable[[str, int], Any] = lambda name, done: None,
+    lost: Callable[[Place, ValueError], Any] | None = None,
 ) -> None:
     """Measure the ends of a group's runs on their training sets; what is on disk is not repeated.
 
+    ``saved`` has a checkpoint for each, where it is not the end (None) that is measured; a run may
+    be there several times. All of them go through one program a measure.
+
     The settings' `measure_size`, if given, is the number of examples, the first of the set.
     A diverged run gets NaN for value and error, and is not finished. Each measure of each run has
-    its own random key. ``report`` gets the name of each measure, and how many runs have it, before
-    it is taken of more. Raises RunError for a run that was not trained, or from something else
-    than the group's `fingerprint` ``made_from``, of which nothing is then measured.
+    its own random key, one at all of its checkpoints. ``report`` gets the name of each measure, and
+    how many runs have it, before it is taken of more. Raises RunError for a run that was not
+    trained, or from something else than the group's `fingerprint` ``made_from``, of which nothing
+    is then measured, and DamagedError for a checkpoint that is; ``lost``, if given, gets the error
+    of one that cannot be read, and the others are measured.
     """
     made_from = made_from or fingerprint(configs[0], bench)
-    for path in paths:
+    for path in dict.fromkeys(paths):
         directory.check_origin(path, made_from)
-    runs_of, memory = list(zip(configs, paths, strict=True)), layout.memory or budget()
-    states: dict[Path, TrainState] = {}
+    places = list(map(Place, configs, paths, saved or [None] * len(paths)))
+    memory = layout.memory or budget()
+    states: dict[Place, TrainState] = {}
     shared: dict[Hashable, PyTree] = {}
     for name in measures:
         taken = bench.measures[known("measure", name, bench.measures)]
         settings = taken.settings(options)
-        missing = [run for run in runs_of if not is_measured(run[1], name, settings)]
+        missing = [place for place in places if not is_measured(place, name, settings)]
         if not missing:
             continue
-        states |= {p: final_state(c, p, bench, made_from) for c, p in missing if p not in states}
-        each = measuring_bytes(states[missing[0][1]].params)
-        chosen = auto_width(len(runs_of), each, memory=memory)
+        for at in [each for each in missing if each not in states]:
+            try:
+                states[at] = state_at(at, bench, made_from)
+            except (claims.RunError, checkpoint.DamagedError) as error:
+                if lost is None:
+                    raise
+                lost(at, error)
+                places.remove(at)
+                missing.remove(at)
+        if not missing:
+            continue
+        each = measuring_bytes(states[missing[0]].params)
+        chosen = auto_width(len(places), each, memory=memory)
         width = chosen if layout.width is None else measuring_width(layout.width)
         for start in range(0, len(missing), width):
-            report(name, len(runs_of) - len(missing) + start)
+            report(name, len(places) - len(missing) + start)
             part = missing[start : start + width]
-            trained = [(config, states[path]) for config, path in part]
+            trained = [(place, states[place]) for place in part]
             found = results(name, taken, trained, bench, options, width, memory, shared)
-            for (_, path), measured in zip(part, found, strict=True):
-                record(path, name, taken, settings, measured)
+            for at, measured in zip(part, found, strict=True):
+                record(at, name, taken, settings, measured)
     barrier()
 
 
@@ -113,7 +157,7 @@ def measuring_program(
 def results(
     name: str,
     measure: Measure,
-    members: list[tuple[RunConfig, TrainState]],
+    members: list[tuple[Place, TrainState]],
     bench: Workbench,
     options: Options,
     width: int,
@@ -126,11 +170,11 @@ def results(
     What measures of one stream computed is put into ``shared``, and taken from there.
     """
     mesh = member_mesh(width)
-    size = members[0][0].settings.measure_size
+    size = members[0][0].config.settings.measure_size
     images = bench.dataset.train.images[:size]
     rows = []
     for i in range(width):
-        config, state = members[min(i, len(members) - 1)]
+        (config, *_), state = members[min(i, len(members) - 1)]
         active = np.array(i < len(members) and not state.diverged)
         labels = labels_of(config, bench)[:size]
         key = measuring_key(config, measure.stream or name)
@@ -138,7 +182,7 @@ def results(
     *arguments, keys = (place(stack(column), mesh) for column in zip(*rows, strict=True))
     program = measuring_program(measure, bench.network, options, mesh, memory)
     keys = jax.jit(jax.random.wrap_key_data)(keys)
-    identity = measure.stream, measure.arrays, tuple(config.name for config, _ in members)
+    identity = measure.stream, measure.arrays, tuple(place for place, _ in members)
     try:
         found = (shared or {}).get(identity)
         if found is None:
@@ -146,10 +190,10 @@ def results(
         if shared is not None and measure.stream:
             shared[identity] = found
     except ValueError as reason:  # the measure is not defined for such a network
-        claims.warn_once(f"no {name} of {members[0][0].model}: {reason}")
+        claims.warn_once(f"no {name} of {members[0][0].config.model}: {reason}")
         return [UNDEFINED] * len(members)
     records = []
-    for i, (config, state) in enumerate(members):
+    for i, (whose, state) in enumerate(members):
         measured = UNDEFINED
         if not state.diverged:
             arrays = jax.tree.map(lambda leaf, i=i: leaf[i], found)
@@ -157,7 +201,7 @@ def results(
             try:
                 measured = measure.record(bench.network, at, batch, options, arrays)
             except ValueError as reason:
-                claims.print_warning(f"{config.name} has no {name}: {reason}")
+                claims.print_warning(f"{whose.config.name} has no {name}: {reason}")
         records.append(measured)
     return records
 
@@ -193,29 +237,30 @@ def measuring_bytes(params: PyTree) -> int:
     return VECTORS * sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(params))
 
 
-def final_state(
-    config: RunConfig, path: Path, bench: Workbench, made_from: Fingerprint
-) -> TrainState:
-    """State at the end of a run; RunError if it has none, or none that is intact."""
+def state_at(at: Place, bench: Workbench, made_from: Fingerprint) -> TrainState:
+    """State at the end of a run, RunError if it has none that is intact, or at a checkpoint."""
+    config = at.config
     like = jax.eval_shape(lambda: beginning(make_recipe(config, bench), config, bench))
-    return reading.load_end(path, like, made_from, config.settings.epochs)
+    if at.saved is not None:
+        return directory.state_of(at.saved, like, made_from)[0]
+    return reading.load_end(at.path, like, made_from, config.settings.epochs)
 
 
-def is_measured(path: Path, name: str, settings: str) -> bool:
-    """Whether a run's directory has a measure that was taken with these settings."""
-    table = measurements.read_sharpness(path)
-    return bool(((table["measure"] == name) & (table["settings"] == settings)).any())
+def is_measured(at: Place, name: str, settings: str) -> bool:
+    """Whether a run's directory has a measure that was taken there with these settings."""
+    table = measurements.read_measurements(at.file)
+    same = (table["measure"] == name) & (table["settings"] == settings) & at.mine(table)
+    return bool(same.any())
 
 
-def record(path: Path, name: str, measure: Measure, settings: str, measured: Record) -> None:
+def record(at: Place, name: str, measure: Measure, settings: str, measured: Record) -> None:
     """Write a measurement into a run's directory; of several processes one does."""
-    if not is_mine(path.name):
+    if not is_mine(at.path.name):
         return
-    table = measurements.read_sharpness(path)
-    same = (table["measure"] == name) & (table["settings"] == settings)
-    table = table[~same].reset_index(drop=True)
+    table = measurements.read_measurements(at.file)
+    same = (table["measure"] == name) & (table["settings"] == settings) & at.mine(table)
     kinds = {"error_kind": measure.error, "cost_unit": measure.cost}
     row = {"measure": name, "settings": settings, **measured._asdict(), **kinds}
-    table = pd.DataFrame([*table.to_dict("records"), row], columns=list(columns.SHARPNESS))
-    table = table.sort_values("measure", key=lambda names: names.map(place_of), kind="stable")
-    measurements.write_sharpness(path, table)
+    rows = [*table[~same].to_dict("records"), {"checkpoint": at.checkpoint, **row}]
+    rows.sort(key=lambda row: (epoch_of(row.get("checkpoint")), place_of(row["measure"])))
+    measurements.write_measurements(at.file, pd.DataFrame(rows))

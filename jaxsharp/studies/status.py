@@ -10,11 +10,12 @@ from pathlib import Path
 
 from jaxsharp.core.choices import checked, construct, counted
 from jaxsharp.runs import claims, directory, files, measurements, reading
+from jaxsharp.runs.columns import MEASUREMENTS
 from jaxsharp.studies.grid import StudyConfig
 from jaxsharp.studies.study import Progress, is_writer, standing
 
 SECONDS = 1.0  # between two writings of the file
-WRITTEN = ("config.json", "status.json", "times.csv", "history.csv", "sharpness.csv")
+WRITTEN = ("config.json", "status.json", "times.csv", "history.csv", *MEASUREMENTS)
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,7 @@ def damages(path: Path) -> list[str]:
             found.append(f"{saved}: {reason}")
     for read in (
         lambda: measurements.read_sharpness(path, found.append),
+        lambda: measurements.read_checkpoint_sharpness(path, found.append),
         lambda: claims.read_run_config(path),
     ):
         try:

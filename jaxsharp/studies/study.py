@@ -3,6 +3,7 @@
 OUT/config.json   the study's configuration
 OUT/runs.csv      one row a run, with the record of each measure
 OUT/history.csv   one row a run and epoch
+OUT/checkpoints.csv   one row a run and checkpoint, where runs were measured before their ends
 OUT/summary.csv   mean (of measures: geometric mean) and 95 % interval over seeds of each
                   combination of hyper-parameters
 OUT/correlations.csv   Kendall's tau of each measure with the gap, raw and within groups, with

@@ -243,7 +243,7 @@ def test_refusals_are_one_line_and_leave_nothing(arguments, closest, others, cap
 
 
 def test_sharpness_of_something_else_is_refused(tmp_path, capsys):
-    assert "no config.json" in refusal(capsys, "sharpness", str(tmp_path))
+    assert "holds no run and no study" in refusal(capsys, "sharpness", str(tmp_path))
 
 
 def test_an_interruption_says_how_to_go_on(monkeypatch, tmp_path, capsys):

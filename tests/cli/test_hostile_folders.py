@@ -8,7 +8,7 @@ import stat
 import pytest
 
 from jaxsharp import cli
-from jaxsharp.cli import commands, run, study
+from jaxsharp.cli import commands, run, sharpness, study
 from jaxsharp.runs import Settings
 from jaxsharp.studies import measuring, sweep
 from jaxsharp.studies.workbench import load_workbench
@@ -43,7 +43,7 @@ def do_status(place):
 
 
 def do_sharpness(place):
-    run.sharpness(run_of(place / "part1"), measures=MEASURE, quiet=True)
+    sharpness.sharpness((run_of(place / "part1"),), measures=MEASURE, quiet=True)
 
 
 def do_plot(place):

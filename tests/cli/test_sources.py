@@ -138,7 +138,7 @@ def test_what_no_study_can_be_made_of_is_refused_in_one_line(mine, capsys, messa
 
 
 def test_parameters_need_a_network_and_data(mine, capsys):
-    assert "give a run directory, or --params" in refusal(capsys, "sharpness")
+    assert "give a run directory, a study, or --params" in refusal(capsys, "sharpness")
     assert "params needs --model and --dataset" in refusal(capsys, "sharpness", "--params", "w.npz")
 
 

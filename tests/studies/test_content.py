@@ -262,9 +262,9 @@ def test_the_tables_of_a_study_have_its_own_measures_alone(study, tmp_path):
     path = out / "runs" / CONFIG.members()[0].name
     for name in ("random_perturbation", "top_eigenvalue"):
         settings = MEASURES[name].settings(replace(CONFIG.options, eigenvalue_tol=0.5))
-        measuring.record(
-            path, name, MEASURES[name], settings, Record(1.5, 0.5, True, 12, 16, 0, True)
-        )
+        at = measuring.Place(CONFIG.members()[0], path)
+        found = Record(1.5, 0.5, True, 12, 16, 0, True)
+        measuring.record(at, name, MEASURES[name], settings, found)
         assert tables.row(path)[name] == 1.5
     assert "2 measured" in status.describe(out)
     studies.conduct(CONFIG, out, bench_of())

@@ -244,8 +244,9 @@ def test_measures_see_the_first_examples_alone(tmp_path, bench):
     few = bench.dataset._replace(train=train_split._replace(labels=train_split.labels[:10]))
     few = few._replace(train=few.train._replace(images=train_split.images[:10]))
     small = bench._replace(dataset=few)
-    state = measuring.final_state(config, path, bench, fingerprint(config, bench))
-    trained = [(replace(config, settings=SETTINGS), state)]
+    end = measuring.Place(config, path)
+    state = measuring.state_at(end, bench, fingerprint(config, bench))
+    trained = [(end._replace(config=replace(config, settings=SETTINGS)), state)]
     width = measuring.auto_width(1, 1)
     want = [
         measuring.results(m, bench.measures[m], trained, small, OPTIONS, width, budget())[0][0]

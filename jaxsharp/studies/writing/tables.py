@@ -1,8 +1,9 @@
 """The tables and figures of a study, written from the directories of its runs."""
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import pandas as pd
@@ -10,7 +11,8 @@ import pandas as pd
 from jaxsharp.analysis import statistics
 from jaxsharp.analysis.results import StudyResult, study_result
 from jaxsharp.optimizers.registry import OPTIMIZERS
-from jaxsharp.runs import claims, directory, files, tables
+from jaxsharp.runs import claims, directory, files, measurements, tables
+from jaxsharp.runs.columns import epoch_of
 from jaxsharp.runs.config import RunConfig
 from jaxsharp.studies.grid import StudyConfig
 
@@ -58,13 +60,78 @@ def write_tables(
         if member not in done:
             continue
         path = out / "runs" / member.name
-        rows.append(tables.row(path, config.measured, optimizers))
-        if "average" in config.vary or config.settings.average != "none":
-            rows[-1]["average"] = member.settings.average
+        rows.append(row(path, config, member, config.measured, optimizers))
         labels = {name: rows[-1][name] for name in (*config.axes(), "seed")}
         histories.append(pd.DataFrame({**labels, **directory.read_history(path)}))
     files.write_table(out / "runs.csv", pd.DataFrame(rows))
     files.write_table(out / "history.csv", pd.concat(histories, ignore_index=True))
+    write_checkpoints(out, config, optimizers)
+
+
+def row(
+    path: Path,
+    config: StudyConfig,
+    member: RunConfig,
+    measured: Mapping[str, str],
+    optimizers: Mapping[str, Callable] = OPTIMIZERS,
+    epoch: int | None = None,
+) -> dict[str, Any]:
+    """A run of a study in its tables, at its end or after an epoch before."""
+    found = tables.row(path, measured, optimizers, epoch=epoch)
+    if "average" in config.vary or config.settings.average != "none":
+        found["average"] = member.settings.average
+    return found
+
+
+def write_checkpoints(
+    out: Path,
+    config: StudyConfig,
+    optimizers: Mapping[str, Callable] = OPTIMIZERS,
+    warn: claims.Warn = claims.print_warning,
+) -> bool:
+    """Write checkpoints.csv, if any run was measured before its end; whether it is there then.
+
+    It has a row for each checkpoint at which a run was measured, and one for the end of each run
+    that has come there. Of the study's measures they are those with its settings, of others the
+    latest. A run that cannot be read is left out, and ``warn`` gets a line that names it.
+    """
+    rows, any_earlier = [], False
+    for member in config.shard_members():
+        path = out / "runs" / member.name
+        if directory.latest_checkpoint(path) is None:
+            continue
+        try:
+            earlier, final = (
+                measurements.read_checkpoint_sharpness(path),
+                measurements.read_sharpness(path),
+            )
+            both = pd.concat([earlier, final])
+            measured = dict(zip(both["measure"], both["settings"], strict=True)) | config.measured
+            found = [
+                {"checkpoint": name, **row(path, config, member, measured, optimizers, epoch)}
+                for name, epoch in measured_at(path, member, earlier)
+            ]
+        except claims.RunError as error:
+            warn(f"{error}; {path.name} is left out of checkpoints.csv")
+            continue
+        any_earlier |= len(earlier) > 0
+        rows += found
+    file = out / "checkpoints.csv"
+    if any_earlier:
+        files.write_table(file, pd.DataFrame(rows))
+    else:
+        file.unlink(missing_ok=True)
+    return any_earlier
+
+
+def measured_at(
+    path: Path, member: RunConfig, earlier: pd.DataFrame
+) -> Iterator[tuple[str, int | None]]:
+    """Names of the checkpoints at which a run was measured, with their epochs; the end has None."""
+    for name in earlier["checkpoint"].unique():
+        yield name, epoch_of(name)
+    if directory.is_trained(path, member.settings.epochs):
+        yield directory.newest_history(path)[0].name, None
 
 
 def summarize(config: StudyConfig, out: Path, formats: Sequence[str] = ("png",)) -> StudyResult:
