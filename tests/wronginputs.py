@@ -30,6 +30,7 @@ SETTINGS = {
     "--mixup": AT_LEAST_0,
     "--average": (*NAMES, "EMA"),
     "--average-decay": (*AT_LEAST_0, "1"),
+    "--save-losses": ("", "x", "0", "-1", "nan", "inf", "1,1.0", "1,", "1 0.3"),
     "--average-after": tuple(value for value in COUNT if value != "0"),
 }
 MEASURING = {

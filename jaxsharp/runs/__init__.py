@@ -5,6 +5,7 @@ directory     what a run's directory has: checkpoints, history, sharpness
 measurements  what was measured of a run, at its end and before
 columns       names of columns and checkpoints
 reading       what is trained, for those who change nothing
+losses        training losses at which a run is saved
 tables        what tables have of a run
 checkpoint    arrays on disk with checksums, whole or not at all
 claims        whose a directory is: configurations, checksums, damage

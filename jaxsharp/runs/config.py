@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from jaxsharp.core.choices import LARGEST, known, plain, shown
 from jaxsharp.data.augment import steps_of
 from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE, own_arguments
+from jaxsharp.runs import losses
 from jaxsharp.training.averages import AVERAGES
 from jaxsharp.training.precision import COMPUTE
 from jaxsharp.training.regimes import LAST_BATCHES, SCHEDULES
@@ -72,6 +73,12 @@ class Settings:
     """Epochs before the average begins; no run converges in them."""
     measure_size: int | None = None
     """Measure sharpness on the first N training examples instead of all."""
+    save_losses: str | None = None
+    """Save at the first epoch whose training loss is below each, as in 1,0.3,0.1, and measure."""
+
+    def __post_init__(self) -> None:
+        """Put losses in order."""
+        object.__setattr__(self, "save_losses", losses.ordered(self.save_losses))
 
     @property
     def judged(self) -> bool:
@@ -117,6 +124,7 @@ class Settings:
         known("last_batch", self.last_batch, LAST_BATCHES)
         known("average", self.average, AVERAGES)
         steps_of(self.augment)
+        losses.thresholds(self.save_losses)
         if self.loss is not None:
             plain("loss", self.loss)
         if self.change_below is not None and self.patience > self.epochs:

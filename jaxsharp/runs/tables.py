@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxsharp.optimizers.registry import OPTIMIZERS
+from jaxsharp.runs import losses
 from jaxsharp.runs.claims import read_run_config
 from jaxsharp.runs.columns import ENDS, HISTORY, SHARPNESS, VARIED, epoch_name
 from jaxsharp.runs.config import Settings
@@ -63,3 +64,17 @@ def row(
         table[record.measure] = record.value
         table |= {f"{record.measure}_{name}": measured[name] for name in list(SHARPNESS)[3:]}
     return table
+
+
+def at_checkpoint(path: Path, found: dict[str, Any], epoch: int | None) -> dict[str, Any]:
+    """A `row` at the end or after an epoch before, with the name of the checkpoint.
+
+    And, for each loss at which the run was to be saved, whether this is the first epoch below it.
+    """
+    end, history = newest_history(path)
+    limits = losses.thresholds(read_run_config(path).settings.save_losses)
+    first = losses.first_below(history["train_loss"].to_numpy(), limits)
+    here = epoch or len(history)
+    name = end.name if here == len(history) else epoch_name(here)
+    flags = {losses.column(limit): first.get(limit) == here for limit in limits}
+    return {"checkpoint": name, **flags, **found}

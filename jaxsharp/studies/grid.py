@@ -26,6 +26,7 @@ from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE
 from jaxsharp.runs import claims
 from jaxsharp.runs.columns import COLUMNS
 from jaxsharp.runs.config import SAM, SHORT_NAMES, RunConfig, Settings
+from jaxsharp.runs.losses import thresholds
 
 MOST_RUNS = 100_000
 Value = int | float | str  # of a setting that is varied
@@ -145,8 +146,13 @@ class StudyConfig:
 
     @property
     def steps_per_run(self) -> int:
-        """Epochs at most, and measures."""
-        return self.settings.epochs + len(self.measures)
+        """Epochs and measures at most."""
+        return self.settings.epochs + self.measures_per_run
+
+    @property
+    def measures_per_run(self) -> int:
+        """Measures at the end, and at the losses at which runs are saved."""
+        return len(self.measures) * (1 + len(thresholds(self.settings.save_losses)))
 
     @property
     def measured(self) -> dict[str, str]:

@@ -17,6 +17,7 @@ from jaxsharp.networks.losses import Loss, name_of
 from jaxsharp.networks.models import MODELS
 from jaxsharp.networks.network import Network
 from jaxsharp.optimizers.registry import OPTIMIZERS
+from jaxsharp.runs import losses
 from jaxsharp.runs.config import Settings
 from jaxsharp.studies import interrupts, study, sweep
 from jaxsharp.studies.grid import StudyConfig
@@ -67,6 +68,7 @@ def run(
     for key in settings:
         known("setting", key, (*SETTINGS, *OPTIONS))
     settings = {key: own_number(value) for key, value in settings.items()}
+    settings["save_losses"] = losses.as_text(settings.get("save_losses"))
     own_optimizers = named("optimizer", optimizers, OPTIMIZERS)
     own_measures = named("measure", measures, MEASURES)
     plain("name", name)

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from jaxsharp.core.choices import checked, construct, counted
 from jaxsharp.runs import claims, directory, files, measurements, reading
-from jaxsharp.runs.columns import MEASUREMENTS
+from jaxsharp.runs.columns import EARLIER, MEASUREMENTS
+from jaxsharp.runs.losses import thresholds
+from jaxsharp.studies.checkpoints.choice import saved_at_losses
 from jaxsharp.studies.grid import StudyConfig
 from jaxsharp.studies.study import Progress, is_writer, standing
 
@@ -106,7 +108,7 @@ def derive(out: Path) -> Status:
     return Status(
         *((out / "config.json").stat().st_mtime, latest_news(out, *paths), len(members)),
         *(found.stopped, found.converged, found.diverged, missing.count(0)),
-        found.epochs + sum(len(config.measures) - m for m in missing),
+        found.epochs + sum(config.measures_per_run - m for m in missing),
         len(members) * config.steps_per_run,
         *(0.0, None, ""),
     )
@@ -137,10 +139,22 @@ def read_study(out: Path) -> StudyConfig:
 
 
 def unmeasured(path: Path, config: StudyConfig) -> list[str]:
-    """Measures of a study that a run's directory does not have yet."""
+    """Measures of a study that a run's directory does not have yet, at losses too."""
     table = measurements.read_sharpness(path, lambda text: None)
     done = set(zip(table["measure"], table["settings"], strict=True))
-    return [name for name, settings in config.measured.items() if (name, settings) not in done]
+    missing = [name for name, settings in config.measured.items() if (name, settings) not in done]
+    if config.settings.save_losses is None:
+        return missing
+    if not directory.is_trained(path, config.settings.epochs):
+        return [*missing, *config.measures * len(thresholds(config.settings.save_losses))]
+    table = measurements.read_checkpoint_sharpness(path, lambda text: None)
+    done = set(zip(*(table[name] for name in list(EARLIER)[:3]), strict=True))
+    return missing + [
+        f"{name} at {saved.name}"
+        for saved in saved_at_losses(path, config.settings)
+        for name, settings in config.measured.items()
+        if (saved.name, name, settings) not in done
+    ]
 
 
 def still_unmeasured(path: Path, config: StudyConfig) -> list[str]:
@@ -148,7 +162,7 @@ def still_unmeasured(path: Path, config: StudyConfig) -> list[str]:
     try:
         return unmeasured(path, config)
     except claims.RunError:
-        return list(config.measures)
+        return [*config.measures] * (config.measures_per_run // len(config.measures))
 
 
 def damages(path: Path) -> list[str]:

@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxsharp.analysis.results import StudyResult
-from jaxsharp.runs import claims, columns, directory, files
+from jaxsharp.runs import checkpoint, claims, columns, directory, files
 from jaxsharp.runs.config import RunConfig
 from jaxsharp.runs.fingerprint import Fingerprint
 from jaxsharp.studies import measuring, sweep
+from jaxsharp.studies.checkpoints.choice import saved_at_losses
 from jaxsharp.studies.grid import StudyConfig, held
 from jaxsharp.studies.origins import contents, fingerprint
 from jaxsharp.studies.workbench import Workbench
@@ -37,7 +38,7 @@ from jaxsharp.studies.writing.tables import (
     summarize,
     write_tables,
 )
-from jaxsharp.training.members import barrier
+from jaxsharp.training.members import barrier, is_mine
 
 
 class Progress(NamedTuple):
@@ -132,7 +133,7 @@ class Work:
                 Progress(
                     *(name, doing, self.runs, trained),
                     *(self.converged + latest.converged, self.diverged + latest.diverged),
-                    len(self.done) + measured // len(self.config.measures),
+                    len(self.done) + min(measured // len(self.config.measures), len(group)),
                     len(self.done) * self.config.steps_per_run + latest.epochs + measured,
                     self.runs * self.config.steps_per_run,
                     latest.trained / seconds if seconds > 0 else 0.0,
@@ -157,21 +158,29 @@ class Work:
         latest = standing(group, paths)._replace(trained=latest.trained)
         names = self.config.measures
 
-        def before_measure(name, done):
-            tell(f"measuring {name}", names.index(name) * len(group) + done)
+        def measure(at, before, where="", **more):
+            members, folders, saved = map(list, zip(*at, strict=True))
+            measuring.measure(
+                *(members, folders, self.bench, names, self.config.options),
+                saved=saved,
+                layout=self.layout,
+                made_from=made_from,
+                report=lambda name, done: tell(
+                    f"measuring {name}{where}", before + names.index(name) * len(at) + done
+                ),
+                **more,
+            )
 
-        measuring.measure(
-            *(group, paths, self.bench, names, self.config.options),
-            layout=self.layout,
-            made_from=made_from,
-            report=before_measure,
-        )
+        pairs = list(zip(group, paths, strict=True))
+        measure([(m, p, None) for m, p in pairs], 0)
+        if at := [(m, p, saved) for m, p in pairs for saved in saved_at_losses(p, m.settings)]:
+            measure(at, len(names) * len(group), " at losses", lost=set_aside)
         seconds = (trained_at - start, time.monotonic() - trained_at)
         if is_writer():
             note_times(self.out, group[0].label, latest.trained, *seconds)
             write_tables(self.out, self.config, {*self.done, *group}, self.bench.optimizers)
         barrier()
-        tell("finished", len(names) * len(group))
+        tell("finished", self.config.measures_per_run * len(group))
         self.done += group
         self.converged += latest.converged
         self.diverged += latest.diverged
@@ -194,6 +203,15 @@ def claimed(out: Path, config: StudyConfig, *, fresh: bool = False) -> Iterator[
     else:
         barrier()
         yield
+
+
+def set_aside(place: measuring.Place, error: ValueError) -> None:
+    """Rename a damaged checkpoint before the end of a run; what is no damage is raised."""
+    if not isinstance(error, checkpoint.DamagedError):
+        raise error
+    if is_mine(place.path.name):
+        aside = files.set_aside(place.saved)
+        claims.print_warning(f"{error}; it is now {aside.name}, and the run is not measured there")
 
 
 def standing(members: list[RunConfig], paths: list[Path]) -> sweep.GroupProgress:

@@ -101,8 +101,9 @@ def train(
 ) -> None:
     """Train the members of a group to their ends, from wherever their directories stand.
 
-    A member is saved every ``save_every`` epochs, at its end, and when the user interrupts, which
-    raises KeyboardInterrupt at the end of the epoch; checkpoints are written beside the training.
+    A member is saved every ``save_every`` epochs, at the losses of its settings, at its end, and
+    when the user interrupts, which raises KeyboardInterrupt at the end of the epoch; checkpoints
+    are written beside the training.
     ``made_from``, if known, is the group's `fingerprint`; what was made from another is refused.
     """
     made_from = made_from or fingerprint(configs[0], bench)
@@ -187,7 +188,7 @@ def advance(
     for i, member in enumerate(places):
         if member is not None:
             member.advance(rows[:, i], bool(converged[i]), bool(diverged[i]))
-            if not member.active or member.epoch % save_every == 0:
+            if member.due or member.epoch % save_every == 0:
                 due.append(member)
     return due
 

@@ -5,27 +5,32 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxsharp.core.choices import shown
-from jaxsharp.runs import directory
-from jaxsharp.runs.columns import ENDS, epoch_of
-from jaxsharp.runs.config import RunConfig
+from jaxsharp.runs import directory, losses
+from jaxsharp.runs.columns import ENDS, epoch_name, epoch_of
+from jaxsharp.runs.config import RunConfig, Settings
 from jaxsharp.studies.measuring import Place
 
-VALID = "all, final, or epochs and final separated by commas, as in 50,100,final"
+VALID = "all, final, losses, or epochs and those separated by commas, as in 50,100,final"
 
 
 class Choice(NamedTuple):
-    """Every saved epoch and the end if ``every``; else these epochs, and the end if ``final``."""
+    """Every saved epoch and the end if ``every``; else these epochs, and the end if ``final``.
+
+    With ``losses`` the epochs at which the run was saved for its training loss, too.
+    """
 
     epochs: tuple[int, ...] = ()
     final: bool = True
     every: bool = False
+    losses: bool = False
 
     @property
     def text(self) -> str:
         """The same in words."""
         if self.every:
             return "all"
-        return ",".join([*map(str, self.epochs), *["final"] * self.final])
+        named = ["losses"] * self.losses + ["final"] * self.final
+        return ",".join([*map(str, self.epochs), *named])
 
 
 FINAL = Choice()
@@ -36,11 +41,12 @@ def parse_epochs(text: str) -> Choice:
     parts = [part.strip() for part in text.split(",")]
     if parts == ["all"]:
         return Choice(every=True)
-    numbers = [part for part in parts if part != "final"]
+    numbers = [part for part in parts if part not in ("final", "losses")]
     valid = all(re.fullmatch(r"[1-9][0-9]{0,8}", part) for part in numbers)
     if not valid or len(set(parts)) < len(parts):
         raise ValueError(f"epochs is {shown(text)}; it must be {VALID}, each once")
-    return Choice(tuple(sorted(map(int, numbers))), "final" in parts)
+    epochs = tuple(sorted(map(int, numbers)))
+    return Choice(epochs, "final" in parts, losses="losses" in parts)
 
 
 def chosen(config: RunConfig, path: Path, choice: Choice) -> list[Place]:
@@ -56,11 +62,29 @@ def chosen(config: RunConfig, path: Path, choice: Choice) -> list[Place]:
         newest, history = directory.newest_history(path)
         last = len(history) if newest == saved[0] else None
         earlier = {epoch: each for epoch, each in earlier.items() if each != saved[0]}
+    wanted = {*choice.epochs, *(epochs_at_losses(path, config.settings) if choice.losses else ())}
     places = [
         Place(config, path, earlier[epoch])
         for epoch in sorted(earlier)
-        if choice.every or epoch in choice.epochs
+        if choice.every or epoch in wanted
     ]
-    if ended and (choice.every or choice.final or last in choice.epochs):
+    if ended and (choice.every or choice.final or last in wanted):
         places.append(Place(config, path))
     return places
+
+
+def epochs_at_losses(path: Path, settings: Settings) -> list[int]:
+    """The epochs after which a run was first below the losses of its settings, each once."""
+    limits = losses.thresholds(settings.save_losses)
+    if not limits:
+        return []
+    history = directory.read_history(path)["train_loss"].to_numpy()
+    return sorted(set(losses.first_below(history, limits).values()))
+
+
+def saved_at_losses(path: Path, settings: Settings) -> list[Path]:
+    """The checkpoints of these epochs before the end of a run that are there."""
+    ended = directory.is_trained(path, settings.epochs)
+    end = directory.latest_checkpoint(path) if ended else None
+    found = [path / "checkpoints" / epoch_name(e) for e in epochs_at_losses(path, settings)]
+    return [saved for saved in found if saved.is_dir() and saved != end]

@@ -16,7 +16,7 @@ from jaxsharp.runs.columns import epoch_of
 from jaxsharp.runs.config import SHORT_NAMES, RunConfig, Settings
 from jaxsharp.runs.fingerprint import Fingerprint
 from jaxsharp.studies import measuring, origins
-from jaxsharp.studies.checkpoints.choice import Choice, chosen
+from jaxsharp.studies.checkpoints.choice import FINAL, Choice, chosen
 from jaxsharp.studies.grid import StudyConfig, group_key
 from jaxsharp.studies.measuring import Place
 from jaxsharp.studies.status import read_study
@@ -92,7 +92,7 @@ def places_of(path: Path, choice: Choice) -> list[Place]:
     if not saved:
         raise claims.RunError(f"{path} has no checkpoint yet; train the run first")
     places = chosen(config, path, choice)
-    if not places and choice.epochs:
+    if not places and choice != FINAL:
         names = ", ".join(each.name for each in saved[::-1])
         raise claims.RunError(f"{path} has no checkpoint of --epochs {choice.text}; it has {names}")
     if not places:
@@ -205,15 +205,10 @@ def joined(tasks: Iterable[Task]) -> pd.DataFrame:
     for task in tasks:
         for place in task.places:
             epoch = None if place.saved is None else epoch_of(place.saved.name)
-            named = {"run": str(place.path), "checkpoint": checkpoint_name(place)}
             if task.study is None:
                 found = tables.row(place.path, task.measured, epoch=epoch)
             else:
                 found = row(place.path, task.study, place.config, task.measured, epoch=epoch)
-            rows.append(named | found)
+            found = tables.at_checkpoint(place.path, found, epoch)
+            rows.append({"run": str(place.path), **found})
     return pd.DataFrame(rows)
-
-
-def checkpoint_name(place: Place) -> str:
-    """Name of the checkpoint, at the end too."""
-    return (place.saved or directory.newest_history(place.path)[0]).name

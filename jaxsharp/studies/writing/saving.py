@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from jaxsharp.runs import columns, directory
+from jaxsharp.runs import columns, directory, losses
 from jaxsharp.runs.config import RunConfig
 from jaxsharp.runs.fingerprint import Fingerprint
 from jaxsharp.studies.recipes import beginning, hyper_arrays
@@ -41,6 +41,13 @@ class Member:
     def active(self) -> bool:
         """Whether there are epochs left to train."""
         return not (self.converged or self.diverged) and self.epoch < self.max_epochs
+
+    @property
+    def due(self) -> bool:
+        """Whether it is at its end, or below one of its settings' losses for the first time."""
+        limits = losses.thresholds(self.config.settings.save_losses)
+        first = losses.first_below(np.array([row[1] for row in self.history]), limits)
+        return not self.active or self.epoch in first.values()
 
     def advance(self, row: np.ndarray, converged: bool, diverged: bool) -> None:
         """Note the metrics of an epoch and how it ended."""

@@ -1,7 +1,7 @@
 """The tables and figures of a study, written from the directories of its runs."""
 
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +91,10 @@ def write_checkpoints(
 ) -> bool:
     """Write checkpoints.csv, if any run was measured before its end; whether it is there then.
 
-    It has a row for each checkpoint at which a run was measured, and one for the end of each run
-    that has come there. Of the study's measures they are those with its settings, of others the
-    latest. A run that cannot be read is left out, and ``warn`` gets a line that names it.
+    With losses at which runs are saved there always is one. It has a row for each checkpoint at
+    which a run was measured, and one for the end of each run that has come there. Of the study's
+    measures they are those with its settings, of others the latest. A run that cannot be read is
+    left out, and ``warn`` gets a line that names it.
     """
     rows, any_earlier = [], False
     for member in config.shard_members():
@@ -107,9 +108,13 @@ def write_checkpoints(
             )
             both = pd.concat([earlier, final])
             measured = dict(zip(both["measure"], both["settings"], strict=True)) | config.measured
+            epochs = [epoch_of(name) for name in earlier["checkpoint"].unique()]
+            epochs += [None] * directory.is_trained(path, member.settings.epochs)
             found = [
-                {"checkpoint": name, **row(path, config, member, measured, optimizers, epoch)}
-                for name, epoch in measured_at(path, member, earlier)
+                tables.at_checkpoint(
+                    path, row(path, config, member, measured, optimizers, epoch), epoch
+                )
+                for epoch in epochs
             ]
         except claims.RunError as error:
             warn(f"{error}; {path.name} is left out of checkpoints.csv")
@@ -117,21 +122,12 @@ def write_checkpoints(
         any_earlier |= len(earlier) > 0
         rows += found
     file = out / "checkpoints.csv"
-    if any_earlier:
+    wanted = bool(rows) and (any_earlier or config.settings.save_losses is not None)
+    if wanted:
         files.write_table(file, pd.DataFrame(rows))
     else:
         file.unlink(missing_ok=True)
-    return any_earlier
-
-
-def measured_at(
-    path: Path, member: RunConfig, earlier: pd.DataFrame
-) -> Iterator[tuple[str, int | None]]:
-    """Names of the checkpoints at which a run was measured, with their epochs; the end has None."""
-    for name in earlier["checkpoint"].unique():
-        yield name, epoch_of(name)
-    if directory.is_trained(path, member.settings.epochs):
-        yield directory.newest_history(path)[0].name, None
+    return wanted
 
 
 def summarize(config: StudyConfig, out: Path, formats: Sequence[str] = ("png",)) -> StudyResult:
