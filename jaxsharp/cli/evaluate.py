@@ -13,6 +13,13 @@ from rich.console import Console
 
 from jaxsharp.analysis import canvas, evaluation
 from jaxsharp.analysis.evaluation import texts
+from jaxsharp.analysis.evaluation.at_losses import (
+    AtLoss,
+    evaluate_at_losses,
+    headlines,
+    markdown_at_losses,
+    table_at_losses,
+)
 from jaxsharp.analysis.evaluation.samples import numbered
 from jaxsharp.analysis.results import StudyResult
 from jaxsharp.cli.output import make_console
@@ -22,8 +29,9 @@ from jaxsharp.core.choices import counted, known, known_list, shown
 from jaxsharp.runs import claims, files
 from jaxsharp.runs.columns import VARIED
 from jaxsharp.studies.grid import StudyConfig
-from jaxsharp.studies.writing.tables import EVALUATION, write_page
+from jaxsharp.studies.writing.tables import AT_LOSSES, EVALUATION, write_page
 
+CHECKPOINTS = "checkpoints.csv"
 GAPS = ("gap", "loss_gap")
 HYPER = ("dataset", "model", "optimizer", "sam", "average", *VARIED)
 SEED, CONVERGED, LOSS = "seed", "converged", "train_loss"
@@ -83,19 +91,23 @@ def evaluate(
     columns = list(map(str, runs.columns))
     named = lambda name, usual: name or (usual if usual in columns else None)  # noqa: E731
     listed = lambda names: known_list("column", names, columns)  # noqa: E731
-    found = evaluation.evaluate(
-        runs,
-        measures=measures_of(runs) if measures is None else listed(measures),
-        target=target or gap_of(runs),
-        hyper=hyper_of(runs) if hyper is None else listed(hyper),
-        seed=None if own_seeds else named(seed_column, SEED),
-        converged=named(converged_column, CONVERGED),
-        loss=named(loss_column, LOSS),
-        controls=listed(controls) if controls else (),
-        unconverged=unconverged,
-        noise=noise,
-        confidence=confidence,
-    )
+    asked = {
+        "measures": measures_of(runs) if measures is None else listed(measures),
+        "target": target or gap_of(runs),
+        "hyper": hyper_of(runs) if hyper is None else listed(hyper),
+        "seed": None if own_seeds else named(seed_column, SEED),
+        "loss": named(loss_column, LOSS),
+        "controls": listed(controls) if controls else (),
+        "noise": noise,
+        "confidence": confidence,
+    }
+    converged = named(converged_column, CONVERGED)
+    check_one_row_a_run(runs, None if unconverged else converged)
+    found = evaluation.evaluate(runs, **asked, converged=converged, unconverged=unconverged)
+    at_losses = []
+    if all((path / CHECKPOINTS).is_file() for path in table):
+        every = joined({path: read_table(path / CHECKPOINTS) for path in table})
+        at_losses = evaluate_at_losses(rows_where(every, where), **asked)
     if where:
         note = f"{len(runs)} of {counted(len(every), 'row')} count with {' and '.join(where)}."
         found = found._replace(notes=(note, *found.notes))
@@ -104,6 +116,7 @@ def evaluate(
         out.mkdir(parents=True, exist_ok=True)
         write(out, found)
     print_evaluation(console, found)
+    tell_at_losses(console, at_losses, out)
     if out is not None:
         console.print(f"{out}: evaluation.csv, evaluation.md, evaluation.png")
 
@@ -167,6 +180,15 @@ def as_cell(value: Any) -> str:
         return str(value)
 
 
+def check_one_row_a_run(runs: pd.DataFrame, converged: str | None) -> None:
+    """Raise ValueError where several checkpoints of a run enter, which are no runs of their own."""
+    entering = runs if converged is None else runs[~runs[converged].isin([False])]
+    keys = [name for name in (*HYPER, SEED) if name in runs]
+    if "checkpoint" in runs and keys and entering.duplicated(keys).any():
+        what = "several checkpoints of a run; give the folder of the study, or choose rows"
+        raise ValueError(f"the table has {what}, as with --where first_below_0.3=True")
+
+
 def measures_of(runs: pd.DataFrame) -> Sequence[str]:
     """The measures of a study that are known of any run: columns with an error beside them."""
     named = [name for name in runs if f"{name}_error" in runs]
@@ -216,22 +238,35 @@ def evaluate_study(console: Console, config: StudyConfig, result: StudyResult, o
         seed=SEED,
         converged=CONVERGED,
     )
-    write_texts(out, found)
+    write_texts(out, EVALUATION, found.table, evaluation.markdown(found))
     write_page(config, out, result)
     say(console, found.headline)
     console.print(f"{out}: {', '.join(EVALUATION)}")
+    if (out / CHECKPOINTS).is_file():
+        asked = {"measures": measures, "target": result.gap, "hyper": config.axes(), "seed": SEED}
+        tell_at_losses(console, evaluate_at_losses(read_table(out / CHECKPOINTS), **asked), out)
 
 
-def write_texts(out: Path, found: evaluation.Evaluation) -> None:
-    """Write the table and the page."""
-    texts_of = found.table.to_csv(index=False), evaluation.markdown(found)
-    for name, text in zip(EVALUATION, texts_of, strict=True):
+def tell_at_losses(console: Console, found: Sequence[AtLoss], out: Path | None) -> None:
+    """Print a sentence for each training loss, and write their tables into a folder, if any."""
+    if not found:
+        return
+    for title, text in headlines(found).items():
+        say(console, f"{title}: {text}")
+    if out is not None:
+        write_texts(out, AT_LOSSES, table_at_losses(found), markdown_at_losses(found))
+        console.print(f"{out}: {', '.join(AT_LOSSES)}")
+
+
+def write_texts(out: Path, names: Sequence[str], table: pd.DataFrame, page: str) -> None:
+    """Write a table and a page."""
+    for name, text in zip(names, (table.to_csv(index=False), page), strict=True):
         files.write_text(out / name, text)
 
 
 def write(out: Path, found: evaluation.Evaluation) -> None:
     """Write the table, the page and the figure."""
-    write_texts(out, found)
+    write_texts(out, EVALUATION, found.table, evaluation.markdown(found))
     canvas.save(evaluation.forest(found), out / "evaluation.png")
 
 

@@ -29,7 +29,8 @@ def row(
     test, of losses test - training. ``converged`` is None without a rule for it. ``measures`` are
     those of a study, with their settings; a run may have others, which its table leaves out.
     Without them, the latest record of each counts. A run that was not trained in float32 has a
-    column ``compute``. With an ``epoch`` before the last it is the row of the checkpoint there.
+    column ``compute``. With an ``epoch`` before the last it is the row of the checkpoint there,
+    at which it had not converged.
     """
     config = read_run_config(path)
     end, history = newest_history(path)

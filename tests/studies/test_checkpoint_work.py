@@ -224,7 +224,7 @@ def test_measurements_of_checkpoints_that_are_none_are_refused(out, bench):
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "1.5", "final,final", "2,02", "all,3", "x"])
 def test_epochs_that_are_none_are_refused(text):
-    with pytest.raises(ValueError, match=r"epochs is .*; it must be all, final, or epochs"):
+    with pytest.raises(ValueError, match=r"epochs is .*; it must be all, final, losses, or epochs"):
         parse_epochs(text)
 
 

@@ -11,8 +11,11 @@ verdicts      what the coefficients say together
 notes         headline, and what entered
 texts         numbers and tables as text
 forest        the figure
+at_losses     the same at equal training losses
 """
 
+from jaxsharp.analysis.evaluation.at_losses import AtLoss as AtLoss
+from jaxsharp.analysis.evaluation.at_losses import evaluate_at_losses as evaluate_at_losses
 from jaxsharp.analysis.evaluation.evaluating import Evaluation as Evaluation
 from jaxsharp.analysis.evaluation.evaluating import evaluate as evaluate
 from jaxsharp.analysis.evaluation.forest import forest as forest

@@ -17,6 +17,7 @@ from jaxsharp.runs.config import RunConfig
 from jaxsharp.studies.grid import StudyConfig
 
 EVALUATION = ("evaluation.csv", "evaluation.md")
+AT_LOSSES = ("evaluation_at_losses.csv", "evaluation_at_losses.md")
 TIMES = ["group", "member_epochs", "training_s", "measuring_s"]
 
 
@@ -147,7 +148,7 @@ def summarize(config: StudyConfig, out: Path, formats: Sequence[str] = ("png",))
         for name in varied:
             drawn = effects.against_setting(summary, name, config.measures, varied)
             canvas.save_as(drawn, out / f"vary_{name}", formats)
-        for name in EVALUATION:  # of an earlier end
+        for name in (*EVALUATION, *AT_LOSSES):  # of an earlier end
             (out / name).unlink(missing_ok=True)
         write_page(config, out, result)
     return result
