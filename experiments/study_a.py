@@ -13,11 +13,13 @@ All other options are those of `jaxsharp study`, and each of the six studies get
     python experiments/study_a.py --datasets fashion_mnist --models simple_batch \\
         --optimizers sgd,adam --train-size 5000 --epochs 40 --loss-below 0.1 --seeds 3
 
-Each data set gets a table DATASET.csv of all its runs, also where studies were interrupted, with
-the columns of `runs.csv` and the gap in points, 100 (training - test accuracy). What the measures
-predict, `jaxsharp evaluate` says: over all runs (raw), among runs of equal optimizer, variant and
-network (within), where one of these alone differs (Psi); of half of them with `--where sam=none`,
-of one optimizer with `--where optimizer=sgd`.
+Runs are measured at their ends and, before these, at epochs 50, 100, 150 and 200. Each data set
+gets a table DATASET.csv of all its runs, also where studies were interrupted, with the columns of
+`runs.csv` and `checkpoints.csv` and the gap in points, 100 (training - test accuracy). What the
+measures predict, `jaxsharp evaluate` says: over all runs (raw), among runs of equal optimizer,
+variant and network (within), where one of these alone differs (Psi); of half of them with
+`--where sam=none`, of one optimizer with `--where optimizer=sgd`, of runs that went on with
+`--where epoch=50 --unconverged`.
 
 DIR holds the official CIFAR-10 files; without its test file, `--holdout 10000` evaluates on the
 last training examples instead. FashionMNIST may come from the operating system's package.
@@ -35,7 +37,8 @@ from jaxsharp.runs.files import write_table
 
 Data = Literal["fashion_mnist", "cifar10"]
 Model = Literal["simple_batch", "middle_batch", "complex_batch"]
-SMOKE = "--train-size 150 --epochs 1 --optimizers sgd,adashift".split()
+SMOKE = "--train-size 150 --epochs 51 --optimizers sgd,adashift".split()
+CHECKPOINTS = "50,100,150,200,final"
 FIRST = ["optimizer", "sam", "model", "seed", "epoch", "train_loss", "train_accuracy"]
 FIRST += ["test_loss", "test_accuracy", "gap_points"]
 
@@ -50,10 +53,12 @@ class StudyA:
     """Networks."""
     out: Path = Path("runs/study_a")
     """Folder of the studies and tables."""
+    data_dir: Path | None = None
+    """Directory with the official files of the data sets."""
     holdout: int = 0
     """Evaluate CIFAR-10 on its last N training examples."""
     smoke: bool = False
-    """A few digits, one small network, one epoch."""
+    """A few digits, one small network, 51 epochs."""
 
 
 def study_a(part: StudyA, options: list[str]) -> None:
@@ -63,10 +68,13 @@ def study_a(part: StudyA, options: list[str]) -> None:
         pairs, options = [("digits", "small_mlp")], [*SMOKE, *options]
     try:
         for dataset, model in pairs:
+            folder = str(part.out / f"{dataset}-{model}")
             arguments = ["--dataset", dataset, "--model", model, "--seeds", "1", *options]
             if dataset == "cifar10":
                 arguments += ["--holdout", str(part.holdout)]
-            main(["study", *arguments, "--out", str(part.out / f"{dataset}-{model}")])
+            files = [] if part.data_dir is None else ["--data-dir", str(part.data_dir)]
+            main(["study", *arguments, *files, "--out", folder])
+            main(["sharpness", folder, "--epochs", CHECKPOINTS, *files, "--quiet"])
     finally:
         for dataset in dict.fromkeys(dataset for dataset, _ in pairs):
             folders = [part.out / f"{dataset}-{model}" for name, model in pairs if name == dataset]

@@ -54,8 +54,11 @@ def run(out, monkeypatch, *options):
 
 def test_the_runs_of_all_networks_are_one_table(out, monkeypatch):
     called = run(out, monkeypatch, "--epochs", "200")
-    assert [arguments[4] for arguments in called] == ["simple_batch", "middle_batch"]
-    assert called[0][-2:] == ["--out", str(out / "fashion_mnist-simple_batch")]
+    folder = str(out / "fashion_mnist-simple_batch")
+    assert [arguments[0] for arguments in called] == ["study", "sharpness", "study"]
+    assert [arguments[4] for arguments in called[::2]] == ["simple_batch", "middle_batch"]
+    assert called[0][-2:] == ["--out", folder]
+    assert called[1][1:4] == [folder, "--epochs", "50,100,150,200,final"]
     assert ["--epochs", "200"] == called[0][7:9]
     table = pd.read_csv(out / "fashion_mnist.csv")
     runs = pd.read_csv(out / "fashion_mnist-simple_batch" / "runs.csv")
