@@ -77,7 +77,7 @@ def large_batches(
     model = f"{__file__}:{'small_f1' if smoke else 'f1'}"
     light = ["--ascent-steps", "2", "--subspaces", "2"] if smoke else []
     place = [] if data_dir is None else ["--data-dir", str(data_dir)]
-    grid = SMOKE if smoke else f"{STUDY} {SIZES}"
+    grid = SMOKE if smoke else STUDY
     arguments = [*grid.split(), "--model", model, "--seeds", str(seeds)]
     arguments += ["--optimizers", "adam", "--sam", "none", "--out", str(out), *place]
     main(["study", *arguments, "--measures", MEASURES, *light])

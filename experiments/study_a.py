@@ -56,7 +56,7 @@ class StudyA:
     data_dir: Path | None = None
     """Directory with the official files of the data sets."""
     holdout: int = 0
-    """Evaluate CIFAR-10 on its last N training examples."""
+    """Evaluate on the last N training examples in the place of the test set."""
     smoke: bool = False
     """A few digits, one small network, 51 epochs."""
 
@@ -70,8 +70,7 @@ def study_a(part: StudyA, options: list[str]) -> None:
         for dataset, model in pairs:
             folder = str(part.out / f"{dataset}-{model}")
             arguments = ["--dataset", dataset, "--model", model, "--seeds", "1", *options]
-            if dataset == "cifar10":
-                arguments += ["--holdout", str(part.holdout)]
+            arguments += ["--holdout", str(part.holdout)]
             files = [] if part.data_dir is None else ["--data-dir", str(part.data_dir)]
             main(["study", *arguments, *files, "--out", folder])
             main(["sharpness", folder, "--epochs", CHECKPOINTS, *files, "--quiet"])
