@@ -153,7 +153,7 @@ def test_a_hostile_folder_is_refused_or_kept_to(
     def compile_nothing(*_, **__):
         raise AssertionError("a refusal compiles nothing")
 
-    for module in (run, study):
+    for module in (run, sharpness, study):
         monkeypatch.setattr(module, "load_workbench", loaded)
     monkeypatch.setattr(sweep, "epoch_program", compile_nothing)
     monkeypatch.setattr(measuring, "measuring_program", compile_nothing)
