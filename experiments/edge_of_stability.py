@@ -32,7 +32,8 @@ import optax
 import pandas as pd
 import tyro
 
-from jaxsharp import curvature, data, optimizers
+from jaxsharp import data, optimizers
+from jaxsharp.measures import edges
 
 
 class Case(NamedTuple):
@@ -99,13 +100,11 @@ def edge_of(case: Case, gradient_norm: float) -> float:
     """Where the steps of a case on a quadratic become unstable, as an eigenvalue."""
     rate = case.learning_rate
     if case.optimizer == "sam":
-        root = np.sqrt(1 + 8 * RHO / (rate * gradient_norm))
-        return gradient_norm / (2 * RHO) * (root - 1)
-    return {
-        "sgd": 2 / rate,
-        "heavy_ball": (2 + 2 * MOMENTUM) / rate,
-        "adam": (2 + 2 * B1) / ((1 - B1) * rate),
-    }[case.optimizer]
+        return edges.sam_edge(rate, rho=RHO, gradient_norm=gradient_norm)
+    if case.optimizer == "adam":
+        return edges.adam_edge(rate, b1=B1)
+    momentum = MOMENTUM if case.optimizer == "heavy_ball" else 0.0
+    return edges.heavy_ball_edge(rate, momentum=momentum)
 
 
 def steps_of(case: Case, train: tuple) -> Callable:
@@ -130,26 +129,12 @@ def steps_of(case: Case, train: tuple) -> Callable:
     return steps
 
 
-def preconditioner(state: optax.OptState, step: int) -> list:
-    """Adam's D at a step, of which the next is -lr m / D: root of the corrected v, and eps."""
-    second = optax.tree.get(state, "nu")
-    return jax.tree.map(lambda v: jnp.sqrt(v / (1 - 0.999**step)) + 1e-8, second)
-
-
 @partial(jax.jit, static_argnames="size")
 def batch_sharpness(params: list, train: tuple, key: jax.Array, size: int) -> tuple:
     """Mean over random batches of g' H g / |g|^2, both of the batch, and its standard error."""
-
-    def one(key):
-        chosen = jax.random.choice(key, len(train[0]), (size,), replace=False)
-        batch = jax.tree.map(lambda x: x[chosen], train)
-        gradient = jax.grad(partial(loss, batch=batch))
-        g = gradient(params)
-        product = jax.jvp(gradient, (params,), (g,))[1]
-        return optax.tree.vdot(g, product) / optax.tree.vdot(g, g)
-
-    found = jax.lax.map(one, jax.random.split(key, DRAWN))
-    return found.mean(), found.std(ddof=1) / np.sqrt(DRAWN)
+    options = {"batch_size": size, "rtol": 0.0, "max_batches": DRAWN}
+    found = edges.batch_sharpness(loss, params, train, key=key, **options)
+    return found.mean, found.stderr
 
 
 @jax.jit
@@ -169,15 +154,14 @@ def follow(case: Case, train: tuple, sizes: tuple[int, ...], seed: int) -> pd.Da
     for index in range(1, case.steps // case.every + 1):
         params, state = steps(params, state, jax.random.fold_in(key, 2 * index))
         value, accuracy, norm = map(float, state_of(params, train))
-        matvec = curvature.hessian(loss, params, train, check=False)
-        if case.optimizer == "adam":
-            matvec = curvature.preconditioned(matvec, preconditioner(state, index * case.every))
+        diagonal = edges.adam_preconditioner(state) if case.optimizer == "adam" else None
         own = jax.random.fold_in(key, 2 * index + 1)
-        pairs = curvature.top_eigenpairs(matvec, params, key=own, k=1, tol=1e-2, start=start)
-        start = jax.tree.map(lambda leaf: leaf[0], pairs.vectors)
+        options = {"start": start, "diagonal": diagonal, "check": False}
+        top = edges.followed_eigenvalue(loss, params, train, key=own, **options)
+        start = top.vector
         row = {"step": index * case.every, "loss": value, "accuracy": accuracy}
-        row |= {"gradient_norm": norm, "eigenvalue": float(pairs.values[0])}
-        row |= {"residual": float(pairs.residuals[0]), "products": int(pairs.num_products)}
+        row |= {"gradient_norm": norm, "eigenvalue": float(top.value)}
+        row |= {"residual": float(top.residual), "products": int(top.num_products)}
         row["edge"] = edge_of(case, norm)
         if case.batch_size is not None:
             found = batch_sharpness(params, train, own, case.batch_size)

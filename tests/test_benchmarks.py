@@ -145,3 +145,11 @@ def test_measures_at_a_stated_error_have_their_ratios(tmp_path):
     sampled = rows[(rows["form"] == "sampled") & (rows["measure"] != "top_eigenvalue")]
     assert (sampled["error"] <= 0.2 * sampled["value"]).all() and len(sampled) == 3
     assert printed.count(" | at ") == 5  # ratios with their targets
+
+
+def test_the_tracking_benchmark_follows_and_changes_nothing(tmp_path):
+    run("tracking.py", "--repeats", "1", "--out", str(tmp_path))
+    timings = pd.read_csv(tmp_path / "timings.csv")
+    assert list(timings["contender"]) == ["nothing followed", "top eigenvalue followed"]
+    assert (timings["error"] == 0).all() and (timings["median_s"] > 0).all()
+    assert list(pd.read_csv(tmp_path / "targets.csv")["target"]) == ["<= 0.2"]

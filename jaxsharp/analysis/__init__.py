@@ -26,6 +26,7 @@ from jaxsharp.analysis.evaluation import forest as forest
 from jaxsharp.analysis.evaluation import markdown as markdown
 from jaxsharp.analysis.figures import run_curves as run_curves
 from jaxsharp.analysis.figures import spectral_densities as spectral_densities
+from jaxsharp.analysis.figures import tracked_curves as tracked_curves
 from jaxsharp.analysis.figures import training_curves as training_curves
 from jaxsharp.analysis.landscapes import loss_lines as loss_lines
 from jaxsharp.analysis.landscapes import loss_plane as loss_plane

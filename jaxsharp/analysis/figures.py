@@ -48,6 +48,47 @@ def training_curves(history: pd.DataFrame, varied: Sequence[str] = ()) -> Figure
     return figure
 
 
+def tracked_curves(
+    history: pd.DataFrame, names: Sequence[str], axes: Sequence[str], varied: Sequence[str] = ()
+) -> Figure:
+    """Return what was followed along training, a row a quantity and a column an optimizer.
+
+    Of each run a line through the epochs that have a value, and beside it its edges, dashed and
+    dotted: the columns NAME_edge and NAME_edge_large. ``axes`` and seed tell the runs apart.
+    Colours, shades and widths are those of `training_curves`.
+    """
+    with canvas.style():
+        colors, shades = looks.variant_colors(history), looks.Varied(history, varied)
+        columns = list(history.groupby("optimizer", sort=False))
+        size = {"width": 3.1, "height": 2.3}
+        figure, panels = canvas.grid(len(names), len(columns), sharex=True, sharey="row", **size)
+        for row, name in zip(panels, names, strict=True):
+            ends = {"": "-", "_edge": "--", "_edge_large": ":"}
+            lines = {name + end: style for end, style in ends.items() if name + end in history}
+            for panel, (optimizer, part) in zip(row, columns, strict=True):
+                panel.set_title(optimizer)
+                for _, run in part.groupby([*axes, "seed"], sort=False, dropna=False):
+                    look = {"color": shades.color(colors[run["sam"].iloc[0]], run.iloc[0])}
+                    look |= {"linewidth": 0.9 * shades.size(run.iloc[0]), "alpha": 0.8}
+                    for column, style in lines.items():
+                        seen = run[np.isfinite(run[column].to_numpy(dtype=np.float64))]
+                        mark = "." if column == name and len(seen) == 1 else ""
+                        if len(seen):
+                            panel.plot(seen["epoch"], seen[column], style, marker=mark, **look)
+            values = history[list(lines)].to_numpy(dtype=np.float64)
+            values = values[np.isfinite(values)]
+            if values.size and values.min() > 0:
+                for panel in row:
+                    ticks.scale_log(panel.yaxis, values.min(), values.max())
+            canvas.label(list(row), "epoch" if name == names[-1] else None, looks.words(name))
+        keys = [canvas.key(looks.variant_label(sam), color) for sam, color in colors.items()]
+        keys += [*shades.keys(), canvas.key("edge", linestyle="--")]
+        if any(f"{name}_edge_large" in history for name in names):
+            keys.append(canvas.key("edge of large batches", linestyle=":"))
+        canvas.legend(figure, keys)
+    return figure
+
+
 def run_curves(histories: Mapping[str, pd.DataFrame | list[pd.DataFrame]]) -> Figure:
     """Return loss and accuracy of labelled runs, drawn as in `training_curves` but for colours.
 

@@ -60,7 +60,8 @@ def print_study(
         say(console, correlation_line(name, result.gap, found, settings))
     for line in left_out_lines(config, result.runs):
         say(console, line)
-    figures = ["training", "sharpness", *(f"vary_{name}" for name in config.vary)]
+    followed = ["tracked"] if config.settings.tracked else []
+    figures = ["training", "sharpness", *followed, *(f"vary_{name}" for name in config.vary)]
     tables = [f"{name}.csv" for name in ("runs", "history", "summary", "correlations")]
     wider = "" if whole else "A wider terminal shows more digits in fewer tables; "
     say(console, f"{wider}summary.csv has all digits, runs.csv every run.")

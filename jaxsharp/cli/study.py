@@ -30,6 +30,7 @@ from jaxsharp.studies.tensorboard import Scalars
 from jaxsharp.studies.workbench import load_workbench
 from jaxsharp.training.hosts import Hosts, join
 from jaxsharp.training.members import agreed
+from jaxsharp.training.trackers import columns_of
 
 Shared = tyro.conf.OmitArgPrefixes
 Dataset = Annotated[str, naming([*datasets.DATASETS, f"a file {', '.join(tables.SUFFIXES)}"])]
@@ -126,7 +127,9 @@ def run_study(
     out = out or Path("runs") / config.name
     console = make_console()
     quiet = quiet or not study.is_writer()
-    kept = Scalars(out / "tensorboard") if tensorboard else nullcontext()
+    kept = (
+        Scalars(out / "tensorboard", columns_of(training.tracked)) if tensorboard else nullcontext()
+    )
     with interrupts.deferred() as requested, study.claimed(out, config, fresh=fresh):
         if not quiet:
             console.print(opening(config, bench, out))

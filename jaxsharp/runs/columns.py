@@ -2,7 +2,11 @@
 
 import re
 
+from jaxsharp.training import trackers
+
 HISTORY = ("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
+# Of a history, if they are followed.
+FOLLOWED = trackers.columns_of(trackers.NAMES)
 SHARPNESS = {
     "measure": str,
     "settings": str,

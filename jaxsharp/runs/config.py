@@ -4,10 +4,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from jaxsharp.core.choices import LARGEST, known, plain, shown
+from jaxsharp.core.choices import LARGEST, known, known_list, plain, shown
 from jaxsharp.data.augment import steps_of
 from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE, own_arguments
 from jaxsharp.runs import losses
+from jaxsharp.training import trackers
 from jaxsharp.training.averages import AVERAGES
 from jaxsharp.training.precision import COMPUTE
 from jaxsharp.training.regimes import LAST_BATCHES, SCHEDULES
@@ -75,6 +76,12 @@ class Settings:
     """Measure sharpness on the first N training examples instead of all."""
     save_losses: str | None = None
     """Save at the first epoch whose training loss is below each, as in 1,0.3,0.1, and measure."""
+    track: str | None = None
+    """Curvatures and measures to follow along training, separated by commas."""
+    track_every: int = 1
+    """Epochs from one time to the next that they are followed."""
+    track_size: int | None = None
+    """Follow them on the first N training examples instead of all."""
 
     def __post_init__(self) -> None:
         """Put losses in order."""
@@ -84,6 +91,11 @@ class Settings:
     def judged(self) -> bool:
         """Whether there is a rule that says when a run has converged."""
         return self.loss_below is not None or self.change_below is not None
+
+    @property
+    def tracked(self) -> tuple[str, ...]:
+        """What is followed along training, each once."""
+        return () if self.track is None else known_list("quantity", self.track, trackers.NAMES)
 
     def check(self) -> None:
         """Raise ValueError for a value that no run can have; the data set's limits come later."""
@@ -111,6 +123,8 @@ class Settings:
             "change_below": (is_positive(self.change_below), "a finite number above 0, or None"),
             "patience": (self.patience >= 1, "at least 1"),
             "label_noise": (0 <= self.label_noise <= 1, "from 0 to 1"),
+            "track_every": (1 <= self.track_every <= self.epochs, "from 1 to epochs"),
+            "track_size": (self.track_size is None or self.track_size >= 1, "at least 1"),
             "measure_size": (self.measure_size is None or self.measure_size >= 1, "at least 1"),
         }
         for name, (valid, what) in rules.items():
@@ -125,12 +139,27 @@ class Settings:
         known("average", self.average, AVERAGES)
         steps_of(self.augment)
         losses.thresholds(self.save_losses)
+        self.check_tracked()
         if self.loss is not None:
             plain("loss", self.loss)
         if self.change_below is not None and self.patience > self.epochs:
             raise ValueError(
                 f"patience is {self.patience}; of {self.epochs} epochs at most {self.epochs} "
                 "can change the loss by less than change_below"
+            )
+
+    def check_tracked(self) -> None:
+        """Raise ValueError for what cannot be followed, or where nothing is."""
+        tracked = self.tracked
+        for name in ("track_every", "track_size"):
+            value = getattr(self, name)
+            if not tracked and value != getattr(Settings(), name):
+                raise ValueError(f"{name} is {value}, and nothing is followed; give track")
+        batched = [name for name in tracked if name in trackers.WITH_BATCHES]
+        if batched and self.track_size is not None and self.track_size < self.batch_size:
+            raise ValueError(
+                f"track_size is {self.track_size}; {batched[0]} is of batches, so that it must be "
+                f"at least batch_size, {self.batch_size}"
             )
 
     def check_average(self) -> None:

@@ -27,7 +27,7 @@ from jaxsharp.runs.claims import (
     Warn,
     print_warning,
 )
-from jaxsharp.runs.columns import ENDS, EPOCH, HISTORY, MEASUREMENTS, epoch_name
+from jaxsharp.runs.columns import ENDS, EPOCH, FOLLOWED, HISTORY, MEASUREMENTS, epoch_name
 from jaxsharp.runs.fingerprint import Fingerprint
 from jaxsharp.runs.measurements import read_measurements
 from jaxsharp.training.epochs import TrainState
@@ -183,11 +183,14 @@ def parse_history(text: str, saved: Path) -> pd.DataFrame:
     numbers = all(kind.kind in "if" for kind in table.dtypes)
     epochs = range(1, len(table) + 1)
     named = saved.name in (epoch_name(len(table)), *ENDS)
-    valid = tuple(table) == HISTORY and numbers and list(table["epoch"]) == list(epochs)
+    own, followed = tuple(table)[: len(HISTORY)], tuple(table)[len(HISTORY) :]
+    valid = own == HISTORY and set(followed) <= set(FOLLOWED) and numbers
+    valid = valid and list(table["epoch"]) == list(epochs)
     if not (valid and epochs and named):
         raise RunError(
             f"{saved / 'history.csv'} is no history: it must have the columns {', '.join(HISTORY)} "
-            "with numbers, and a row for each epoch from 1 to that of its checkpoint"
+            "and those of what is followed, with numbers, and a row for each epoch from 1 to that "
+            "of its checkpoint"
         )
     return table
 

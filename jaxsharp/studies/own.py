@@ -56,8 +56,8 @@ def run(
     is one of `networks.LOSSES`, or the user's own ``loss(outputs, targets)``; by default the
     network's, which is cross-entropy for classes, and squared error where targets are numbers.
     ``settings`` are those of `runs.Settings` and `measures.Options`, by name: epochs, batch_size,
-    learning_rate, schedule, augment, num_perturbations, ... ``figures`` are their formats, of png,
-    pdf and svg.
+    learning_rate, schedule, augment, num_perturbations, track, ... ``figures`` are their
+    formats, of png, pdf and svg.
 
     The folder ``out`` is that of ``jaxsharp study``: the same call continues what was interrupted,
     and repeats nothing. Every checkpoint knows its data, network and optimizer by their content, so
@@ -69,6 +69,8 @@ def run(
         known("setting", key, (*SETTINGS, *OPTIONS))
     settings = {key: own_number(value) for key, value in settings.items()}
     settings["save_losses"] = losses.as_text(settings.get("save_losses"))
+    if isinstance(settings.get("track"), list | tuple):
+        settings["track"] = ",".join(settings["track"])
     own_optimizers = named("optimizer", optimizers, OPTIMIZERS)
     own_measures = named("measure", measures, MEASURES)
     plain("name", name)

@@ -9,13 +9,17 @@ import numpy as np
 import optax
 
 from jaxsharp.core.choices import known
+from jaxsharp.core.memory import budget
+from jaxsharp.measures.contract import Options, Trained
 from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE, own_arguments
 from jaxsharp.runs.config import HYPER_PARAMETERS, RunConfig, Settings
 from jaxsharp.studies.workbench import EXAMPLES, Workbench
 from jaxsharp.training.averages import Averaging, check_averaging
+from jaxsharp.training.descents import Descent
 from jaxsharp.training.epochs import Recipe, Stopping, TrainState, init_state, streams
 from jaxsharp.training.precision import check_compute
 from jaxsharp.training.regimes import Regime, check_last_batch, check_regime
+from jaxsharp.training.trackers import QUANTITIES, Tracking, first_tracked
 
 
 def make_recipe(config: RunConfig, bench: Workbench, *, split_batches: bool = False) -> Recipe:
@@ -24,13 +28,14 @@ def make_recipe(config: RunConfig, bench: Workbench, *, split_batches: bool = Fa
     sizes = recipe.regime.batch_sizes(len(bench.dataset.train.labels), recipe.batch_size)
     for size in dict.fromkeys(sizes):
         check_step(recipe, hyper_arrays(config, bench.optimizers), size)
+    check_tracking(config, bench)
     return recipe
 
 
 def unchecked_recipe(config: RunConfig, bench: Workbench, split_batches: bool = False) -> Recipe:
     """The same, without a trace of the step, in which an optimizer may refuse the rest."""
     settings, num_examples = config.settings, len(bench.dataset.train.labels)
-    for name in ("batch_size", "measure_size"):
+    for name in ("batch_size", "measure_size", "track_size"):
         size = getattr(settings, name)
         if size is not None and size > num_examples:
             raise ValueError(
@@ -150,7 +155,49 @@ def hyper_arrays(
     return {name: np.asarray(value, np.float32) for name, value in given.items()}
 
 
+def tracking_of(
+    config: RunConfig, bench: Workbench, options: Options | None = None
+) -> Tracking | None:
+    """What a run follows along training; None where that is nothing."""
+    settings, names = config.settings, config.settings.tracked
+    if not names:
+        return None
+    factory = bench.optimizers[config.optimizer]
+    own = dict(own_arguments(factory))
+    if config.own_rho is not None:
+        own["rho"] = config.own_rho
+    known_one = OPTIMIZERS.get(config.optimizer) is factory
+    descent = Descent(
+        *(config.optimizer if known_one else None, config.sam, settings.clip_norm is not None), own
+    )
+    return Tracking(names, bench.measures, settings.track_size, options or Options(), descent)
+
+
+def check_tracking(config: RunConfig, bench: Workbench) -> None:
+    """Raise ValueError for a measure to be followed that is not defined for the network."""
+    tracking = tracking_of(config, bench)
+    for name in () if tracking is None else tracking.names:
+        if name in QUANTITIES:
+            continue
+        params, stats = jax.eval_shape(
+            bench.network.init, jax.eval_shape(lambda: jax.random.key(0))
+        )
+        batch = jax.tree.map(lambda x: x[: tracking.size], tuple(bench.dataset.train))
+        arrays = tracking.measures[name].arrays
+
+        def shapes(params, stats, key, arrays=arrays, batch=batch):
+            at = Trained(params, stats, params)
+            return arrays(bench.network, at, batch, key, tracking.options, budget())
+
+        try:
+            jax.eval_shape(shapes, params, stats, jax.random.key(0))
+        except ValueError as reason:
+            raise ValueError(f"track has {name}, which cannot be followed: {reason}") from None
+
+
 def beginning(recipe: Recipe, config: RunConfig, bench: Workbench) -> TrainState:
     """State of a run before its first epoch."""
     start = bench.trained.init(streams(config.seed).init)
-    return init_state(recipe, hyper_arrays(config, bench.optimizers), *start)
+    state = init_state(recipe, hyper_arrays(config, bench.optimizers), *start)
+    tracking = tracking_of(config, bench)
+    return state if tracking is None else state._replace(tracked=first_tracked(tracking, start[0]))

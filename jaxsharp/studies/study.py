@@ -8,8 +8,8 @@ OUT/summary.csv   mean (of measures: geometric mean) and 95 % interval over seed
                   combination of hyper-parameters
 OUT/correlations.csv   Kendall's tau of each measure with the gap, raw and within groups, with
                   intervals or why there is none
-OUT/training.png, OUT/sharpness.png, and OUT/vary_NAME.png for each setting that is varied; and
-                  the same in other formats
+OUT/training.png, OUT/sharpness.png, OUT/tracked.png of what is followed along training, and
+                  OUT/vary_NAME.png for each setting that is varied; and the same in other formats
 OUT/report.html   all of that as a page (``analysis.page``), of the times too
 OUT/times.csv     seconds of each group, in every session that worked on it
 OUT/status.json   how far the study is (``status``)
@@ -152,6 +152,7 @@ class Work:
             save_every=self.save_every,
             layout=self.layout,
             made_from=made_from,
+            options=self.config.options,
             report=after_epoch,
         )
         trained_at = time.monotonic()

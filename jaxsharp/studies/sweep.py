@@ -18,12 +18,14 @@ from jax.sharding import Mesh
 
 from jaxsharp.core.memory import Budget, budget, intermediate_bytes
 from jaxsharp.core.programs import of_many_runs
+from jaxsharp.measures.contract import Options
 from jaxsharp.runs.config import RunConfig
 from jaxsharp.runs.fingerprint import Fingerprint
 from jaxsharp.studies import interrupts
 from jaxsharp.studies.origins import fingerprint
 from jaxsharp.studies.recipes import make_recipe
 from jaxsharp.studies.workbench import Workbench, shared_data
+from jaxsharp.studies.writing.following import follower
 from jaxsharp.studies.writing.saving import Member, Saver
 from jaxsharp.training.epochs import (
     Metrics,
@@ -86,6 +88,7 @@ class Pack(NamedTuple):
     hyper: dict
     orders: jax.Array
     labels: jax.Array
+    follow_keys: jax.Array
 
 
 @of_many_runs()
@@ -97,6 +100,7 @@ def train(
     save_every: int,
     layout: Layout = ANYHOW,
     made_from: Fingerprint | None = None,
+    options: Options | None = None,
     report: Callable[[GroupProgress], Any] = lambda progress: None,
 ) -> None:
     """Train the members of a group to their ends, from wherever their directories stand.
@@ -105,6 +109,7 @@ def train(
     when the user interrupts, which raises KeyboardInterrupt at the end of the epoch; checkpoints
     are written beside the training.
     ``made_from``, if known, is the group's `fingerprint`; what was made from another is refused.
+    ``options`` are those of measures that are followed along the way.
     """
     made_from = made_from or fingerprint(configs[0], bench)
     recipe = make_recipe(configs[0], bench, split_batches=layout.devices_per_member > 1)
@@ -118,13 +123,18 @@ def train(
     width = width or auto_width(len(crew), each, per_member, memory)
     mesh = member_mesh(width, per_member)
     program = epoch_program(recipe, mesh, memory)
+    follow = follower(crew, recipe, bench, options or Options(), mesh, memory)
     data = place(shared_data(bench), mesh, shared=True)
     pack = make_pack([None] * width, waiting, crew[0], mesh)
     with Saver() as saver, interrupts.deferred() as requested:
         try:
             while any(member is not None for member in pack.places):
-                states, metrics = program(*pack[1:4], data._replace(labels=pack.labels))
+                own, tracked = data._replace(labels=pack.labels), pack.states.tracked
+                alone = pack.states._replace(tracked=())
+                states, metrics = program(alone, *pack[2:4], own)
                 due = advance(pack.places, states, metrics, save_every)
+                states = states._replace(tracked=tracked)
+                states = follow(pack.places, states, pack.hyper, pack.follow_keys, own)
                 pack = pack._replace(states=states)
                 if due:
                     bring_back(pack)
@@ -151,9 +161,11 @@ def make_pack(
     idle = template.state._replace(converged=np.array(True))
     taken = [member or template for member in places]
     states = [idle if member is None else member.state for member in places]
-    rows = (states, *([getattr(m, name) for m in taken] for name in ("hyper", "order", "labels")))
-    states, hyper, orders, labels = (place(stack(row), mesh) for row in rows)
-    return Pack(places, states, hyper, jax.jit(jax.random.wrap_key_data)(orders), labels)
+    names = ("hyper", "order", "labels", "follow_key")
+    rows = (states, *([getattr(m, name) for m in taken] for name in names))
+    states, hyper, orders, labels, keys = (place(stack(row), mesh) for row in rows)
+    orders, keys = (jax.jit(jax.random.wrap_key_data)(data) for data in (orders, keys))
+    return Pack(places, states, hyper, orders, labels, keys)
 
 
 def repack(pack: Pack, waiting: deque[Member], mesh: Mesh, memory: Budget) -> Pack:

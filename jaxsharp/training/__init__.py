@@ -5,6 +5,8 @@ precision  the forward and backward pass in bfloat16
 regimes   schedules, augmentation, smoothed labels, mixed examples
 epochs    state, step, epoch, evaluation, and when a run has ended
 members   runs stacked in one program, over the devices of one host or of several
+trackers  what is followed along training, after epochs
+descents  what is known of the steps of a run: preconditioner and edge of stability
 hosts     several processes that work on one study
 """
 

@@ -68,6 +68,7 @@ class TrainState(NamedTuple):
 
     ``params`` and ``stats`` are what is evaluated and measured. Where they are an average
     (`averages.Averaging`), ``iterate`` has those that training goes on from, else nothing.
+    ``tracked`` is what `trackers` keeps from one time to the next; no epoch sees it.
     """
 
     params: PyTree
@@ -79,6 +80,7 @@ class TrainState(NamedTuple):
     converged: Bool[Array, "*members"]
     diverged: Bool[Array, "*members"]
     iterate: PyTree = ()
+    tracked: PyTree = ()
 
 
 class Metrics(NamedTuple):

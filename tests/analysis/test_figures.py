@@ -165,3 +165,22 @@ def test_a_density_of_one_value_has_a_width_and_one_that_is_not_finite_is_left_o
     assert texts(nothing.axes[0]) == [canvas.NOTHING]
     with pytest.raises(ValueError, match="width is 0"):
         analysis.spectral_densities({"flat": flat}, width=0.0)
+
+
+def test_what_is_followed_is_drawn_beside_its_edges():
+    history = study_history(seeds=2, variants=("none", "sam"))
+    every = history["epoch"] % 2 == 0
+    history["sharpness"] = (10.0 + history["epoch"]).where(every)
+    history["sharpness_edge"] = (20.0 * history["seed"]).where(every & (history["seed"] == 1))
+    history["norm"] = -1.0 * history["epoch"]
+    figure = drawn(analysis.tracked_curves(history, ["sharpness", "norm"], ["optimizer", "sam"]))
+    assert [panel.get_title() for panel in figure.axes] == ["sgd", "adam"] * 2
+    upper, lower = figure.axes[0], figure.axes[2]
+    values, edges = curves(upper, "-"), curves(upper, "--")
+    assert [list(line.get_xdata()) for line in values] == [[2, 4], [2, 4, 6]] * 2
+    assert [list(line.get_ydata()) for line in values] == [[12, 14], [12, 14, 16]] * 2
+    assert [list(line.get_ydata()) for line in edges] == [[20, 20, 20]] * 2
+    assert edges[0].get_color() == values[0].get_color() != values[2].get_color()
+    assert upper.get_yscale() == "log" and lower.get_yscale() == "linear"
+    assert (upper.get_ylabel(), lower.get_ylabel()) == ("sharpness", "norm")
+    assert not curves(lower, "--") and legend(figure) == ["without SAM", "sam", "edge"]

@@ -9,6 +9,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, PyTree, ScalarLike
 
@@ -88,11 +89,11 @@ def only(state: PyTree, kind: type) -> PyTree:
     return found[0]
 
 
-def widened(count: Array) -> Array:
+def widened(count: Array | np.ndarray) -> Array:
     """A number of steps to whose power decays are taken."""
     return jnp.asarray(count, jnp.result_type(float))
 
 
-def unless_still(second: Array, entry: Array) -> Array:
+def unless_still(second: Array | np.ndarray, entry: Array) -> Array:
     """An entry of D; the largest number where nothing moved yet."""
     return jnp.where(second > 0, entry, jnp.finfo(entry.dtype).max)

@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, ScalarLike
 
+from jaxsharp.core.averages import Limits, average
 from jaxsharp.core.chunks import num_examples
 from jaxsharp.core.memory import Budget
 from jaxsharp.core.programs import own_settings
 from jaxsharp.curvature.lanczos import top_eigenpairs
 from jaxsharp.curvature.operators import Loops, preconditioned
 from jaxsharp.curvature.products import hessian
-from jaxsharp.curvature.traces import Limits, average
 from jaxsharp.measures.neighbourhood.crossings import crossing
 
 # Of a loss, in units of its last digit: a fall that is less is none.

@@ -8,12 +8,14 @@ import numpy as np
 import pandas as pd
 
 from jaxsharp.runs import columns, directory, losses
+from jaxsharp.runs.claims import RunError
 from jaxsharp.runs.config import RunConfig
 from jaxsharp.runs.fingerprint import Fingerprint
 from jaxsharp.studies.recipes import beginning, hyper_arrays
 from jaxsharp.studies.workbench import Workbench, labels_of
 from jaxsharp.training.epochs import Recipe, TrainState, streams
 from jaxsharp.training.members import is_mine
+from jaxsharp.training.trackers import columns_of
 
 
 class Member:
@@ -26,7 +28,9 @@ class Member:
         self.config, self.path, self.made_from = config, path, made_from
         self.hyper = hyper_arrays(config, bench.optimizers)
         self.order = np.asarray(jax.random.key_data(streams(config.seed).order))
+        self.follow_key = np.asarray(jax.random.key_data(streams(config.seed).measure))
         self.labels = labels_of(config, bench)
+        self.columns = (*columns.HISTORY, *columns_of(config.settings.tracked))
         self.state, self.history = resume(recipe, config, path, bench, made_from)
         self.start = self.epoch
         self.max_epochs = recipe.stopping.max_epochs
@@ -52,13 +56,19 @@ class Member:
     def advance(self, row: np.ndarray, converged: bool, diverged: bool) -> None:
         """Note the metrics of an epoch and how it ended."""
         self.converged, self.diverged = converged, diverged
-        self.history = [*self.history, (self.epoch + 1, *row)]
+        unknown = [np.nan] * (len(self.columns) - len(columns.HISTORY))
+        self.history = [*self.history, (self.epoch + 1, *row, *unknown)]
+
+    def follow(self, numbers: list[float]) -> None:
+        """Note what is followed after the last epoch."""
+        metrics = self.history[-1][: len(columns.HISTORY)]
+        self.history = [*self.history[:-1], (*metrics, *numbers)]
 
     def snapshot(self) -> tuple[Path, TrainState, pd.DataFrame, Fingerprint]:
         """What `directory.save` writes of the present state."""
         rows = self.history[: int(self.state.epoch)]
-        kinds = dict.fromkeys(columns.HISTORY[1:], "float32")
-        table = pd.DataFrame(rows, columns=list(columns.HISTORY)).astype(kinds)
+        kinds = dict.fromkeys(self.columns[1:], "float32")
+        table = pd.DataFrame(rows, columns=list(self.columns)).astype(kinds)
         return self.path, self.state, table, self.made_from
 
 
@@ -97,4 +107,9 @@ def resume(
     if saved is None:
         return jax.device_get(fresh()), []
     state, history = saved
+    expected = (*columns.HISTORY, *columns_of(config.settings.tracked))
+    if tuple(history) != expected:
+        raise RunError(
+            f"{path} has a history of {', '.join(history)}; due are {', '.join(expected)}"
+        )
     return state, list(history.itertuples(index=False, name=None))

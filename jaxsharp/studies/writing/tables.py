@@ -15,6 +15,7 @@ from jaxsharp.runs import claims, directory, files, measurements, tables
 from jaxsharp.runs.columns import epoch_of
 from jaxsharp.runs.config import RunConfig
 from jaxsharp.studies.grid import StudyConfig
+from jaxsharp.training.trackers import columns_of
 
 EVALUATION = ("evaluation.csv", "evaluation.md")
 AT_LOSSES = ("evaluation_at_losses.csv", "evaluation_at_losses.md")
@@ -141,7 +142,13 @@ def summarize(config: StudyConfig, out: Path, formats: Sequence[str] = ("png",))
     if is_writer():
         files.write_table(out / "summary.csv", summary)
         files.write_table(out / "correlations.csv", statistics.correlation_table(correlations, gap))
-        canvas.save_as(figures.training_curves(history, varied), out / "training", formats)
+        followed = columns_of(config.settings.tracked)
+        curves = figures.training_curves(history.drop(columns=list(followed)), varied)
+        canvas.save_as(curves, out / "training", formats)
+        if followed:
+            quantities = config.settings.tracked, config.axes(), varied
+            drawn = figures.tracked_curves(history, *quantities)
+            canvas.save_as(drawn, out / "tracked", formats)
         pairs = table, config.measures, correlations
         drawn = comparisons.sharpness_against_gap(*pairs, varied, gap)
         canvas.save_as(drawn, out / "sharpness", formats)

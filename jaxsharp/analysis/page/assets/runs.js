@@ -177,7 +177,8 @@ function explorer({ columns, runs, curves: followed, gap }) {
       y: { label: quantity.select.value, log, values: flat.map(([, value]) => value) },
     };
     pointers.push(curves(curvesAt, spec, lines, look, hover));
-    const dashes = parts.some(({ test }) => test) ? "Dashed: test data. " : "";
+    const edges = parts.some(({ edge }) => edge) ? "Dashed: the edge of stability. " : "";
+    const dashes = edges || (parts.some(({ test }) => test) ? "Dashed: test data. " : "");
     const thin = followed.epochs ? `Of each run at most ${followed.epochs} epochs are drawn; history.csv has all.` : "";
     curveNote.textContent = dashes + thin;
   }
@@ -225,15 +226,17 @@ function explorer({ columns, runs, curves: followed, gap }) {
   return { element, render, start: rescale };
 }
 
-// What curves there are: of the loss and the accuracy on both splits, and of what else is followed.
+// What curves there are: of the loss and the accuracy on both splits, and of what else is followed, with its edges.
 function quantitiesOf({ names, runs }) {
   const found = new Map();
   names.forEach((name, at) => {
     if (!runs.some((run) => run && run[at + 1])) return;
     const [, split, quantity] = /^(train|test)_(.+)$/.exec(name) || [null, "train", name];
-    const words = quantity.replaceAll("_", " ");
+    const [, whose] = /^(.+?)_edge(?:_large)?$/.exec(quantity) || [];
+    const edge = names.includes(whose);
+    const words = (edge ? whose : quantity).replaceAll("_", " ");
     if (!found.has(words)) found.set(words, []);
-    found.get(words).push({ at, test: split === "test" });
+    found.get(words).push({ at, test: split === "test" || edge, edge });
   });
   return [...found].map(([name, parts]) => ({ name, parts }));
 }
