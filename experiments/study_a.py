@@ -22,7 +22,8 @@ variant and network (within), where one of these alone differs (Psi); of half of
 `--where epoch=50 --unconverged`.
 
 DIR holds the official CIFAR-10 files; without its test file, `--holdout 10000` evaluates on the
-last training examples instead. FashionMNIST may come from the operating system's package.
+last training examples of each data set instead (`--datasets` takes one). FashionMNIST may come from
+the operating system's package.
 """
 
 from dataclasses import dataclass
