@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -61,3 +62,14 @@ def test_the_edge_of_stability():
         assert f"batch sharpness at most {most:.2f}" in text
         last = table.iloc[-1]
         assert f"{last['eigenvalue']:.1f} and {last['batch_sharpness']:.1f}" in text
+
+
+def test_sam_lowers_the_largest_eigenvalue_at_equal_loss():
+    ledger = (RESULTS / "README.md").read_text()
+    runs = pd.read_csv(RESULTS / "digits" / "runs.csv")
+    logs = np.log(runs.set_index(["optimizer", "seed", "sam"])["top_eigenvalue"]).unstack()
+    for name, words in {"sgd": "SGD", "adam": "Adam", "adashift": "AdaShift"}.items():
+        assert runs[runs["optimizer"] == name]["converged"].all()
+        found = geometric_mean_interval(np.exp((logs["sam"] - logs["none"])[name]))
+        text = f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]"
+        assert text in ledger and f"{words}" in ledger
