@@ -112,7 +112,7 @@ RESULTS = sorted(p.name for p in (ROOT / "results").iterdir() if p.is_dir())
 def test_results_have_their_findings_configuration_and_tables(folder):
     names = {p.name for p in (ROOT / "results" / folder).iterdir()}
     assert {"README.md", "config.json"} <= names
-    assert names & {"runs.csv", "timings.csv", "counts.csv", "coverage.csv"}
+    assert names & {"runs.csv", "timings.csv", "counts.csv", "coverage.csv", "verdicts.csv"}
 
 
 def test_the_table_of_results_has_a_row_for_each():

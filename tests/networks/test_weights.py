@@ -82,3 +82,21 @@ def test_what_does_not_fit_is_named_in_one_line(tmp_path):
     }.items():
         with pytest.raises(ValueError, match=message):
             networks.load_weights(tmp_path / name, NETWORK)
+
+
+def test_nested_dictionaries_come_to_their_places():
+    """Keys that are texts, in any order, as `runs.load_parameters` has them."""
+    layers = lambda rngs: [nnx.Linear(2, 2, rngs=rngs) for _ in range(11)]  # noqa: E731
+    made = networks.from_nnx(lambda rngs: nnx.Sequential(*layers(rngs)))
+    params, stats = jax.device_get(made.init(jax.random.key(0)))
+    params = jax.tree.map(lambda leaf: RNG.normal(size=leaf.shape).astype(leaf.dtype), params)
+
+    def nested(tree):
+        if not isinstance(tree, dict):
+            return tree
+        return {str(key): nested(tree[key]) for key in reversed(tree)}
+
+    found = networks.place_weights(made, nested(params), nested(stats))
+    jax.tree.map(np.testing.assert_array_equal, found, (params, stats))
+    with pytest.raises(ValueError, match="does not fit the network; missing"):
+        networks.place_weights(made, {}, {})
