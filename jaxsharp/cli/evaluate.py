@@ -182,7 +182,7 @@ def as_cell(value: Any) -> str:
 
 def check_one_row_a_run(runs: pd.DataFrame, converged: str | None) -> None:
     """Raise ValueError where several checkpoints of a run enter, which are no runs of their own."""
-    entering = runs if converged is None else runs[~runs[converged].isin([False])]
+    entering = runs[~runs[converged].isin([False])] if converged in runs else runs
     keys = [name for name in (*HYPER, SEED) if name in runs]
     if "checkpoint" in runs and keys and entering.duplicated(keys).any():
         what = "several checkpoints of a run; give the folder of the study, or choose rows"

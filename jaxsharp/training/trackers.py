@@ -209,7 +209,7 @@ def training_loss(here: Situation) -> Callable:
 
     def loss(params, batch, key):
         if recipe.is_random:
-            batch = changed(recipe.regime, stream(key, "batch"), batch)
+            batch = changed(recipe.regime, stream(key, "followed batch"), batch)
         outputs, _ = recipe.network.forward(params, stats, batch[0], key)
         return mean(outputs, batch[1])
 
@@ -221,7 +221,8 @@ def sharpness_of_batches(here: Situation, key: Array) -> tuple:
     loss, (params, _) = training_loss(here), here.iterate
 
     def observe(batch, key):
-        return along_gradient(lambda point: loss(point, batch, stream(key, "step")), params)
+        own = stream(key, "followed step")
+        return along_gradient(lambda point: loss(point, batch, own), params)
 
     limits = BATCH_RTOL, MOST_BATCHES
     found = over_batches(observe, here.batch, here.recipe.batch_size, key, *limits)

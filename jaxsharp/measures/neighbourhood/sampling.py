@@ -64,12 +64,12 @@ def sampled_rise(
     """
     total = len(batch[1])
     size, points = block_size(total, recompute), 3 if antithetic else 2
-    order = jax.random.permutation(stream(key, "examples"), total)
+    order = jax.random.permutation(stream(key, "rise examples"), total)
     frozen = network.frozen_loss(stats, batch[1])
     all_examples = partial(loss_around, network, params, stats, batch, memory)
 
     def block_of(key):
-        begin = jax.random.randint(stream(key, "block"), (), 0, total)
+        begin = jax.random.randint(stream(key, "rise block"), (), 0, total)
         return jax.tree.map(lambda x: x[order[(begin + jnp.arange(size)) % total]], batch)
 
     def loss_of_block(key):
