@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxsharp.analysis import correlation, geometric_mean_interval
+from jaxsharp.analysis import correlation, geometric_mean_interval, mean_interval
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -73,3 +73,21 @@ def test_sam_lowers_the_largest_eigenvalue_at_equal_loss():
         found = geometric_mean_interval(np.exp((logs["sam"] - logs["none"])[name]))
         text = f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]"
         assert text in ledger and f"{words}" in ledger
+
+
+def test_learning_rate_and_batch_size():
+    text, runs = page("learning_rate_batch_size")
+    assert len(runs) == 60 and runs["converged"].sum() == 17
+    for (_, effect, *_), part in runs.groupby(
+        ["optimizer", "effect", "learning_rate", "batch_size"]
+    ):
+        found = mean_interval(part["study_b_sharpness"])
+        cell = rf"{found.mean:.3g}0* \[{found.low:.3g}0*, {found.high:.3g}0*\]"
+        assert re.search(f"{cell} \\| {part['converged'].sum()}/3", text), (effect, cell)
+    rates = runs[(runs["effect"] == "learning_rate") & (runs["batch_size"] == 128)]
+    for optimizer, least in (("adagrad", 0), ("sgd", 1e-3)):
+        seeds = rates[(rates["optimizer"] == optimizer) & (rates["learning_rate"] >= least)]
+        for _, seed in seeds.groupby("seed"):
+            assert seed.sort_values("learning_rate")["study_b_sharpness"].is_monotonic_decreasing
+    untrained = runs[(runs["optimizer"] == "sgd") & (runs["batch_size"] == 1000)]
+    assert untrained["converged"].all() and (untrained["train_accuracy"] < 0.15).all()
