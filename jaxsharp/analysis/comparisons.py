@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from jaxsharp.analysis import canvas, looks, ticks
 from jaxsharp.analysis.coefficients import Coefficient
-from jaxsharp.analysis.statistics import Correlation, unfinished
+from jaxsharp.analysis.statistics import Correlation, unfinished, with_columns
 from jaxsharp.core.choices import counted
 
 LABELS = {
@@ -52,7 +52,8 @@ def sharpness_against_gap(
     if missing:
         raise ValueError(f"correlations lacks {missing}; it has {list(correlations)}")
     variants, by_optimizer = looks.variants(runs), looks.optimizers(runs)
-    runs = runs.assign(_hollow=runs["converged"].notna() & (runs["converged"] == 0))
+    hollow = runs["converged"].notna() & (runs["converged"] == 0)
+    runs = with_columns(runs, {"_hollow": hollow})
     with canvas.style():
         shades = looks.Varied(runs, varied)
         height = 3.6 if len(variants) < 2 else 2.7
@@ -85,7 +86,7 @@ def _with_points(runs: pd.DataFrame, name: str, gap: str) -> pd.DataFrame:
     """The runs that have a gap and a finished measure, with its error, if there is one."""
     finite = np.isfinite(runs[[name, gap]].astype(np.float64)).all(axis=1)
     runs = runs[finite & ~runs["diverged"].astype(bool) & ~unfinished(runs, name)]
-    return runs.assign(_error=runs.get(f"{name}_error", np.nan))
+    return with_columns(runs, {"_error": runs.get(f"{name}_error", np.nan)})
 
 
 def _draw_points(

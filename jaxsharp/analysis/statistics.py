@@ -120,10 +120,16 @@ def usable(runs: pd.DataFrame, columns: Sequence[str]) -> Usable:
     stopped = np.any([unfinished(runs, name) for name in columns], axis=0)
     reason = np.select([diverged, unconverged, stopped, ~finite], REASONS, default="")
     out = reason != ""
-    why = pd.Series(reason[out], runs.index[out], name="reason")
-    # As one piece: pandas warns of columns that are added to a wide table one by one.
-    excluded = pd.concat([runs[out].drop(columns="reason", errors="ignore"), why], axis=1)
-    return Usable(runs[~out], excluded)
+    return Usable(runs[~out], with_columns(runs[out], {"reason": reason[out]}))
+
+
+def with_columns(table: pd.DataFrame, columns: Mapping[str, Any]) -> pd.DataFrame:
+    """The table with these columns at its end, in the place of those of their names.
+
+    All at once: pandas warns of columns that are added to a wide table one by one.
+    """
+    kept = table.drop(columns=[name for name in columns if name in table])
+    return pd.concat([kept, pd.DataFrame(dict(columns), index=table.index)], axis=1)
 
 
 def correlation(

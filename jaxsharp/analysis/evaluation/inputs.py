@@ -80,7 +80,7 @@ def planned(table: pd.DataFrame, roles: Roles, unconverged: bool, draw: int) -> 
     controls |= {name: values[name] for name in roles.controls}
     controls[RANDOM] = np.random.default_rng([draw, len(table)]).normal(size=len(table))
     return Plan(
-        table.assign(**{**controls, **values, **flags}),
+        statistics.with_columns(table, {**controls, **values, **flags}),
         *(roles.measures, roles.target, varied),
         tuple(h for h in roles.hyper if h not in varied),
         *(roles.seed, roles.loss),

@@ -10,7 +10,7 @@ from jaxsharp.analysis.comparisons import GAPS, LABELS
 from jaxsharp.analysis.looks import words
 from jaxsharp.analysis.page.cells import number, numbers
 from jaxsharp.analysis.page.study import Study
-from jaxsharp.analysis.statistics import unfinished
+from jaxsharp.analysis.statistics import unfinished, with_columns
 
 # Columns of a table of runs, measures apart; of the last ones those that differ are shown.
 RUN = ("dataset", "model", "optimizer", "sam", "average", "configuration")
@@ -61,20 +61,19 @@ def runs_of(study: Study) -> pd.DataFrame:
     runs, measures = study.result.runs, list(study.result.correlations)
     check_runs(runs, study.axes, measures)
     names = [name for name in dict.fromkeys((*RUN, *study.axes)) if name in runs]
-    table = runs[[name for name in names if name not in SETTINGS]].copy()
-    table.insert(0, "study", study.name)
+    found = {name: runs[name] for name in names if name not in SETTINGS}
     converged = runs["converged"].eq(True)
     ended = np.where(runs["converged"].isna(), "last epoch", "unconverged")
     ended = np.where(converged, "converged", ended)
-    table["ended"] = np.where(runs["diverged"].eq(True), "diverged", ended)
+    found["ended"] = np.where(runs["diverged"].eq(True), "diverged", ended)
     for name in ("seed", *measures, *RESULTS, *SETTINGS):
         if name in runs:
-            table[name] = numbers(runs, name)
+            found[name] = numbers(runs, name)
     for name in measures:
-        table[f"{name}_unfinished"] = unfinished(runs, name)
+        found[f"{name}_unfinished"] = unfinished(runs, name)
         if f"{name}_error" in runs:
-            table[f"{name}_error"] = numbers(runs, f"{name}_error")
-    return table
+            found[f"{name}_error"] = numbers(runs, f"{name}_error")
+    return pd.DataFrame({"study": study.name, **found}, index=runs.index)
 
 
 def columns(
@@ -129,7 +128,7 @@ def histories(study: Study) -> Iterator[pd.DataFrame | None]:
     check_history(study.history, study.axes)
     followed = [name for name in study.history if name not in keys]
     table = runs.assign(_run=np.arange(len(runs))).merge(study.history, on=keys)
-    table = table.assign(**{name: numbers(table, name) for name in followed})
+    table = with_columns(table, {name: numbers(table, name) for name in followed})
     parts = {run: part[followed].sort_values("epoch") for run, part in table.groupby("_run")}
     yield from (parts.get(run) for run in range(len(runs)))
 
