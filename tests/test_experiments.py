@@ -105,6 +105,7 @@ def test_the_simulation_of_bootstrap_intervals():
     assert len(lines) == 10 and all(float(line.split()[-1]) >= 75 for line in lines)
 
 
+TABLES = ("runs", "timings", "counts", "coverage", "verdicts", "solutions")
 RESULTS = sorted(p.name for p in (ROOT / "results").iterdir() if p.is_dir())
 
 
@@ -112,7 +113,7 @@ RESULTS = sorted(p.name for p in (ROOT / "results").iterdir() if p.is_dir())
 def test_results_have_their_findings_configuration_and_tables(folder):
     names = {p.name for p in (ROOT / "results" / folder).iterdir()}
     assert {"README.md", "config.json"} <= names
-    assert names & {"runs.csv", "timings.csv", "counts.csv", "coverage.csv", "verdicts.csv"}
+    assert names & {f"{table}.csv" for table in TABLES}
 
 
 def test_the_table_of_results_has_a_row_for_each():

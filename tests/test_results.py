@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 
 from jaxsharp.analysis import correlation, geometric_mean_interval, mean_interval
 
@@ -91,3 +92,19 @@ def test_learning_rate_and_batch_size():
             assert seed.sort_values("learning_rate")["study_b_sharpness"].is_monotonic_decreasing
     untrained = runs[(runs["optimizer"] == "sgd") & (runs["batch_size"] == 1000)]
     assert untrained["converged"].all() and (untrained["train_accuracy"] < 0.15).all()
+
+
+def test_the_published_solver_stops_short():
+    folder = RESULTS / "minimum_sharpness_solver"
+    text, table = (folder / "README.md").read_text(), pd.read_csv(folder / "solutions.csv")
+    assert len(table) == 12 and (table["duality_gap"] < 1e-14 * table["minimum"]).all()
+    for column, steps in {"published": "10,000 (published)", "published_100": "1,000,000"}.items():
+        for model, words in {"mlp": "MLP", "simple_batch": "SimpleBatch"}.items():
+            part = table[table["model"] == model]
+            ratio, digits = part[column] / part["minimum"], 3 if model == "mlp" else 2
+            numbers = " | ".join(
+                f"{x:.{digits}f}" for x in (ratio.min(), ratio.median(), ratio.max())
+            )
+            tau = scipy.stats.kendalltau(part[column], part["minimum"]).statistic
+            assert f"| {words} | {steps} | {numbers} | {tau:.2f} |" in text
+            assert (ratio > 1).all()
