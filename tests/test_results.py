@@ -108,3 +108,17 @@ def test_the_published_solver_stops_short():
             tau = scipy.stats.kendalltau(part[column], part["minimum"]).statistic
             assert f"| {words} | {steps} | {numbers} | {tau:.2f} |" in text
             assert (ratio > 1).all()
+
+
+def test_large_batches_are_sharper_and_no_worse():
+    text, runs = page("large_batches")
+    assert len(runs) == 10
+    parts = {size: part for size, part in runs.groupby("batch_size")}
+    for part in parts.values():
+        found = geometric_mean_interval(part["keskar_sharpness"])
+        rounded = float(f"{found.mean:.3g}")
+        assert f"| {rounded:g} [" in text
+        gap = mean_interval(part["gap"])
+        assert f"{gap.mean:.3f} [{gap.low:.3f}, {gap.high:.3f}]" in text
+    small, large = (parts[size]["keskar_sharpness"] for size in (16, 200))
+    assert large.min() > 20 * small.max()
