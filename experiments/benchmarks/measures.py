@@ -78,6 +78,7 @@ def compare_measures(
         rows += [{"work": work, **row} for row in found]
         ratios |= compared
     command = "python experiments/benchmarks/measures.py" + " --smoke" * smoke
+    command += f" --works {' '.join(works)} --rounds {rounds}"
     config = tables.configuration({"command": command, "works": works, "sizes": sizes._asdict()})
     write(out, pd.DataFrame(rows), ratios, config)
     print((out / "README.md").read_text())

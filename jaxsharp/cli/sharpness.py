@@ -59,7 +59,8 @@ def sharpness(
         run: Runs, studies, or folders that hold some; none for parameters trained elsewhere.
         measures: Sharpness measures, separated by commas; usual are those of a study, with its
             settings, and the three defaults of a run by itself.
-        epochs: Checkpoints to measure: all, final, or epochs and final, as in 50,100,final.
+        epochs: Checkpoints to measure: all, final, losses (of --save-losses), or epochs and final,
+            as in 50,100,final.
         out: File (.csv) for a table of all that was asked for, a row a run and checkpoint.
         dataset: File of the user's own that the runs were trained on; with parameters any data set.
         model: FILE.py:FUNCTION of the user's own network; with parameters any network.
