@@ -5,12 +5,10 @@ import inspect
 import re
 from pathlib import Path
 
-import equinox as eqx
 import jax
 import numpy as np
 import optax
 import pytest
-from flax import nnx
 from jax.flatten_util import ravel_pytree
 
 from jaxsharp import optimizers
@@ -63,38 +61,6 @@ def test_the_optax_loop_and_optaxs_own_sam_take_sam_steps(loops):
     assert_same(same, sam_steps(loss, params, batch))
     twice = sam_steps(loss, params, batch, num=2)
     np.testing.assert_allclose(value, loss(ravel_pytree(params)[1](twice), batch), rtol=1e-5)
-
-
-def test_the_flax_and_equinox_loops_take_sam_steps(loops):
-    batch, loss, model = loops["batch"], loops["loss"], loops["model"]
-    train_state, model_state = loops["train_state"], loops["model_state"]
-    for _ in range(3):
-        train_state = loops["train_step"](train_state, batch)
-        model, model_state, _ = loops["model_step"](model, model_state, batch)
-    assert int(train_state.step) == 3
-    assert_same(train_state.params, sam_steps(loss, loops["params"], batch))
-    start, static = eqx.partition(loops["model"], eqx.is_inexact_array)
-
-    def model_loss(params, batch):
-        return loops["model_loss"](eqx.combine(params, static), batch)
-
-    assert_same(eqx.filter(model, eqx.is_inexact_array), sam_steps(model_loss, start, batch))
-
-
-def test_nnx_passes_the_gradient_function_on(loops):
-    x, y = loops["batch"]
-    model = nnx.Linear(20, 1, rngs=nnx.Rngs(0))
-    graph, start = nnx.split(model, nnx.Param)
-    optimizer = nnx.Optimizer(model, loops["optimizer"], wrt=nnx.Param)
-
-    def loss(params, batch):
-        return loops["jnp"].mean((nnx.merge(graph, params)(x)[:, 0] - y) ** 2)
-
-    expected = sam_steps(loss, start, None)  # now, as the steps change the model in place
-    grad_fn = jax.grad(lambda params: loss(params, None))
-    for _ in range(3):
-        optimizer.update(model, grad_fn(nnx.state(model, nnx.Param)), grad_fn=grad_fn)
-    assert_same(nnx.state(model, nnx.Param), expected)
 
 
 def test_accumulated_gradients_are_sam_or_m_sam_as_the_readme_says(loops):

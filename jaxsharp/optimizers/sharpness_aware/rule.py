@@ -126,9 +126,11 @@ def sharpness_aware(
 
     update(grads, state, params, grad_fn=...), with grad_fn(params) -> grads on the same batch, or
     grad_fn(params, i) as `optax.contrib.sam` with opaque_mode calls it; i counts its calls in an
-    update from 0. Momentum, clipping and weight decay of `base` act on the sharp gradient and the
-    clean params; all extra arguments but grad_fn reach it. Transformations chained before change
-    `grads`, so the direction of the ascent, alone. A schedule counts updates.
+    update from 0. Gradients have the structure of `params`, and may hold each array in a box of its
+    own, as the variables of Flax NNX do; ValueError for others. Momentum, clipping and weight decay
+    of `base` act on the sharp gradient and the clean params; all extra arguments but grad_fn reach
+    it. Transformations chained before change `grads`, so the direction of the ascent, alone. A
+    schedule counts updates.
     """
     if not isinstance(base, optax.GradientTransformation):
         raise TypeError(f"base must be an optax.GradientTransformation, got {base!r}")
@@ -167,16 +169,35 @@ def sharpness_aware(
 def _apply(rule, axis_name, grad_fn, grads, params, memory, step, **batch):
     """The rule in at least float32; gradients and memory keep their dtypes."""
 
-    def prepared(gradient):
-        gradient = widen(gradient)
+    def prepared(gradient, name):
+        gradient = widen(_unboxed(gradient, params, name))
         return gradient if axis_name is None else jax.lax.pmean(gradient, axis_name)
 
     def wide_grad_fn(point, *args):
-        return prepared(grad_fn(point, *args))
+        return prepared(grad_fn(point, *args), "the result of grad_fn")
 
-    args = (wide_grad_fn, prepared(grads), params, memory, step)
+    grads = _unboxed(grads, params, "grads")
+    args = (wide_grad_fn, prepared(grads, "grads"), params, memory, step)
     sharp, new_memory = rule.gradient(*args, **batch)
     return optax.tree.cast_like(sharp, grads), optax.tree.cast_like(new_memory, memory)
+
+
+def _unboxed(gradient, params, name):
+    """The gradient as a tree like `params`, of which each leaf may stand in a box of its own."""
+    places, structure = jax.tree_util.tree_flatten_with_path(params)
+    try:
+        boxes = [jax.tree.leaves(box) for box in structure.flatten_up_to(gradient)]
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{name} must have the structure of params: {str(error).splitlines()[0]}"
+        ) from error
+    for (path, leaf), box in zip(places, boxes, strict=True):
+        if [jnp.shape(array) for array in box] != [jnp.shape(leaf)]:
+            raise ValueError(
+                f"{name} must have the structure of params: at {jax.tree_util.keystr(path)} it has "
+                f"{', '.join(str(jnp.shape(x)) for x in box) or 'nothing'}, not {jnp.shape(leaf)}"
+            )
+    return structure.unflatten([array for (array,) in boxes])
 
 
 def _of_params(grad_fn):
