@@ -19,9 +19,10 @@ from jaxsharp.data import datasets
 from jaxsharp.measures.registry import MEASURES
 from jaxsharp.networks import models
 from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE, own_arguments
-from jaxsharp.runs import claims, reading
+from jaxsharp.runs import claims, directory, reading
 from jaxsharp.runs.config import HYPER_PARAMETERS, SAM, RunConfig, Settings
 from jaxsharp.studies import study, sweep
+from jaxsharp.studies.checkpoints import choice
 from jaxsharp.studies.recipes import make_recipe
 from jaxsharp.studies.workbench import load_workbench
 
@@ -74,6 +75,8 @@ def train(
     make_recipe(config, bench)
     out = out or Path("runs") / f"{config.dataset}-{config.model}-{config.name}"
     console = make_console()
+    if not fresh:
+        directory.keep_config(out, config)
     with (
         claims.claimed(out, asdict(config), fresh=fresh),
         Tracker(console, "epoch", training.epochs, quiet=quiet) as tracker,
@@ -84,6 +87,7 @@ def train(
             save_every=save_every,
             report=lambda p: tracker.update(p.epochs, config.label, study.describe(p)),
         )
+    choice.tell_lost(out, config.settings)
     report.print_run(console, out)
 
 

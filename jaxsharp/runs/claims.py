@@ -19,6 +19,7 @@ from jaxsharp.runs.config import RunConfig
 Warn = Callable[[str], Any]
 MOST_NAMED = 20
 SHARED = ("dataset", "model", "settings")
+CONFIGURATION = "configuration.json"  # of a run, in each of its checkpoints
 KINDS = {"run": "seed", "study": "seeds"}  # by the field that the other one has not
 ELSEWHERE = "choose another directory (--out); --fresh would delete what is there"
 
@@ -236,7 +237,9 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     file = path / "config.json"
     if not file.is_file():
-        raise RunError(f"{path} is no run directory: it has no config.json")
+        left = any(path.glob(f"checkpoints/*/{CONFIGURATION}"))
+        advice = f"; {mending(path)}" if left else ""
+        raise RunError(f"{path} is no run directory: it has no config.json{advice}")
     found = parse_config(file)
     if found.pop("checksum", checksum(found)) != checksum(found):
         raise DamagedConfigError(f"{file} is damaged: its checksum does not fit; {mending(path)}")
@@ -249,6 +252,8 @@ def mending(path: Path) -> str:
         return "the command that made the study writes it anew"
     if kind(path.parent.parent) == "study":
         return f"the command that made {path.parent.parent} writes it anew"
+    if any(path.glob(f"checkpoints/*/{CONFIGURATION}")):
+        return "the command that trained the run writes it anew"
     return "restore it, or choose another directory"
 
 

@@ -1,7 +1,7 @@
 """Run directories: what is on disk of a run or a study, and how what is damaged is noticed.
 
 RUN/config.json              the run's configuration, with a checksum
-RUN/checkpoints/epoch_0050   state, history and fingerprint after 50 epochs (``checkpoint``)
+RUN/checkpoints/epoch_0050   state, history, fingerprint and configuration after 50 epochs
 RUN/checkpoints/converged    state and history at the end of a run that converged (or: diverged)
 RUN/history.csv              loss and accuracy on both splits after every epoch, a copy
 RUN/sharpness.csv            a row a measure and its settings: `SHARPNESS`, checksum of the row
@@ -10,8 +10,11 @@ RUN/checkpoint_sharpness.csv the same of checkpoints before the end, each row wi
 Training is deterministic, so whatever is damaged is left out, with a warning, and made again.
 """
 
+import contextlib
 import io
+import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,14 +23,21 @@ import numpy as np
 import pandas as pd
 from jax.typing import ArrayLike
 
+from jaxsharp.core.choices import checked, construct
 from jaxsharp.runs import checkpoint, files, fingerprint
 from jaxsharp.runs.claims import (
+    CONFIGURATION,
     ELSEWHERE,
+    DamagedConfigError,
     RunError,
     Warn,
+    differences,
     print_warning,
+    read_config,
+    write_config,
 )
 from jaxsharp.runs.columns import ENDS, EPOCH, FOLLOWED, HISTORY, MEASUREMENTS, epoch_name
+from jaxsharp.runs.config import RunConfig
 from jaxsharp.runs.fingerprint import Fingerprint
 from jaxsharp.runs.measurements import read_measurements
 from jaxsharp.training.epochs import TrainState
@@ -41,16 +51,65 @@ class End(NamedTuple):
     diverged: ArrayLike
 
 
-def save(path: Path, state: TrainState, history: pd.DataFrame, made_from: Fingerprint) -> None:
-    """Save the training state of a run, its history and what it is made from, in one step."""
+def save(
+    path: Path,
+    state: TrainState,
+    history: pd.DataFrame,
+    made_from: Fingerprint,
+    config: RunConfig | None = None,
+) -> None:
+    """Save the training state of a run, its history and what it is made from, in one step.
+
+    With ``config`` too, from which `keep_config` makes a config.json again that was lost.
+    """
     name = epoch_name(int(state.epoch))
     if state.converged or state.diverged:
         name = "converged" if state.converged else "diverged"
     target, text = path / "checkpoints" / name, history.to_csv(index=False)
     if not target.exists():
         texts = {"history.csv": text, fingerprint.FILE: made_from.text}
+        if config is not None:
+            texts[CONFIGURATION] = json.dumps(asdict(config), indent=2) + "\n"
         checkpoint.save(target, state, texts)
     files.write_text(path / "history.csv", text, durable=False)  # `load` makes the copy again
+
+
+def keep_config(path: Path, config: RunConfig, warn: Warn = print_warning) -> None:
+    """Write a single run's config.json anew if it is missing or damaged, and ``config`` is its own.
+
+    So says the newest intact checkpoint, and ``warn`` gets a line. Raises RunError, and changes
+    nothing, if that is of another run, or if no intact one says of which it is.
+    """
+    file, saved = path / "config.json", checkpoints(path)
+    files.check_tree(path)
+    if not saved:
+        return
+    if file.exists():
+        with contextlib.suppress(DamagedConfigError):
+            read_config(path)
+            return
+    damage = "damaged" if file.exists() else "missing"
+    whole = [each for each in saved if checkpoint.verify(each, texts=["history.csv"]) is None]
+    telling = next((each for each in whole if (each / CONFIGURATION).is_file()), None)
+    if telling is None:
+        left = f"{whole[0].name} is intact and" if whole else "no checkpoint is intact that"
+        raise RunError(
+            f"{file} is {damage}, and {left} does not say of which run it is; put config.json "
+            "back, or choose another directory (--out)"
+        )
+    try:
+        found = asdict(checked(construct(RunConfig, files.read_json(telling / CONFIGURATION))))
+    except ValueError as error:
+        raise RunError(f"{telling / CONFIGURATION}: {error}") from None
+    if changes := differences(found, json.loads(json.dumps(asdict(config)))):
+        raise RunError(
+            f"{file} is {damage}, and checkpoint {telling.name} is intact and of another run "
+            f"({changes}); give the command that trained it, or choose another directory (--out)"
+        )
+    with files.lock(path):
+        aside = f", and now {files.set_aside(file).name}" if file.exists() else ""
+        write_config(path, asdict(config))
+    warn(f"{file} is {damage}{aside}; it is written anew, as checkpoint {telling.name} has it")
 
 
 def checkpoints(path: Path) -> list[Path]:

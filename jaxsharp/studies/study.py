@@ -27,7 +27,7 @@ from jaxsharp.runs import checkpoint, claims, columns, directory, files
 from jaxsharp.runs.config import RunConfig
 from jaxsharp.runs.fingerprint import Fingerprint
 from jaxsharp.studies import measuring, sweep
-from jaxsharp.studies.checkpoints.choice import saved_at_losses
+from jaxsharp.studies.checkpoints.choice import saved_at_losses, tell_lost
 from jaxsharp.studies.grid import StudyConfig, held
 from jaxsharp.studies.origins import contents, fingerprint
 from jaxsharp.studies.workbench import Workbench
@@ -174,6 +174,8 @@ class Work:
 
         pairs = list(zip(group, paths, strict=True))
         measure([(m, p, None) for m, p in pairs], 0)
+        for member, path in pairs if is_writer() else ():
+            tell_lost(path, member.settings, damaged=False)
         if at := [(m, p, saved) for m, p in pairs for saved in saved_at_losses(p, m.settings)]:
             measure(at, len(names) * len(group), " at losses", lost=set_aside)
         seconds = (trained_at - start, time.monotonic() - trained_at)

@@ -307,6 +307,12 @@ def test_a_damaged_checkpoint_of_a_loss_is_set_aside_and_the_study_ends(
     before = pd.read_csv(at_losses / "checkpoints.csv")
     assert len(table) == len(before) - 1
     assert status.derive(out).measured == 4
+    conducted(out, bench)
+    missing = f"checkpoint {saved}, at the first epoch below a loss, cannot be read: it is missing"
+    assert missing in capsys.readouterr().err
+    lines = []
+    work.tasks([out], parse_epochs("losses"), asked(), lines.append)
+    assert sum(missing in line for line in lines) == 1
 
 
 def test_the_same_losses_are_the_same_settings_and_others_are_refused(at_losses, bench):

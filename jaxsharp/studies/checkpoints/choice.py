@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxsharp.core.choices import shown
-from jaxsharp.runs import directory, losses
+from jaxsharp.runs import directory, losses, reading
+from jaxsharp.runs.claims import Warn, print_warning
 from jaxsharp.runs.columns import ENDS, epoch_name, epoch_of
 from jaxsharp.runs.config import RunConfig, Settings
 from jaxsharp.studies.measuring import Place
@@ -84,7 +85,26 @@ def epochs_at_losses(path: Path, settings: Settings) -> list[int]:
 
 def saved_at_losses(path: Path, settings: Settings) -> list[Path]:
     """The checkpoints of these epochs before the end of a run that are there."""
-    ended = directory.is_trained(path, settings.epochs)
-    end = directory.latest_checkpoint(path) if ended else None
-    found = [path / "checkpoints" / epoch_name(e) for e in epochs_at_losses(path, settings)]
-    return [saved for saved in found if saved.is_dir() and saved != end]
+    return [saved for saved in due_at_losses(path, settings) if saved.is_dir()]
+
+
+def due_at_losses(path: Path, settings: Settings) -> list[Path]:
+    """The checkpoints of these epochs before the end of a run, there or not."""
+    epochs = epochs_at_losses(path, settings)
+    if epochs and directory.is_trained(path, settings.epochs):
+        end = len(directory.read_history(path))
+        epochs = [epoch for epoch in epochs if epoch != end]
+    return [path / "checkpoints" / epoch_name(epoch) for epoch in epochs]
+
+
+def tell_lost(
+    path: Path, settings: Settings, warn: Warn = print_warning, *, damaged: bool = True
+) -> None:
+    """Give ``warn`` a line for each of these checkpoints that is missing, or ``damaged``."""
+    for saved in due_at_losses(path, settings):
+        reason = "it is missing" if not saved.is_dir() else reading.damage(saved) if damaged else ""
+        if reason:
+            warn(
+                f"checkpoint {saved}, at the first epoch below a loss, cannot be read: {reason}; "
+                "the run is not measured there; trained in another directory (--out) it has it"
+            )

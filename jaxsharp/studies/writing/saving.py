@@ -64,12 +64,12 @@ class Member:
         metrics = self.history[-1][: len(columns.HISTORY)]
         self.history = [*self.history[:-1], (*metrics, *numbers)]
 
-    def snapshot(self) -> tuple[Path, TrainState, pd.DataFrame, Fingerprint]:
+    def snapshot(self) -> tuple[Path, TrainState, pd.DataFrame, Fingerprint, RunConfig]:
         """What `directory.save` writes of the present state."""
         rows = self.history[: int(self.state.epoch)]
         kinds = dict.fromkeys(self.columns[1:], "float32")
         table = pd.DataFrame(rows, columns=list(self.columns)).astype(kinds)
-        return self.path, self.state, table, self.made_from
+        return self.path, self.state, table, self.made_from, self.config
 
 
 class Saver:
