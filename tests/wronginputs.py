@@ -141,6 +141,8 @@ TOGETHER = [
     "study --vary learning_rate=0.1 learning_rate=0.2",
     "study --shard 2/3 --optimizers sgd --sam none --seeds 1",
     "study --model lenet",
+    "study --out a_study --epochs 100",
+    "study --out a_study --epochs 300 --batch-size 64",
     "train --rho 0.1",
     "train --dataset mnist --data-dir empty",
     "train --model lenet",

@@ -65,7 +65,8 @@ def run_study(
 ) -> None:
     """Train a grid of runs, measure the sharpness of each, write tables and figures.
 
-    The same command continues a study that was interrupted. `jaxsharp list` explains the names.
+    The same command continues a study that was interrupted; with more names, values, seeds or
+    epochs, and its --out, it grows. `jaxsharp list` explains the names.
 
     jaxsharp study --optimizers sgd,adam --sam none,asam --seeds 5 --out runs/first
 

@@ -6,6 +6,7 @@ measurements  what was measured of a run, at its end and before
 columns       names of columns and checkpoints
 reading       what is trained, for those who change nothing
 losses        training losses at which a run is saved
+growth        runs that are trained on to more epochs
 tables        what tables have of a run
 checkpoint    arrays on disk with checksums, whole or not at all
 claims        whose a directory is: configurations, checksums, damage

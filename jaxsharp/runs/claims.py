@@ -15,6 +15,7 @@ from typing import Any
 from jaxsharp.core.choices import checked, construct, shown
 from jaxsharp.runs import checkpoint, files
 from jaxsharp.runs.config import RunConfig
+from jaxsharp.runs.growth import is_before
 
 Warn = Callable[[str], Any]
 MOST_NAMED = 20
@@ -131,10 +132,11 @@ def keep_study(
 ) -> None:
     """Write a study's config.json anew if it is missing or damaged, and its runs are there.
 
-    ``runs`` are those that ``config`` has. ``warn`` gets a line on what is written. Raises RunError
-    if a run that is there is none of them: then it was another study.
+    ``runs`` are those that ``config`` has, some of which may be there with fewer epochs. ``warn``
+    gets a line on what is written. Raises RunError if a run that is there is none of them: then it
+    was another study.
     """
-    file, members = path / "config.json", {run.name: asdict(run) for run in runs}
+    file, members = path / "config.json", {run.name: run for run in runs}
     files.check_tree(path)
     if file.exists():
         with contextlib.suppress(DamagedConfigError):
@@ -145,7 +147,7 @@ def keep_study(
         with contextlib.suppress(DamagedConfigError):
             found[run.parent.name] = read_config(run.parent)
     for name, run in found.items():
-        if name not in members or differences(run, members[name]):
+        if name not in members or not is_before(run, members[name]):
             raise RunError(
                 f"{file} is missing or damaged, and {path / 'runs' / name} is no run of the study "
                 "that is asked for; give the command that made it, or choose another directory"

@@ -34,11 +34,13 @@ from jaxsharp.runs.claims import (
     differences,
     print_warning,
     read_config,
+    read_run_config,
     write_config,
 )
 from jaxsharp.runs.columns import ENDS, EPOCH, FOLLOWED, HISTORY, MEASUREMENTS, epoch_name
 from jaxsharp.runs.config import RunConfig
 from jaxsharp.runs.fingerprint import Fingerprint
+from jaxsharp.runs.growth import extends
 from jaxsharp.runs.measurements import read_measurements
 from jaxsharp.training.epochs import TrainState
 
@@ -140,6 +142,26 @@ def check_origin(path: Path, made_from: Fingerprint, advice: str = ELSEWHERE) ->
         except checkpoint.DamagedError:
             continue
         break
+
+
+def train_on(path: Path, config: RunConfig) -> None:
+    """Give a run that is there the epochs of ``config``, of which it had fewer.
+
+    Its config.json, and where it has not ended by them, nothing else is changed but what was
+    measured at the end that it had, which is removed: so too where nothing says how many it had.
+    """
+    try:
+        found = read_run_config(path)
+    except RunError:  # missing or damaged
+        found = None
+    if found == config or latest_checkpoint(path) is None:
+        return
+    if found is not None and not extends(config, found):
+        return
+    if not is_trained(path, config.settings.epochs):
+        (path / "sharpness.csv").unlink(missing_ok=True)
+    if found is not None:
+        write_config(path, asdict(config))
 
 
 def load(

@@ -26,6 +26,7 @@ from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE
 from jaxsharp.runs import claims
 from jaxsharp.runs.columns import COLUMNS
 from jaxsharp.runs.config import SAM, SHORT_NAMES, RunConfig, Settings
+from jaxsharp.runs.growth import obstacle
 from jaxsharp.runs.losses import thresholds
 
 MOST_RUNS = 100_000
@@ -107,17 +108,26 @@ class StudyConfig:
         each_once("measure", self.measures, measures)
 
     def extends(self, other: "StudyConfig") -> bool:
-        """Whether this study has all runs and measures of another one, and all else alike."""
+        """Whether this study has all runs and measures of another one, and all else alike.
+
+        Or more epochs (`runs.growth`), in which alone a shard can be larger.
+        """
         names = ("optimizers", "sam", "measures")
         grown = {name: getattr(other, name) for name in (*names, "seeds", "vary")}
+        alike = self.with_epochs(other)
         return (
-            replace(self, **grown) == other
-            and self.shard is None
+            replace(alike, **grown) == other
+            and obstacle(other.settings, self.settings) is None
+            and (self.shard is None or alike == other)
             and self.seeds >= other.seeds
             and all(set(getattr(other, name)) <= set(getattr(self, name)) for name in names)
             and list(self.vary) == list(other.vary)
             and all(set(other.vary[name]) <= set(self.vary[name]) for name in self.vary)
         )
+
+    def with_epochs(self, other: "StudyConfig") -> "StudyConfig":
+        """This study with the epochs of another."""
+        return replace(self, settings=replace(self.settings, epochs=other.settings.epochs))
 
     def members(self) -> list[RunConfig]:
         """All runs of the grid, each once, seeds last."""
@@ -194,12 +204,23 @@ def listed(names: Sequence[str], noun: str) -> str:
 
 
 def held(out: Path, config: StudyConfig) -> StudyConfig:
-    """The study that a folder has, if ``config`` extends it; else ``config``."""
+    """The study that a folder has, if ``config`` extends it; else ``config``.
+
+    Raises RunError where it does but for the number of epochs, and says what keeps it from that.
+    """
     try:
         found = StudyConfig.from_dict(claims.read_config(out))
     except (OSError, ValueError):
         return config
-    return found if config.extends(found) else config
+    if config.extends(found):
+        return found
+    if config.with_epochs(found).extends(found):
+        epochs = f"{found.settings.epochs} -> {config.settings.epochs}"
+        reason = obstacle(found.settings, config.settings)
+        raise claims.RunError(
+            f"{out} holds another configuration (epochs {epochs}): {reason}; {claims.ELSEWHERE}"
+        )
+    return config
 
 
 def in_order(names: Iterable[str], order: Iterable[str]) -> tuple[str, ...]:

@@ -92,8 +92,11 @@ def conduct(
     for group, each in zip(groups, made_from, strict=True):
         for member in group:
             directory.check_origin(work.path(member), each)
-    if is_writer() and held(out, config) != config:
-        claims.write_config(out, config.as_dict())
+    if is_writer():
+        if held(out, config) != config:
+            claims.write_config(out, config.as_dict())
+        for member in config.shard_members():  # what was begun with fewer epochs
+            directory.train_on(work.path(member), member)
     for group, each in zip(groups, made_from, strict=True):
         for member in group:
             if is_writer():

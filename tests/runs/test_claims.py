@@ -228,7 +228,7 @@ def test_a_studys_configuration_is_not_made_up(tmp_path):
     """Where a run is none of what is asked for, or nothing says what the folder was."""
     out = make_study(tmp_path / "study")
     lost(out, "deleted")
-    for other in (replace(STUDY, seeds=1), replace(STUDY, settings=Settings(epochs=4))):
+    for other in (replace(STUDY, seeds=1), replace(STUDY, settings=Settings(epochs=2))):
         with pytest.raises(RunError, match=r"config\.json is missing or damaged, and .* is no run"):
             claims.keep_study(out, other.as_dict(), other.shard_members(), pytest.fail)
     foreign = tmp_path / "foreign"
