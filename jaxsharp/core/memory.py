@@ -82,6 +82,12 @@ def affordable_chunk(fn: Callable[[PyTree], PyTree], batch: PyTree, memory: Budg
     return next(divisors, -(-n // -(-n // most)))
 
 
+def map_few(fn: Callable[[PyTree], PyTree], batch: PyTree, memory: Budget) -> PyTree:
+    """Return `fn(example)` for every example, stacked, as many at a time as `memory` allows."""
+    size = affordable_chunk(jax.vmap(fn), batch, memory)
+    return jax.vmap(fn)(batch) if size is None else jax.lax.map(fn, batch, batch_size=size)
+
+
 def device_bytes() -> int:
     """Return the memory of a device; an equal part of the host's where the device does not say."""
     stats = jax.local_devices()[0].memory_stats() or {}

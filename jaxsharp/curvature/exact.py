@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from jaxsharp.core.chunks import mean_over_chunks
-from jaxsharp.core.memory import Budget, affordable_chunk, budget
+from jaxsharp.core.memory import Budget, affordable_chunk, budget, map_few
 from jaxsharp.core.programs import own_settings
 from jaxsharp.core.trees import widen
 from jaxsharp.curvature.likelihoods import combined_softmax, softmax_factors
@@ -151,21 +151,23 @@ def sampled_traces(
     key: Array,
     *,
     combined: Callable = combined_softmax,
+    memory: Budget | None = None,
 ) -> PyTree:
     """Unbiased estimates of each example's traces ``exact_traces``; leaves (n,), one an example.
 
         ||J_j(x_i)^T sum_k z_k s_k||^2,    E = sum_k ||J_j(x_i)^T s_k||^2
 
     with independent signs z_k; ``combined(logits, z)`` is sum_k z_k s_k. Cost: one forward and one
-    backward pass an example, whatever the number of classes. All examples are taken at once, for
-    callers that take a few, in their own jit. Refuses what ``exact_traces`` refuses.
+    backward pass an example, whatever the number of classes; memory of a few examples. For callers
+    with a jit of their own. Refuses what ``exact_traces`` refuses.
     """
     structure = _qualified(fn, params, stats, jax.ShapeDtypeStruct(images.shape[1:], images.dtype))
     products = {p.leaf: p for p in structure.products.values()}
     leaves, treedef = jax.tree.flatten(params)
     (logits,) = structure.program.out_avals
 
-    def one(key, image):
+    def one(example):
+        key, image = example
         signs = jax.random.rademacher(key, logits.shape, logits.dtype)
         factors = lambda f: combined(f, signs.astype(f.dtype))[None]  # noqa: E731
         rows, gradients = jax.tree.map(widen, _example(structure, factors, params, stats, image))
@@ -176,7 +178,7 @@ def sampled_traces(
         return jax.tree.unflatten(treedef, [sums[j] for j in range(len(sums))])
 
     with own_settings():
-        return jax.vmap(one)(jax.random.split(key, len(images)), images)
+        return map_few(one, (jax.random.split(key, len(images)), images), memory or budget())
 
 
 def _qualified(fn, params, stats, image):

@@ -1,17 +1,25 @@
 """Minimum sharpness from a sample of the examples, taken until its standard error is small enough.
 
-One combination of an example's factors with random signs has that example's traces t_ij for its
-mean (`curvature.exact.sampled_traces`). By the envelope theorem, with v the minimizing scales of
-the mean traces, the minimum changes as the mean over examples of
+A forward pass gives each example's size u_i = sum_k ||s_k||^2, the trace of the Hessian of its loss
+in its outputs. Its traces in the parameters are about proportional to that, and 0 with it; in a
+trained network a few examples have most of the sum. They are taken in the order of the priorities
+u_i / U_i, U_i uniform on (0, 1). With tau the priority of the first that is left out, the n taken
+ones are a sample where example i had probability p_i = min(1, u_i / tau), independently of the
+others in all moments (Duffield, Lund and Thorup 2007, "Priority sampling for estimation of
+arbitrary subset sums", theorem 1). One combination of an example's factors with random signs has
+its traces t_ij for its mean (`curvature.exact.sampled_traces`), and the mean trace of group j is
+estimated by
 
-    r_i = sum_j exp(-2 <a_j, v>) t_ij
+    m_j = mean(u) sum_i t_ij / p_i / sum_i u_i / p_i,    over the taken ones.
 
-does, so that its variance is that of the mean of r_i: of n out of N examples, without replacement,
+By the envelope theorem, with v the minimizing scales of the m_j, the minimum changes as the mean
+over examples of r_i = sum_j exp(-2 <a_j, v>) t_ij does. With residuals e_i = r_i - c u_i, c the
+ratio of the estimated means of r and u, and N the number of examples,
 
-    error^2 = ((1 - n/N) (V - W) + W) / n,
+    N^2 error^2 = sum_i (1 - p_i) e_i^2 / p_i^2 + sum_i s_i^2 / p_i,    over the taken ones,
 
-V the variance of r_i over the sample, W the part that is due to the signs, of a second draw for the
-first examples. The minimum of mean traces is lower than that of the true ones by O(1/n), of second
+s_i^2 the variance due to the signs; of the second sum the first examples taken are an estimate, by
+a second draw. The minimum of mean traces is lower than that of the true ones by O(1/n), of second
 order.
 """
 
@@ -25,8 +33,9 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jaxsharp.core.chunks import check_pair
 from jaxsharp.core.keys import stream
-from jaxsharp.core.memory import Budget, affordable_chunk, budget
+from jaxsharp.core.memory import Budget, budget, map_few
 from jaxsharp.core.programs import own_settings
+from jaxsharp.core.trees import widen
 from jaxsharp.curvature.exact import sampled_traces
 from jaxsharp.measures.minimum.scales import ScaleMinimum, minimize_over_scales
 from jaxsharp.measures.minimum.sharpness import example_of, group_traces, structure_of
@@ -53,11 +62,11 @@ class SampledMinimum(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """Moments of the traces of the examples so far, of J groups.
+    """Mean traces of J groups from the examples taken so far, and the covariance of these means.
 
-    All in units of ``scale`` (J,), so that squares of small traces do not vanish. ``covariance`` is
-    over examples and signs, ``of_signs`` the part that is due to these. ``exact``: the mean is that
-    of all examples and factors.
+    All in units of ``scale`` (J,), so that squares of small traces do not vanish. ``of_signs`` is
+    the part of the covariance that is due to the signs. ``exact``: the mean is that of all examples
+    and factors, which were taken besides the ``count`` ones.
     """
 
     scale: Float[Array, " J"]
@@ -82,9 +91,11 @@ def sampled_minimum_sharpness(
 ) -> SampledMinimum:
     """Minimum sharpness to a relative standard error of ``rtol``, from as few examples as reach it.
 
-    Examples are drawn without replacement, 256 at a time. Cost: one forward and one backward pass
-    for each of them, whatever the number of classes. If all do not reach ``rtol`` the exact form is
-    taken. The error is for the sample over ``batch``, and not for these data as a sample of others.
+    Examples are drawn without replacement, 256 at a time. Cost: a forward pass for each example of
+    ``batch``, a forward and a backward one for each that is taken, and again for the first 256,
+    whatever the number of classes; memory of the traces of all examples. If all do not reach
+    ``rtol`` the exact form is taken. The error is for the sample over ``batch``, and not for these
+    data as a sample of others.
 
     Raises as `minimum_sharpness`, and ValueError for ``rtol`` outside of (0, 1).
     """
@@ -105,22 +116,15 @@ def from_sample(
 ) -> SampledMinimum:
     """The minimum of the mean traces of a sample, solved in float64, and its standard error."""
     exponents = structure_of(network, params, stats, images).exponents
-    scale, count, mean, covariance, of_signs, exact = (np.asarray(x, np.float64) for x in found)
+    scale, count, mean, covariance, _, exact = (np.asarray(x, np.float64) for x in found)
     least = minimize_over_scales(scale * mean, exponents)
-    exact = bool(exact) or (count == len(images) and not of_signs.any())  # of a single factor
+    examples = len(images) if exact else int(count)
+    exact = bool(exact) or (count == len(images) and not covariance.any())  # of a single factor
     error = least.error
     if not exact and least.value > 0:
-        weights = scale * np.exp(-2 * exponents @ least.log_scales) / least.value
-        squared = variance(weights, count, len(images), covariance, of_signs)
-        error = least.value * np.sqrt(squared)
-    return SampledMinimum(least.value, float(error), least, int(count), exact)
-
-
-def variance(weights, count, total, covariance, of_signs):
-    """Variance of the mean of r_i = <weights, t_i> over ``count`` of ``total`` examples."""
-    both, signs = (jnp.maximum(weights @ c @ weights, 0) for c in (covariance, of_signs))
-    signs = jnp.minimum(both, signs)
-    return ((1 - count / total) * (both - signs) + signs) / count
+        weights = scale * np.exp(-2 * exponents @ least.log_scales)
+        error = np.sqrt(weights @ covariance @ weights)
+    return SampledMinimum(least.value, float(error), least, examples, exact)
 
 
 @partial(jax.jit, static_argnums=range(3))
@@ -133,63 +137,87 @@ def sample(
     images: Array,
     key: Array,
 ) -> Sample:
-    """Moments of the traces of as many examples as reach ``rtol``, or the exact traces of all."""
-    factors_of(network.loss)
-    total, combined = len(images), COMBINED[network.loss.name]
+    """Mean traces of as many examples as reach ``rtol``, or the exact traces of all."""
+    total, factors = len(images), factors_of(network.loss)
+    size = min(BLOCK, total)
+    fn, combined = example_of(network), COMBINED[network.loss.name]
     exponents = jnp.asarray(structure_of(network, params, stats, images).exponents)
-    order = jax.random.permutation(stream(key, "examples"), total)
-    keys = [stream(key, purpose) for purpose in ("signs", "second signs")]
 
-    def traces_of(chunk, key, scale=1.0):
-        found = sampled_traces(example_of(network), params, stats, chunk, key, combined=combined)
-        return jnp.stack(jax.tree.leaves(found), axis=1) / scale
+    def size_of(image):
+        return jnp.sum(jnp.square(factors(widen(fn(params, stats, image)))))
 
-    fitting = affordable_chunk(lambda chunk: traces_of(chunk, keys[0]), images, memory)
-    size = min(BLOCK, total, fitting or total)
-    look = max(1, min(BLOCK, total) // size)  # blocks of a memory's chunks before the first look
+    def traces_of(chosen, key):
+        arguments = (fn, params, stats, images[chosen], key)
+        found = sampled_traces(*arguments, combined=combined, memory=memory)
+        return jnp.stack(jax.tree.leaves(found), axis=1)
 
-    def block(i, key, scale=1.0):
-        chunk = images[jax.lax.dynamic_slice(order, [i * size], [size])]
-        return traces_of(chunk, jax.random.fold_in(key, i), scale)
+    sizes = map_few(size_of, images, memory)
+    uniform = 1 - jax.random.uniform(stream(key, "examples"), sizes.shape, sizes.dtype)
+    order = jnp.argsort(-sizes / uniform)
+    sizes, priorities = sizes[order], (sizes / uniform)[order]
+
+    def taken(count):
+        """1 / p_i of the first examples in order, 0 of others; N times the weight of their sum."""
+        threshold = jnp.where(count < total, priorities[jnp.minimum(count, total - 1)], 0)
+        inverse = jnp.where(sizes < threshold, threshold / nonzero(sizes), 1)
+        inverse = jnp.where(jnp.arange(total) < count, inverse, 0)
+        return inverse, sizes.mean() / nonzero(inverse @ sizes)
+
+    signs, second_signs = (stream(key, purpose) for purpose in ("signs", "second signs"))
+    first, second = (
+        traces_of(order[:size], jax.random.fold_in(k, 0)) for k in (signs, second_signs)
+    )
+    scale = nonzero(first.mean(0))
+    change = (first - second) / scale * jnp.sqrt(taken(size)[0][:size, None] / 2)
+    of_signs = change.T @ change / total**2
+
+    def include(so_far, block):
+        """The sample with the traces of as many examples more, of which some may be there."""
+        (_, traces), count = so_far, jnp.minimum(so_far[0].count + size, total)
+        traces = jax.lax.dynamic_update_slice(traces, block / scale, [so_far[0].count, 0])
+        inverse, weight = taken(count)
+        mean = weight * (inverse @ traces)
+        residuals = inverse[:, None] * (traces - jnp.outer(sizes, mean / nonzero(sizes.mean())))
+        left_out = 1 - 1 / jnp.maximum(inverse, 1)
+        covariance = weight**2 * (residuals.T * left_out) @ residuals + of_signs
+        return Sample(scale, count, mean, covariance, of_signs, so_far[0].exact), traces
 
     def add(so_far):
-        n, traces = so_far.count, block(so_far.count // size, keys[0], so_far.scale)
-        mean = traces.mean(0)
-        off, share = mean - so_far.mean, size / (n + size)
-        within = (traces - mean).T @ (traces - mean)
-        before = so_far.covariance * jnp.maximum(n - 1, 0)
-        covariance = before + within + n * share * jnp.outer(off, off)
-        return so_far._replace(
-            count=n + size,
-            mean=so_far.mean + share * off,
-            covariance=covariance / jnp.maximum(n + size - 1, 1),
-        )
+        count = so_far[0].count
+        chosen = jax.lax.dynamic_slice(order, [count], [size])
+        return include(so_far, traces_of(chosen, jax.random.fold_in(signs, count)))
+
+    def relative_variances(found):
+        log_traces = jnp.log(found.mean) + jnp.log(scale)
+        terms = log_traces - 2 * exponents @ minimizing(log_traces, exponents)
+        weights = jnp.where(found.mean > 0, jax.nn.softmax(terms) / found.mean, 0)  # of value 1
+        return [weights @ c @ weights for c in (found.covariance, found.of_signs)]
+
+    def reached(found):
+        return relative_variances(found)[0] <= rtol**2
 
     def goes_on(so_far):
-        return (so_far.count + size <= total) & ((so_far.count < look * size) | ~reached(so_far))
+        """Where the error is too large, and not by the signs alone, which no more examples mend."""
+        both, of_signs = relative_variances(so_far[0])
+        return (so_far[0].count < total) & ~(both <= rtol**2) & (of_signs <= rtol**2)
 
-    def reached(so_far):
-        log_traces = jnp.log(so_far.mean) + jnp.log(so_far.scale)
-        terms = log_traces - 2 * exponents @ minimizing(log_traces, exponents)
-        weights = jnp.where(so_far.mean > 0, jax.nn.softmax(terms) / so_far.mean, 0)  # of value 1
-        return variance(weights, so_far.count, total, *so_far[3:5]) <= rtol**2
+    nothing = jnp.zeros((total, len(scale)), scale.dtype)
+    none = jnp.zeros((), jnp.int32)
+    start = Sample(scale, none, nothing[0], of_signs, of_signs, jnp.zeros((), bool))
+    found, _ = jax.lax.while_loop(goes_on, add, include((start, nothing), first))
 
-    first, second = (block(0, key) for key in keys)
-    scale = jnp.where(first.mean(0) > 0, first.mean(0), 1)
-    change, nothing = (first - second) / scale, jnp.zeros_like(scale)
-    of_signs = change.T @ change / (2 * size)
-    moments = nothing, jnp.outer(nothing, nothing), of_signs
-    start = Sample(scale, jnp.zeros((), jnp.int32), *moments, jnp.zeros((), bool))
-    found = jax.lax.while_loop(goes_on, add, start)
-
-    def of_all(so_far):
+    def of_all(found):
         traces = group_traces(network, None, memory, params, stats, images)
-        mean = (jnp.stack(jax.tree.leaves(traces)) / so_far.scale).astype(so_far.mean.dtype)
-        count = jnp.full_like(so_far.count, total)
-        return so_far._replace(count=count, mean=mean, exact=jnp.ones_like(so_far.exact))
+        mean = (jnp.stack(jax.tree.leaves(traces)) / scale).astype(found.mean.dtype)
+        return found._replace(mean=mean, exact=jnp.ones_like(found.exact))
 
     # A loop of one turn at most, which members of a group that are vmapped skip together.
-    return jax.lax.while_loop(lambda s: ~s.exact & ~reached(s), of_all, found)
+    return jax.lax.while_loop(lambda found: ~found.exact & ~reached(found), of_all, found)
+
+
+def nonzero(x: Array) -> Array:
+    """The numbers, with 1 in the place of 0, to divide by."""
+    return jnp.where(x == 0, 1, x)
 
 
 def minimizing(
