@@ -4,7 +4,8 @@
     jaxsharp evaluate runs/study_a/fashion_mnist.csv
 
 Six optimizers, each with and without SAM, on three CNNs and two data sets: 72 combinations of one
-seed, up to 200 epochs each, one folder for each data set and network. Made for an accelerator: on
+seed, up to 200 epochs each, one folder for each data set and network, by one command (`jaxsharp
+study --dataset A,B --model X,Y`). Made for an accelerator: on
 two CPU cores an epoch of the smallest network takes about a minute. An interrupted study continues
 where it was. `--smoke` runs every step on a few digits.
 
@@ -13,8 +14,8 @@ All other options are those of `jaxsharp study`, and each of the six studies get
     python experiments/study_a.py --datasets fashion_mnist --models simple_batch \\
         --optimizers sgd,adam --train-size 5000 --epochs 40 --loss-below 0.1 --seeds 3
 
-Runs are measured at their ends and, before these, at epochs 50, 100, 150 and 200. Each data set
-gets a table DATASET.csv of all its runs, also where studies were interrupted, with the columns of
+Runs are measured at their ends and, when all are trained, at epochs 50, 100, 150 and 200. Each data
+set gets a table DATASET.csv of all its runs, also where studies were interrupted, with those of
 `runs.csv` and `checkpoints.csv` and the gap in points, 100 (training - test accuracy). What the
 measures predict, `jaxsharp evaluate` says: over all runs (raw), among runs of equal optimizer,
 variant and network (within), where one of these alone differs (Psi); of half of them with
@@ -64,21 +65,21 @@ class StudyA:
 
 def study_a(part: StudyA, options: list[str]) -> None:
     """Run the studies, and write the tables of what there is at the end."""
-    pairs = [(dataset, model) for dataset in part.datasets for model in part.models]
+    datasets, models = part.datasets, part.models
     if part.smoke:
-        pairs, options = [("digits", "small_mlp")], [*SMOKE, *options]
+        datasets, models, options = ("digits",), ("small_mlp",), [*SMOKE, *options]
+    alone = f"{datasets[0]}-{models[0]}" if len(datasets) * len(models) == 1 else ""
+    folder = str(part.out / alone)
+    names = ["--dataset", ",".join(datasets), "--model", ",".join(models), "--seeds", "1"]
+    files = [] if part.data_dir is None else ["--data-dir", str(part.data_dir)]
+    holdout = ["--holdout", str(part.holdout)]
     try:
-        for dataset, model in pairs:
-            folder = str(part.out / f"{dataset}-{model}")
-            arguments = ["--dataset", dataset, "--model", model, "--seeds", "1", *options]
-            arguments += ["--holdout", str(part.holdout)]
-            files = [] if part.data_dir is None else ["--data-dir", str(part.data_dir)]
-            main(["study", *arguments, *files, "--out", folder])
-            main(["sharpness", folder, "--epochs", CHECKPOINTS, *files, "--quiet"])
+        main(["study", *names, *options, *holdout, *files, "--out", folder])
+        main(["sharpness", folder, "--epochs", CHECKPOINTS, *files, "--quiet"])
     finally:
-        for dataset in dict.fromkeys(dataset for dataset, _ in pairs):
-            folders = [part.out / f"{dataset}-{model}" for name, model in pairs if name == dataset]
-            if tables := [rows_of(folder) for folder in folders if (folder / "runs.csv").is_file()]:
+        for dataset in datasets:
+            folders = [part.out / f"{dataset}-{model}" for model in models]
+            if tables := [rows_of(each) for each in folders if (each / "runs.csv").is_file()]:
                 write_table(part.out / f"{dataset}.csv", pd.concat(tables, ignore_index=True))
 
 

@@ -36,30 +36,34 @@ def out(tmp_path, monkeypatch):
     return tmp_path
 
 
-def run(out, monkeypatch, *options):
-    """Study A with studies that are there; what its second network would be, interrupts."""
+def run(out, monkeypatch, *options, **part):
+    """Study A with studies that are there, interrupted before checkpoints are measured."""
     called = []
 
     def main(arguments):
         called.append(arguments)
-        if "middle_batch" in arguments:
+        if arguments[0] == "sharpness":
             raise SystemExit(130)
 
     monkeypatch.setattr(study_a, "main", main)
-    part = study_a.StudyA(datasets=("fashion_mnist",), out=out)
+    part = study_a.StudyA(datasets=("fashion_mnist",), out=out, **part)
     with pytest.raises(SystemExit):
         study_a.study_a(part, list(options))
     return called
 
 
+def test_one_data_set_and_network_have_the_folder_that_they_have_among_others(out, monkeypatch):
+    for models, folder in ((("simple_batch",), out / "fashion_mnist-simple_batch"), (None, out)):
+        called = run(out, monkeypatch, **({"models": models} if models else {}))
+        assert called[0][-1] == called[1][1] == str(folder)
+
+
 def test_the_runs_of_all_networks_are_one_table(out, monkeypatch):
-    called = run(out, monkeypatch, "--epochs", "200")
-    folder = str(out / "fashion_mnist-simple_batch")
-    assert [arguments[0] for arguments in called] == ["study", "sharpness", "study"]
-    assert [arguments[4] for arguments in called[::2]] == ["simple_batch", "middle_batch"]
-    assert called[0][-2:] == ["--out", folder]
-    assert called[1][1:4] == [folder, "--epochs", "50,100,150,200,final"]
-    assert ["--epochs", "200"] == called[0][7:9]
+    study, sharpness = run(out, monkeypatch, "--epochs", "200")
+    assert study[:3] == ["study", "--dataset", "fashion_mnist"]
+    assert study[4] == "simple_batch,middle_batch,complex_batch"
+    assert study[-2:] == ["--out", str(out)] and ["--epochs", "200"] == study[7:9]
+    assert sharpness[:4] == ["sharpness", str(out), "--epochs", "50,100,150,200,final"]
     table = pd.read_csv(out / "fashion_mnist.csv")
     runs = pd.read_csv(out / "fashion_mnist-simple_batch" / "runs.csv")
     assert list(table)[:5] == ["optimizer", "sam", "model", "seed", "epoch"]

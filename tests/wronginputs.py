@@ -47,8 +47,14 @@ MEASURING = {
     "--measures": NAMES,
 }
 DATA = {
-    "--dataset": (*NAMES, "no.npz", "no.csv", "no.parquet", "no.txt"),
-    "--model": (*(n for n in NAMES if n != "None"), "no.py:make", "a_file:make", "a_file.py"),
+    "--dataset": (*NAMES, "no.npz", "no.csv", "no.parquet", "no.txt", "digits,digit"),
+    "--model": (
+        *(n for n in NAMES if n != "None"),
+        "no.py:make",
+        "a_file:make",
+        "a_file.py",
+        "small_mlp,lenett",
+    ),
     "--data-dir": ("", "no/such/folder", "a_file", "~nobody_of_this_name/x"),
 }
 STUDY = {

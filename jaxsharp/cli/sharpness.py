@@ -27,6 +27,7 @@ from jaxsharp.runs.config import RunConfig, labels
 from jaxsharp.studies.checkpoints import parse_epochs, work
 from jaxsharp.studies.grid import StudyConfig
 from jaxsharp.studies.workbench import Workbench, load_workbench, workbench
+from jaxsharp.studies.writing.joined import write_joined
 from jaxsharp.studies.writing.tables import write_checkpoints
 
 USUAL = "usual"
@@ -111,6 +112,8 @@ def sharpness(
                     for task in found
                     if task.study is not None and write_checkpoints(task.folder, task.study)
                 ]
+                for folder in run:
+                    written += [folder / name for name in write_joined(folder)]
     tell(console, found, work.joined(found), written, out)
 
 

@@ -7,12 +7,15 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from jaxsharp.core.choices import known, shown
 from jaxsharp.data import datasets, tables
 from jaxsharp.networks.models import MODELS
 from jaxsharp.networks.modules import from_nnx
 from jaxsharp.networks.network import Network
+from jaxsharp.runs.config import Settings
+from jaxsharp.studies.workbench import Workbench, workbench
 
 OWN = re.compile(r"(.+\.py):(\w+)")
 DEFAULT_MODEL = {"digits": "small_mlp", ".txt": "gpt"}  # by data set, or end of a file's name
@@ -39,6 +42,57 @@ def network_of(model: str | None, dataset: str) -> tuple[str, str | Network]:
         return model, known("model", model, (*MODELS, "FILE.py:FUNCTION"))
     path, function = Path(found[1]), found[2]
     return f"{tables.name_of(path)}.{function}", own_network(path, function)
+
+
+class Pair(NamedTuple):
+    """A data set and a network: as the user gave the first, and as tables call both."""
+
+    dataset: str
+    dataset_name: str
+    model_name: str
+    network: str | Network
+
+
+def pairs_of(dataset: str, model: str | None) -> list[Pair]:
+    """Each data set of a text with each network of another, which are separated by commas.
+
+    ValueError for what is unknown or there twice.
+    """
+    found = []
+    for data in separated("dataset", dataset):
+        name = dataset_name(data)
+        for each in [None] if model is None else separated("model", model):
+            found.append(Pair(data, name, *network_of(each, data)))
+    return found
+
+
+def separated(what: str, text: str) -> list[str]:
+    """The names in a text, each once; that of a file which is there may have a comma."""
+    own = OWN.fullmatch(text)
+    file = Path(own[1]) if own is not None else Path(text) if tables.is_file(text) else None
+    if "," not in text or (file is not None and file.is_file()):
+        return [text]
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{what} is {shown(text)}; {shown(name)} is there twice")
+    return names
+
+
+def benches_of(pairs: list[Pair], settings: Settings, data_dir: Path | None) -> list[Workbench]:
+    """Data and network of each pair, each data set loaded once.
+
+    Of several data sets, ``data_dir`` is for those that are read from a directory; where none is,
+    it is for all, and refused.
+    """
+    names = list(dict.fromkeys(pair.dataset for pair in pairs))
+    read = [name for name in names if not tables.is_file(name) and not datasets.is_embedded(name)]
+    sizes = {"train_size": settings.train_size, "holdout": settings.holdout}
+    loaded = {
+        name: datasets.load(name, data_dir=data_dir if name in read or not read else None, **sizes)
+        for name in names
+    }
+    return [workbench(loaded[pair.dataset], pair.network, settings.loss) for pair in pairs]
 
 
 def own_network(path: Path, function: str) -> Network:

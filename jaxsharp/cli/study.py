@@ -1,11 +1,13 @@
 """Commands on studies: run one or a part of one, join parts, look how far one is."""
 
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import tyro
+from rich.console import Console
 
 from jaxsharp.analysis import canvas
 from jaxsharp.analysis.page import page_of
@@ -13,7 +15,7 @@ from jaxsharp.cli import evaluate, report
 from jaxsharp.cli.output import make_console
 from jaxsharp.cli.parsing import naming
 from jaxsharp.cli.progress import Tracker
-from jaxsharp.cli.sources import dataset_name, network_of
+from jaxsharp.cli.sources import benches_of, pairs_of
 from jaxsharp.core.choices import at_least_one, checked, counted, known_list, width_of
 from jaxsharp.data import datasets, tables
 from jaxsharp.measures.contract import Options
@@ -27,7 +29,8 @@ from jaxsharp.studies import report as report_of
 from jaxsharp.studies.grid import StudyConfig, parse_shard, parse_vary
 from jaxsharp.studies.recipes import make_recipe
 from jaxsharp.studies.tensorboard import Scalars
-from jaxsharp.studies.workbench import load_workbench
+from jaxsharp.studies.workbench import Workbench
+from jaxsharp.studies.writing import joined
 from jaxsharp.training.hosts import Hosts, join
 from jaxsharp.training.members import agreed
 from jaxsharp.training.trackers import columns_of
@@ -74,11 +77,14 @@ def run_study(
 
     jaxsharp study --dataset mine.csv --holdout 100 --model mynet.py:make --schedule cosine
 
+    jaxsharp study --dataset mnist,fashion_mnist --model lenet,simple_batch --out runs/four
+
     Args:
-        dataset: Data set, or a file of the user's own.
+        dataset: Data set, or a file of the user's own; several, separated by commas, make a study
+            for each with each network in a folder of its own, and one table of all.
         model: Network, or a function of a file of the user's own that takes nnx.Rngs and returns
             an NNX module, or takes nothing and returns a networks.Network; by default small_mlp for
-            the digits and files, simple_batch otherwise.
+            the digits and files, simple_batch otherwise; several, separated by commas.
         optimizers: Optimizers, separated by commas.
         sam: Sharpness-aware variants, separated by commas; none is the optimizer alone.
         seeds: Runs of each combination, with seeds 0, 1, ...
@@ -99,44 +105,76 @@ def run_study(
         parse_shard(shard)
     checked(hosts)
     formats = known_list("figure format", figures, canvas.FORMATS)
-    model_name, network = network_of(model, dataset)
-    config = StudyConfig(
-        dataset=dataset_name(dataset),
-        model=model_name,
-        optimizers=known_list("optimizer", optimizers, OPTIMIZERS),
-        sam=known_list("SAM variant", sam, SAM),
-        seeds=at_least_one("seeds", seeds),
-        measures=known_list("measure", measures, MEASURES),
-        settings=checked(training),
-        options=checked(measuring),
-        vary=parse_vary(vary, training),
-        shard=shard,
-    )
-    config.check()
-    at_least_one("save_every", save_every)
     layout = sweep.Layout(width_of(width), at_least_one("devices_per_member", devices_per_member))
+    pairs = pairs_of(dataset, model)
+    configs = [
+        StudyConfig(
+            dataset=pair.dataset_name,
+            model=pair.model_name,
+            optimizers=known_list("optimizer", optimizers, OPTIMIZERS),
+            sam=known_list("SAM variant", sam, SAM),
+            seeds=at_least_one("seeds", seeds),
+            measures=known_list("measure", measures, MEASURES),
+            settings=checked(training),
+            options=checked(measuring),
+            vary=parse_vary(vary, training),
+            shard=shard,
+        )
+        for pair in pairs
+    ]
+    for config in configs:
+        config.check()
+    at_least_one("save_every", save_every)
+    several = len(pairs) > 1
+    out = out or Path("runs") / (joined.name_of(configs) if several else configs[0].name)
+    if several:
+        joined.check_folder(out, configs)
     begin = time.monotonic()
     join(hosts)
-    bench = load_workbench(dataset, network, training, data_dir)
+    benches = benches_of(pairs, training, data_dir)
     sweep.check_layout(layout)
-    if not config.groups():
-        raise ValueError(
-            f"shard {shard} of {counted(len(config.members()), 'run')} is empty; take fewer parts"
-        )
-    for first, *_ in config.groups():
-        make_recipe(first, bench)
-    out = out or Path("runs") / config.name
+    for config, bench in zip(configs, benches, strict=True):
+        if not config.groups():
+            raise ValueError(
+                f"shard {shard} of {counted(len(config.members()), 'run')} is empty; take fewer "
+                "parts"
+            )
+        for first, *_ in config.groups():
+            make_recipe(first, bench)
+    do = Doing(save_every, layout, formats, quiet or not study.is_writer(), tensorboard, fresh)
+    if not several:
+        conduct(configs[0], out, benches[0], do, begin)
+        return
+    try:
+        for config, bench in zip(configs, benches, strict=True):
+            conduct(config, out / joined.folder_name(config), bench, do, time.monotonic())
+    finally:
+        written = joined.write_joined(out) if study.is_writer() else []
+    tell_joined(out, written)
+
+
+class Doing(NamedTuple):
+    """How studies are done: what changes none of their numbers."""
+
+    save_every: int
+    layout: sweep.Layout
+    figures: tuple[str, ...]
+    quiet: bool
+    tensorboard: bool
+    fresh: bool
+
+
+def conduct(config: StudyConfig, out: Path, bench: Workbench, do: Doing, begin: float) -> None:
+    """Do a study in its folder, and print its result."""
     console = make_console()
-    quiet = quiet or not study.is_writer()
-    kept = (
-        Scalars(out / "tensorboard", columns_of(training.tracked)) if tensorboard else nullcontext()
-    )
-    with interrupts.deferred() as requested, study.claimed(out, config, fresh=fresh):
-        if not quiet:
+    followed = columns_of(config.settings.tracked)
+    kept = Scalars(out / "tensorboard", followed) if do.tensorboard else nullcontext()
+    with interrupts.deferred() as requested, study.claimed(out, config, fresh=do.fresh):
+        if not do.quiet:
             console.print(opening(config, bench, out))
         total = len(config.shard_members()) * config.steps_per_run
         with (
-            Tracker(console, "study", total, quiet=quiet) as tracker,
+            Tracker(console, "study", total, quiet=do.quiet) as tracker,
             status.Board(out) as board,
             kept as scalars,
         ):
@@ -151,15 +189,34 @@ def run_study(
 
             result = study.conduct(
                 *(config, out, bench),
-                save_every=save_every,
-                layout=layout,
+                save_every=do.save_every,
+                layout=do.layout,
                 report=tell,
-                figures=formats,
+                figures=do.figures,
             )
         if study.is_writer():
-            seconds = time.monotonic() - begin
-            report.print_study(console, config, result, out, seconds, formats)
-            evaluate.evaluate_study(console, config, result, out)
+            finish(console, config, result, out, begin, do.figures)
+
+
+def finish(
+    console: Console,
+    config: StudyConfig,
+    result: study.StudyResult,
+    out: Path,
+    begin: float,
+    formats: Sequence[str],
+) -> None:
+    """Print the result of a study, and evaluate it."""
+    report.print_study(console, config, result, out, time.monotonic() - begin, formats)
+    evaluate.evaluate_study(console, config, result, out)
+
+
+def tell_joined(out: Path, names: Sequence[str]) -> None:
+    """Say which joined tables there are."""
+    if names:
+        folders = counted(len(joined.studies_in(out)), "study folder")
+        text = f"{out}: {', '.join(names)} of {folders}; for jaxsharp evaluate {out}"
+        make_console().print(text, highlight=False, soft_wrap=True)
 
 
 def opening(config: StudyConfig, bench, out: Path) -> str:
@@ -178,19 +235,24 @@ def merge_parts(
     """Join the parts of a study that were made with --shard, and write its tables and figures.
 
     Args:
-        parts: Folders of all parts, in any order.
+        parts: Folders of all parts, in any order; of a study, or each of the same several.
         out: Folder of the whole study.
         figures: Formats of the figures, separated by commas.
     """
     formats = known_list("figure format", figures, canvas.FORMATS)
     begin = time.monotonic()
-    config = merge.merge(list(parts), out)
-    with files.lock(out):
-        study.write_tables(out, config, set(config.members()))
-        result = study.summarize(config, out, formats)
-        console = make_console()
-        report.print_study(console, config, result, out, time.monotonic() - begin, formats)
-        evaluate.evaluate_study(console, config, result, out)
+    by_study = joined.parts_by_study(parts)
+    checked_parts = [merge.check_parts(each, out / name) for name, each in by_study.items()]
+    if "" not in by_study:
+        joined.check_folder(out, [each.whole for each in checked_parts])
+    for each in checked_parts:
+        config = merge.copy_all(each)
+        with files.lock(each.out):
+            study.write_tables(each.out, config, set(config.members()))
+            result = study.summarize(config, each.out, formats)
+            finish(make_console(), config, result, each.out, begin, formats)
+    if "" not in by_study:
+        tell_joined(out, joined.write_joined(out))
 
 
 def show_status(folder: tyro.conf.Positional[tuple[Path, ...]]) -> None:

@@ -160,11 +160,16 @@ def load(
     return Dataset(name, train, test, spec.num_classes, spec.max_pixel, source)
 
 
+def is_embedded(name: str) -> bool:
+    """Whether a data set is part of the package, and read from no directory."""
+    return name in DATASETS and DATASETS[name].read is read_npz
+
+
 def _reader(
     name: str, spec: DatasetSpec, data_dir: str | os.PathLike[str] | None
 ) -> tuple[Callable[[str], Split], str]:
     """The function that reads the part "train" or "test" from the first place, and that place."""
-    if spec.read is read_npz:
+    if is_embedded(name):
         if data_dir is not None:
             message = (
                 f"{name} is embedded in jaxsharp; data_dir is {data_dir}, which it never reads"

@@ -5,6 +5,7 @@ import os
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from jaxsharp.runs import claims, directory, files, reading
 from jaxsharp.runs.claims import RunError
@@ -15,6 +16,14 @@ from jaxsharp.studies.status import read_study, unmeasured
 
 SHARED = (*DATA, "network")
 ADVICE = "choose another directory (--out)"
+
+
+class Merge(NamedTuple):
+    """The parts of a study, checked: the whole, the folder that each run is in, and the output."""
+
+    whole: StudyConfig
+    sources: dict[RunConfig, Path]
+    out: Path
 
 
 def merge(parts: list[Path], out: Path) -> StudyConfig:
@@ -28,6 +37,11 @@ def merge(parts: list[Path], out: Path) -> StudyConfig:
     shard that is missing or there twice, and a run that is missing, unfinished or damaged; and for
     what ``out`` holds in the place of a run and is none of this study. ForeignError for links.
     """
+    return copy_all(check_parts(parts, out))
+
+
+def check_parts(parts: list[Path], out: Path) -> Merge:
+    """Check the parts of a study; raises as `merge` does, and changes nothing."""
     if not parts:
         raise RunError("no part is named; merge needs the folders of all shards")
     folders = [path.resolve() for path in (*parts, out)]
@@ -46,7 +60,12 @@ def merge(parts: list[Path], out: Path) -> StudyConfig:
             if (reason := shortcoming(sources[member], member, config)) is not None:
                 raise RunError(f"{part} cannot be merged: run {member.name} {reason}")
     check_origins(sources)
-    whole = replace(configs[parts[0]], shard=None)
+    return Merge(replace(configs[parts[0]], shard=None), sources, out)
+
+
+def copy_all(found: Merge) -> StudyConfig:
+    """Copy the runs of checked parts to their places; the whole study."""
+    whole, sources, out = found
     claims.keep_study(out, whole.as_dict(), whole.members())
     with claims.claimed(out, whole.as_dict(), advice=ADVICE):
         targets = {member: out / "runs" / member.name for member in sources}

@@ -3,4 +3,5 @@
 following  what is followed of the members of a group along their training
 saving   members of a group on the host: continued from their directories, saved there
 tables   tables and figures of the study
+joined   tables of several studies as one
 """
