@@ -122,3 +122,16 @@ def test_large_batches_are_sharper_and_no_worse():
         assert f"{gap.mean:.3f} [{gap.low:.3f}, {gap.high:.3f}]" in text
     small, large = (parts[size]["keskar_sharpness"] for size in (16, 200))
     assert large.min() > 20 * small.max()
+
+
+def test_no_peak_of_memory_is_above_what_is_allowed():
+    table, ledger = (RESULTS / "memory" / "counts.csv"), (RESULTS / "README.md").read_text()
+    text, table = (RESULTS / "memory" / "README.md").read_text(), pd.read_csv(table)
+    share = table["peak_mib"] / table["allowed_mib"]
+    assert len(table) == 56 and share.max() < 1
+    assert sorted(table["members"].unique()) == [1, 4, 16, 64]
+    assert set(table["plan"]) == {"cpu", "accelerator"}
+    assert f"the largest share is\n{share.max():.2f}." in text
+    assert f"each of 56 does; the largest peak is {share.max():.2f} of what is allowed" in ledger
+    for row in table.itertuples():
+        assert f"{row.peak_mib:.3g} of {row.allowed_mib:.3g}" in text
