@@ -47,7 +47,12 @@ MEASURING = {
     "--measures": NAMES,
 }
 DATA = {
-    "--dataset": (*NAMES, "no.npz", "no.csv", "no.parquet", "no.txt", "digits,digit"),
+    "--dataset": (
+        *(*NAMES, "no.npz", "no.csv", "no.parquet", "no.txt", ".", "empty", "no/such/folder"),
+        *("images", "images/train", "hf:", "hf:a b", "hf:no/such", "hf:no/such#", "hf:empty"),
+        *("hf:images", "tfds:", "tfds:../x", "tfds:no_such", "tfds:no_such/x#y", "csv:mine"),
+        *("digits,digit", "digits,images"),
+    ),
     "--model": (
         *(n for n in NAMES if n != "None"),
         "no.py:make",

@@ -48,7 +48,7 @@ def train(
     jaxsharp train --dataset fashion_mnist --model lenet --learning-rate 0.05 --epochs 20
 
     Args:
-        dataset: Data set, or a file of the user's own.
+        dataset: Data set, or a file or place of the user's own (`jaxsharp study --help`).
         model: Network, or FILE.py:FUNCTION of the user's own (`jaxsharp study --help`).
         optimizer: Optimizer.
         sam: Sharpness-aware variant; none is the optimizer alone.

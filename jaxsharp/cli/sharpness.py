@@ -63,7 +63,7 @@ def sharpness(
         epochs: Checkpoints to measure: all, final, losses (of --save-losses), or epochs and final,
             as in 50,100,final.
         out: File (.csv) for a table of all that was asked for, a row a run and checkpoint.
-        dataset: File of the user's own that the runs were trained on; with parameters any data set.
+        dataset: Data of the user's own that the runs were trained on; with parameters any data set.
         model: FILE.py:FUNCTION of the user's own network; with parameters any network.
         params: Parameters that were trained elsewhere (.safetensors, .npz): measured on the
             training examples of the data set, and printed.

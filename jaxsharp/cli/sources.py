@@ -1,16 +1,17 @@
-"""The user's own networks and data as commands name them: FILE.py:FUNCTION, and files of arrays."""
+"""The user's own networks and data as commands name them: FILE.py:FUNCTION, files and places."""
 
 import functools
 import importlib.util
 import inspect
+import os
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxsharp.core.choices import known, shown
-from jaxsharp.data import datasets, tables
+from jaxsharp.core.choices import as_plain, known, shown
+from jaxsharp.data import datasets, own
 from jaxsharp.networks.models import MODELS
 from jaxsharp.networks.modules import from_nnx
 from jaxsharp.networks.network import Network
@@ -22,10 +23,10 @@ DEFAULT_MODEL = {"digits": "small_mlp", ".txt": "gpt"}  # by data set, or end of
 
 
 def dataset_name(dataset: str) -> str:
-    """What tables call a data set: its name, or that of its file; ValueError for another."""
-    if tables.is_file(dataset):
-        return tables.name_of(Path(dataset))
-    return known("dataset", dataset, (*datasets.DATASETS, *tables.SUFFIXES))
+    """What tables call a data set: its name, or that of its place; ValueError for another."""
+    if dataset not in datasets.DATASETS and own.is_own(dataset):
+        return own.name_of(dataset)
+    return known("dataset", dataset, (*datasets.DATASETS, *own.VALID))
 
 
 def network_of(model: str | None, dataset: str) -> tuple[str, str | Network]:
@@ -35,13 +36,13 @@ def network_of(model: str | None, dataset: str) -> tuple[str, str | Network]:
     unknown, and for files and functions that do not give a network.
     """
     if model is None:
-        usual = "small_mlp" if tables.is_file(dataset) else "simple_batch"
-        kind = Path(dataset).suffix.lower() or dataset
-        model = DEFAULT_MODEL.get(kind, usual)
+        is_images = dataset in datasets.DATASETS or os.path.isdir(dataset)
+        kind = Path(dataset).suffix.lower() if own.is_file(dataset) else dataset
+        model = DEFAULT_MODEL.get(kind, "simple_batch" if is_images else "small_mlp")
     if (found := OWN.fullmatch(model)) is None:
         return model, known("model", model, (*MODELS, "FILE.py:FUNCTION"))
     path, function = Path(found[1]), found[2]
-    return f"{tables.name_of(path)}.{function}", own_network(path, function)
+    return f"{as_plain(path.stem)}.{function}", own_network(path, function)
 
 
 class Pair(NamedTuple):
@@ -67,10 +68,9 @@ def pairs_of(dataset: str, model: str | None) -> list[Pair]:
 
 
 def separated(what: str, text: str) -> list[str]:
-    """The names in a text, each once; that of a file which is there may have a comma."""
-    own = OWN.fullmatch(text)
-    file = Path(own[1]) if own is not None else Path(text) if tables.is_file(text) else None
-    if "," not in text or (file is not None and file.is_file()):
+    """The names in a text, each once; that of a file or folder which is there may have a comma."""
+    found = OWN.fullmatch(text)
+    if "," not in text or os.path.exists(found[1] if found else text.removeprefix("hf:")):
         return [text]
     names = [name.strip() for name in text.split(",")]
     for name in names:
@@ -86,7 +86,11 @@ def benches_of(pairs: list[Pair], settings: Settings, data_dir: Path | None) -> 
     it is for all, and refused.
     """
     names = list(dict.fromkeys(pair.dataset for pair in pairs))
-    read = [name for name in names if not tables.is_file(name) and not datasets.is_embedded(name)]
+    read = [
+        name
+        for name in names
+        if not (datasets.is_embedded(name) if name in datasets.DATASETS else own.is_place(name))
+    ]
     sizes = {"train_size": settings.train_size, "holdout": settings.holdout}
     loaded = {
         name: datasets.load(name, data_dir=data_dir if name in read or not read else None, **sizes)

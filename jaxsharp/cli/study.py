@@ -17,7 +17,7 @@ from jaxsharp.cli.parsing import naming
 from jaxsharp.cli.progress import Tracker
 from jaxsharp.cli.sources import benches_of, pairs_of
 from jaxsharp.core.choices import at_least_one, checked, counted, known_list, width_of
-from jaxsharp.data import datasets, tables
+from jaxsharp.data import datasets, own
 from jaxsharp.measures.contract import Options
 from jaxsharp.measures.registry import DEFAULT_MEASURES, MEASURES
 from jaxsharp.networks import models
@@ -36,7 +36,7 @@ from jaxsharp.training.members import agreed
 from jaxsharp.training.trackers import columns_of
 
 Shared = tyro.conf.OmitArgPrefixes
-Dataset = Annotated[str, naming([*datasets.DATASETS, f"a file {', '.join(tables.SUFFIXES)}"])]
+Dataset = Annotated[str, naming([*datasets.DATASETS, *own.VALID])]
 Model = Annotated[str | None, naming([*models.MODELS, "FILE.py:FUNCTION"])]
 Measures = Annotated[str, naming(MEASURES)]
 Figures = Annotated[str, naming(canvas.FORMATS)]
@@ -80,18 +80,20 @@ def run_study(
     jaxsharp study --dataset mnist,fashion_mnist --model lenet,simple_batch --out runs/four
 
     Args:
-        dataset: Data set, or a file of the user's own; several, separated by commas, make a study
-            for each with each network in a folder of its own, and one table of all.
+        dataset: Data set; a file of the user's own; a folder with train/CLASS/*.png and
+            test/CLASS/*.png; hf:OWNER/NAME of Hugging Face's or tfds:NAME, where it is there;
+            several, separated by commas, make a study for each with each network in a folder of
+            its own, and one table of all.
         model: Network, or a function of a file of the user's own that takes nnx.Rngs and returns
             an NNX module, or takes nothing and returns a networks.Network; by default small_mlp for
-            the digits and files, simple_batch otherwise; several, separated by commas.
+            the digits, files, hf: and tfds:, simple_batch otherwise; several, separated by commas.
         optimizers: Optimizers, separated by commas.
         sam: Sharpness-aware variants, separated by commas; none is the optimizer alone.
         seeds: Runs of each combination, with seeds 0, 1, ...
         vary: More axes of the grid, as in learning_rate=0.1,0.01 average=none,ema.
         measures: Sharpness measures, separated by commas.
         out: Output folder; by default one below runs/ that is named after the configuration.
-        data_dir: Directory with the official files of the data set.
+        data_dir: Directory with the official files of the data set, or what was prepared or cached.
         fresh: Delete what the output folder holds and start over.
         save_every: Epochs between checkpoints.
         quiet: Print the result alone.

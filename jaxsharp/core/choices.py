@@ -65,6 +65,11 @@ def plain(kind: str, name: str) -> str:
     return name
 
 
+def as_plain(text: str) -> str:
+    """The name of a data set or a network that `plain` takes, made of a file's or a folder's."""
+    return re.sub(r"[^A-Za-z0-9_.+-]+", "-", text).strip("-.+_")[:100] or "own"
+
+
 def each_once(kind: str, names: tuple[str, ...], valid: Iterable[str] | None = None) -> None:
     """Raise ValueError unless there are names, each once, and each of the valid ones, or plain."""
     for name in names:

@@ -17,20 +17,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from jaxsharp.data.own import VALID, is_own, load_own
 from jaxsharp.data.parts import Dataset, divided, subset
+from jaxsharp.data.prepared import prepared_directory, prepared_roots, read_prepared
 from jaxsharp.data.readers import (
     DataError,
     Shape,
     Split,
     find_file,
-    prepared_directory,
     read_cifar,
     read_idx,
     read_npz,
-    read_prepared,
     user_directory,
 )
-from jaxsharp.data.tables import SUFFIXES, is_file, load_file
 
 
 class DatasetSpec(NamedTuple):
@@ -119,7 +118,8 @@ def load(
 ) -> Dataset:
     """The named data set, from the first place that holds it; nothing is ever downloaded.
 
-    A `name` that ends in .npz, .csv, .parquet or .txt is a file of the user's own (`tables`).
+    Other names are of the user's own: a file that ends in .npz, .csv, .parquet or .txt (`tables`),
+    a folder of images (`from_images`), hf:NAME and tfds:NAME (`own`).
 
     With `data_dir` that directory alone: the official files in it or in a subfolder named after the
     data set, or an array_record copy that tensorflow-datasets has prepared (the same examples in
@@ -133,15 +133,12 @@ def load(
 
     Raises DataError, with one line that says what would be valid.
     """
-    if is_file(name):
-        return load_file(Path(name), train_size=train_size, holdout=holdout)
-    if name not in DATASETS:
-        raise DataError(
-            f"name is {name!r}; it must be one of {', '.join(DATASETS)}, or a file "
-            f"({', '.join(SUFFIXES)})"
-        )
     if holdout < 0:
         raise DataError(f"holdout is {holdout}; it must be 0 or a number of training examples")
+    if name not in DATASETS and is_own(name):
+        return load_own(name, data_dir=data_dir, train_size=train_size, holdout=holdout)
+    if name not in DATASETS:
+        raise DataError(f"name is {name!r}; it must be one of {', '.join((*DATASETS, *VALID))}")
     spec = DATASETS[name]
     read, source = _reader(name, spec, data_dir)
     train = read("train")
@@ -184,8 +181,7 @@ def _reader(
     for directory in directories:
         if any(find_file(directory, file) for file in spec.train_files):
             return functools.partial(_read_files, directory, name, spec), str(directory)
-    default = Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
-    roots = [root for root in (user_dir, default if data_dir is None else None) if root]
+    roots = prepared_roots(data_dir)
     for root in roots:
         if found := prepared_directory(root, name):
             read = functools.partial(

@@ -2,8 +2,7 @@
 
 Every reader checks what it reads (sizes, header, label range) and raises `DataError` with the file
 name, what was expected and what was found. Nothing here unpickles: idx and CIFAR-10's binary layout
-are plain bytes, the embedded digits are read with `allow_pickle=False`, and a directory prepared by
-tensorflow-datasets holds records of PNG files.
+are plain bytes, the embedded digits are read with `allow_pickle=False`.
 """
 
 import math
@@ -69,7 +68,7 @@ def read_idx(paths: Sequence[Path], shape: Shape, num_classes: int) -> Split:
             f"{labels_path}: expected {len(images)} labels, as many as {images_path.name} has "
             f"images, found {len(labels)}"
         )
-    return _checked(images.reshape(-1, *shape), labels, labels_path, shape, num_classes)
+    return checked(images.reshape(-1, *shape), labels, labels_path, shape, num_classes)
 
 
 def _read_idx_array(path: Path, item_shape: tuple[int, ...]) -> UInt8[np.ndarray, "n ..."]:
@@ -130,9 +129,7 @@ def read_cifar(paths: Sequence[Path], shape: Shape, num_classes: int, *, per_fil
             )
         records = np.frombuffer(content, np.uint8).reshape(per_file, record)
         planes = records[:, 1:].reshape(per_file, channels, height, width)
-        parts.append(
-            _checked(planes.transpose(0, 2, 3, 1), records[:, 0], path, shape, num_classes)
-        )
+        parts.append(checked(planes.transpose(0, 2, 3, 1), records[:, 0], path, shape, num_classes))
     return Split(
         np.concatenate([part.images for part in parts]),
         np.concatenate([part.labels for part in parts]),
@@ -148,59 +145,13 @@ def read_npz(path: Path, shape: Shape, num_classes: int) -> Split:
         raise DataError(
             f"{path}: expected an npz file with plain arrays images and labels, found: {error}"
         ) from error
-    return _checked(images[..., None], labels, path, shape, num_classes)
+    return checked(images[..., None], labels, path, shape, num_classes)
 
 
-def prepared_directory(data_dir: Path, name: str) -> Path | None:
-    """The newest version of a data set that tensorflow-datasets prepared as array_record, or None.
-
-    Looks at file names under `data_dir` alone: neither imports tensorflow-datasets nor makes it
-    prepare or download anything.
-    """
-    versions = {
-        tuple(int(part) for part in path.parent.name.split(".")): path.parent
-        for path in (data_dir / name).glob("*.*.*/features.json")
-        if path.parent.name.replace(".", "").isdecimal()
-        and any(path.parent.glob(f"{name}-train.array_record*"))
-    }
-    return versions[max(versions)] if versions else None
-
-
-def read_prepared(directory: Path, split: str, shape: Shape, num_classes: int) -> Split:
-    """One split of a directory prepared by tensorflow-datasets as array_record.
-
-    Needs no TensorFlow. The order is that of the records, which tensorflow-datasets shuffles once
-    when it prepares them: the examples are those of the official files, in another order.
-    """
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise DataError(
-            f"{directory}: reading it needs tensorflow-datasets ({error}); "
-            "pip install tensorflow-datasets array-record"
-        ) from error
-    # Built from the directory alone, so that nothing can be downloaded.
-    builder = tfds.builder_from_directory(directory)
-    if split not in builder.info.splits:
-        raise DataError(
-            f"{directory}: expected a split {split}, found {', '.join(builder.info.splits)}"
-        )
-    source = builder.as_data_source(split=split)
-    try:
-        examples = source.__getitems__(range(len(source)))
-    except Exception as error:  # array_record, protobuf and PIL each have their own
-        found = " ".join(str(error).split())
-        raise DataError(
-            f"{directory}: expected {len(source)} readable {split} examples, found damage ({found})"
-        ) from error
-    images = np.stack([example["image"] for example in examples])
-    labels = np.array([example["label"] for example in examples])
-    return _checked(images, labels, directory, shape, num_classes)
-
-
-def _checked(
+def checked(
     images: np.ndarray, labels: np.ndarray, path: Path, shape: Shape, num_classes: int
 ) -> Split:
+    """Images and labels as a split; DataError for what is not of the shape, or no class."""
     if len(labels) == 0:
         raise DataError(f"{path}: expected examples, found none")
     if images.shape[1:] != shape or images.dtype != np.uint8:

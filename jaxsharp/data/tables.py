@@ -5,14 +5,13 @@ an example, all columns numbers; its targets are in the column target, label or 
 A text is windows of its characters (`text`).
 """
 
-import re
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from jaxsharp.core.choices import shown
+from jaxsharp.core.choices import as_plain, shown
 from jaxsharp.data.arrays import from_arrays
 from jaxsharp.data.parts import Dataset
 from jaxsharp.data.readers import DataError
@@ -23,30 +22,19 @@ TARGETS = ("target", "label", "y")
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
 
-def is_file(name: str) -> bool:
-    """Whether a name is that of a file of the user rather than of a data set."""
-    return Path(name).suffix.lower() in SUFFIXES
-
-
-def name_of(path: Path) -> str:
-    """What the data set of a file is called: its name without what no folder may be called."""
-    found = re.sub(r"[^A-Za-z0-9_.+-]+", "-", path.stem).strip("-.+_")[:100]
-    return found or "own"
-
-
 def load_file(path: Path, *, train_size: int | None = None, holdout: int = 0) -> Dataset:
     """The data set of a file; DataError in one line that names it for what it cannot be."""
     if not path.is_file():
         raise DataError(f"{path} is no file; valid are files {', '.join(SUFFIXES)} that exist")
     if path.suffix.lower() == ".txt":
-        return from_text(path, name=name_of(path), train_size=train_size, holdout=holdout)
+        return from_text(path, name=as_plain(path.stem), train_size=train_size, holdout=holdout)
     arrays = read_arrays if path.suffix.lower() == ".npz" else read_table
     try:
         train, test = arrays(path)
         if holdout and test is not None:
             test = None
         sizes = {"train_size": train_size, "holdout": holdout}
-        return from_arrays(train, test, name=name_of(path), source=str(path), **sizes)
+        return from_arrays(train, test, name=as_plain(path.stem), source=str(path), **sizes)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
 

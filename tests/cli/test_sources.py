@@ -1,5 +1,6 @@
 """The user's own network, data and parameters from the command line."""
 
+import json
 from pathlib import Path
 
 import jax
@@ -7,10 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from flax import nnx
+from PIL import Image
 
 from jaxsharp import cli, measures, networks
 from jaxsharp.cli import commands
-from jaxsharp.cli.sources import dataset_name, network_of
+from jaxsharp.cli.sources import dataset_name, network_of, pairs_of
 from jaxsharp.training import members
 
 RNG = np.random.default_rng(0)
@@ -107,6 +109,24 @@ def test_parameters_that_were_trained_elsewhere_are_measured(mine, capsys):
     assert f"minimum_sharpness  {want:.6g}"[:24] in out and "50 examples of table" in out
 
 
+def test_a_run_on_a_folder_of_images_is_tied_to_its_pixels(mine, capsys):
+    for part, count in (("train", 20), ("test", 4)):
+        for label, each in enumerate(("cat", "dog")):
+            (mine / "my images" / part / each).mkdir(parents=True)
+            for i in range(count // 2):
+                pixels = RNG.integers(100 * label, 100 * label + 100, (8, 8), dtype=np.uint8)
+                Image.fromarray(pixels).save(mine / "my images" / part / each / f"{i}.png")
+    told = ["train", "--dataset", "my images", "--model", "small_mlp", "--epochs", "2", "--quiet"]
+    told += ["--batch-size", "10", "--out", "out"]
+    cli.main(told)
+    config = json.loads((mine / "out" / "config.json").read_text())
+    assert (config["dataset"], config["model"]) == ("my-images", "small_mlp")
+    Image.fromarray(pixels[::-1]).save(mine / "my images" / "train" / "cat" / "3.png")
+    assert "other data under the same name (train images" in refusal(capsys, *told)
+    Image.fromarray(pixels[:4]).save(mine / "my images" / "train" / "cat" / "3.png")
+    assert "train/cat/3.png has 8 x 4 pixels and" in refusal(capsys, *told)
+
+
 WRONG = {
     "mynet.py has no function nope": ["--model", "mynet.py:nope"],
     "absent.py is no file": ["--model", "absent.py:Net"],
@@ -149,12 +169,31 @@ def test_parameters_need_a_network_and_data(mine, capsys):
         ("cifar10", "cifar10", "simple_batch"),
         ("a folder/my table.csv", "my-table", "small_mlp"),
         ("a folder/my book.TXT", "my-book", "gpt"),
+        ("hf:owner/set:small#label", "owner-set-small-label", "small_mlp"),
+        ("hf:owner/texts.txt", "owner-texts.txt", "small_mlp"),
+        ("tfds:cifar100", "cifar100", "small_mlp"),
     ],
 )
 def test_a_data_set_has_a_name_and_a_usual_network(dataset, name, model):
     assert dataset_name(dataset) == name
     assert network_of(None, dataset) == (model, model)
     assert network_of("resnet_20", dataset) == ("resnet_20", "resnet_20")
+
+
+def test_a_folder_has_its_own_name_and_is_of_images(tmp_path, monkeypatch):
+    (tmp_path / "my images 1.0").mkdir()
+    monkeypatch.chdir(tmp_path / "my images 1.0")
+    for dataset in (".", "../my images 1.0", "../my images 1.0/"):
+        assert dataset_name(dataset) == "my-images-1.0"
+        assert network_of(None, dataset) == ("simple_batch", "simple_batch")
+    (tmp_path / "cat, dog").mkdir()
+    (found,) = pairs_of(str(tmp_path / "cat, dog"), None)
+    assert found.dataset_name == "cat-dog"
+    assert pairs_of(f"hf:{tmp_path / 'cat, dog'}", None)[0].dataset_name == "cat-dog"
+    names = [
+        each.dataset_name for each in pairs_of(f"digits,{tmp_path / 'my images 1.0'},hf:a/b", None)
+    ]
+    assert names == ["digits", "my-images-1.0", "a-b"]
 
 
 def test_unknown_names_are_told_what_is_valid():

@@ -26,10 +26,13 @@ def files(folder):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with a trained run, a study that was not begun, a file and an empty folder."""
+    """A folder with a trained run, a study that was not begun, a file, an empty folder and one of
+    images, which are damaged."""
     folder = tmp_path_factory.mktemp("place")
     (folder / "a_file").write_text("1\n")
     (folder / "empty").mkdir()
+    (folder / "images" / "train" / "cat").mkdir(parents=True)
+    (folder / "images" / "train" / "cat" / "a.png").write_text("no image\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(commands, "use_compilation_cache", lambda: None)

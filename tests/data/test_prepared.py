@@ -133,6 +133,89 @@ def test_prepared_copy_of_images_of_another_shape(prepared, tmp_path, monkeypatc
     )
 
 
+@pytest.fixture(scope="module")
+def waves(tmp_path_factory):
+    """A directory with a data set of numbers, in a configuration, that names its own pair."""
+    pytest.importorskip("array_record")
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import registered
+
+    with registered.skip_registration():
+
+        class Waves(tfds.core.GeneratorBasedBuilder):
+            VERSION = tfds.core.Version("1.0.0")
+            BUILDER_CONFIGS = (tfds.core.BuilderConfig(name="small"),)
+
+            def _info(self):
+                features = {
+                    "wave": tfds.features.Tensor(shape=(3,), dtype=np.float32),
+                    "height": tfds.features.Scalar(dtype=np.float32),
+                    "kind": tfds.features.ClassLabel(num_classes=3),
+                    "word": tfds.features.Text(),
+                }
+                return tfds.core.DatasetInfo(
+                    builder=self,
+                    features=tfds.features.FeaturesDict(features),
+                    supervised_keys=("wave", "height"),
+                )
+
+            def _split_generators(self, dl_manager):
+                del dl_manager
+                return {part: self._generate_examples(n) for part, n in SIZES.items()}
+
+            def _generate_examples(self, count):
+                for i in range(count):
+                    wave = np.array([i, i + 1, i + 2], np.float32)
+                    yield i, {"wave": wave, "height": i / 2, "kind": i % 2, "word": "a"}
+
+    directory = tmp_path_factory.mktemp("waves")
+    Waves(data_dir=directory, file_format="array_record").download_and_prepare()
+    return directory
+
+
+SIZES = {"train": 6, "validation": 3, "other": 2}
+
+
+def test_any_data_set_that_was_prepared_is_read_by_its_name(prepared, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(prepared))
+    made, named = load("tfds:mnist", train_size=20), load("mnist", train_size=20)
+    assert (made.name, made.num_classes, made.source) == ("mnist", 10, named.source)
+    for found, want in zip((*made.train, *made.test), (*named.train, *named.test), strict=True):
+        assert found.dtype == want.dtype
+        np.testing.assert_array_equal(found, want)
+    assert len(load("tfds:mnist", holdout=4, data_dir=prepared).train.labels) == 26
+
+
+def test_the_pair_of_a_data_set_is_inputs_and_targets(waves):
+    made = load("tfds:waves/small", data_dir=waves)
+    assert (made.name, made.num_classes, len(made.test.labels)) == ("waves-small", 0, 3)
+    np.testing.assert_array_equal(np.sort(made.train.labels), np.arange(6) / 2)
+    np.testing.assert_array_equal(made.train.images[:, 1], 2 * made.train.labels + 1)
+
+
+def test_prepared_names_that_cannot_be_read(waves, tmp_path, monkeypatch):
+    found = error_of(load, "tfds:waves", data_dir=waves)
+    assert found.startswith(f"tfds:waves: is in none of {waves / 'waves'}; prepare it with ")
+    assert "tfds build waves --file_format=array_record" in found
+    assert found.endswith("; there are the configurations ['small']")
+    found = error_of(load, "tfds:waves/small#kind", data_dir=waves)
+    assert "there are 3 columns of inputs, and 'wave' holds float32 of shape (6, 3)" in found
+    found = error_of(load, "tfds:waves/small#word", data_dir=waves)
+    assert found.startswith("tfds:waves/small#word: ") and "of inputs, and 'wave' holds" in found
+    assert "no column 'depth'; the columns are ['height', 'kind', 'wave', 'word']" in error_of(
+        load, "tfds:waves/small#depth", data_dir=waves
+    )
+    assert "train_size is 7" in error_of(load, "tfds:waves/small", data_dir=waves, train_size=7)
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    found = error_of(load, "tfds:waves/small", data_dir=waves)
+    assert found.startswith(f"tfds:waves/small: {waves / 'waves' / 'small' / '1.0.0'}: reading it ")
+    other = tmp_path / "waves" / "2.0.0"
+    other.mkdir(parents=True)
+    (other / "dataset_info.json").write_text("{}")
+    found = error_of(load, "tfds:waves", data_dir=tmp_path)
+    assert found.endswith("; the copy that is there is not in the format array_record")
+
+
 @pytest.mark.slow
 def test_tensorflow_datasets_is_imported_only_for_a_prepared_copy():
     program = (
