@@ -115,7 +115,7 @@ OTHERS = [
     *(["status", "a_run", "empty"], ["plot", "a_run", "empty"], ["plot", "a_study"]),
     *(["sharpness", "a_run", "empty"], ["status", "empty", "empty"]),
 ]
-COMMANDS = ("study", "train", "sharpness", "status", "plot", "merge", "list")
+COMMANDS = ("study", "train", "sharpness", "status", "plot", "merge", "submit", "list")
 TOGETHER = [
     "sharpness --params no.npz",
     "sharpness --params no.npz --model small_mlp --dataset digits",
@@ -154,6 +154,15 @@ TOGETHER = [
     "study --model lenet",
     "study --out a_study --epochs 100",
     "study --out a_study --epochs 300 --batch-size 64",
+    "submit",
+    "submit --shards 0 -- --seeds 2",
+    "submit --shards 2 --time soon -- --seeds 2",
+    "submit --shards 2 --sbatch array=1-4 -- --seeds 2",
+    "submit --shards 2 -- --optimizers bogus",
+    "submit --shards 2 -- --shard 1/2",
+    "submit --shards 2 --out a_run/new -- --seeds 2",
+    "submit --shards 2 --out a_study -- --seeds 2",
+    "submit --shards 1000 --local -- --seeds 2",
     "train --rho 0.1",
     "train --dataset mnist --data-dir empty",
     "train --model lenet",

@@ -1,9 +1,10 @@
 """The command line: parses, checks names, calls, prints.
 
 commands   the commands, and what signals and errors become
-run        commands on single runs
+run        commands on a single run, and those that show runs and studies
 sharpness  the command that measures runs and studies
 study      commands on studies
+submit     the command that makes jobs of a study's shards
 evaluate   the command on tables of runs
 sources    the user's own networks and data
 parsing    arguments of a command, or one line

@@ -32,13 +32,18 @@ COMMANDS = {
         "merge_parts",
         "Join the parts of a study that were made with --shard, and write its tables and figures.",
     ),
+    "submit": Command(
+        "submit.command",
+        "submit",
+        "Submit the shards of a study as a Slurm array and a merge after them, or run them here.",
+    ),
     "status": Command(
-        "study",
+        "run",
         "show_status",
         "Say how far a study is, from another terminal or after it stopped.",
     ),
     "report": Command(
-        "study",
+        "run",
         "write_report",
         "Write one HTML page of studies and runs: tables, figures to choose from, settings.",
     ),

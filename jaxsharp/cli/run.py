@@ -1,4 +1,4 @@
-"""Commands on single runs, and the names that all commands know."""
+"""Commands on a single run, those that show runs and studies, and the names that all know."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 from rich.table import Table
 
+from jaxsharp.analysis.page import page_of
 from jaxsharp.cli import report
 from jaxsharp.cli.output import make_console
 from jaxsharp.cli.parsing import naming
@@ -19,9 +20,10 @@ from jaxsharp.data import datasets
 from jaxsharp.measures.registry import MEASURES
 from jaxsharp.networks import models
 from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE, own_arguments
-from jaxsharp.runs import claims, directory, reading
+from jaxsharp.runs import claims, directory, files, reading
 from jaxsharp.runs.config import HYPER_PARAMETERS, SAM, RunConfig, Settings
-from jaxsharp.studies import study, sweep
+from jaxsharp.studies import report as report_of
+from jaxsharp.studies import status, study, sweep
 from jaxsharp.studies.checkpoints import choice
 from jaxsharp.studies.recipes import make_recipe
 from jaxsharp.studies.workbench import load_workbench
@@ -104,6 +106,37 @@ def plot(run: tyro.conf.Positional[tuple[Path, ...]], *, out: Path = Path("curve
         raise ValueError("plot needs one or more runs, studies, or folders of them")
     claims.check_outside(out)
     canvas.save(figures.run_curves(reading.histories(run)), out)
+    print(out)
+
+
+def show_status(folder: tyro.conf.Positional[tuple[Path, ...]]) -> None:
+    """Say how far a study is, from another terminal or after it stopped.
+
+    Args:
+        folder: Studies, runs, or folders that hold some.
+    """
+    if not folder:
+        raise ValueError("status needs one or more studies, runs, or folders of them")
+    make_console().print(status.describe_all(folder), soft_wrap=True)
+
+
+def write_report(
+    folder: tyro.conf.Positional[tuple[Path, ...]], *, out: Path = Path("report.html")
+) -> None:
+    """Write one HTML page of studies and runs: tables, figures to choose from, settings.
+
+    jaxsharp report runs/first --out first.html
+
+    Args:
+        folder: Studies, runs, or folders that hold some.
+        out: File of the page (.html), outside of runs and studies.
+    """
+    if not folder:
+        raise ValueError("report needs one or more studies, runs, or folders of them")
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"out is {str(out)!r}; its suffix must be .html")
+    claims.check_outside(out)
+    files.write_text(out, page_of(report_of.read(folder)))
     print(out)
 
 

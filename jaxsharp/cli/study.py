@@ -1,4 +1,4 @@
-"""Commands on studies: run one or a part of one, join parts, look how far one is."""
+"""Commands on studies: run one or a part of one, join parts."""
 
 import time
 from collections.abc import Sequence
@@ -10,22 +10,20 @@ import tyro
 from rich.console import Console
 
 from jaxsharp.analysis import canvas
-from jaxsharp.analysis.page import page_of
 from jaxsharp.cli import evaluate, report
 from jaxsharp.cli.output import make_console
 from jaxsharp.cli.parsing import naming
 from jaxsharp.cli.progress import Tracker
-from jaxsharp.cli.sources import benches_of, pairs_of
+from jaxsharp.cli.sources import Pair, benches_of, pairs_of
 from jaxsharp.core.choices import at_least_one, checked, counted, known_list, width_of
 from jaxsharp.data import datasets, own
 from jaxsharp.measures.contract import Options
 from jaxsharp.measures.registry import DEFAULT_MEASURES, MEASURES
 from jaxsharp.networks import models
 from jaxsharp.optimizers.registry import OPTIMIZERS
-from jaxsharp.runs import claims, files
+from jaxsharp.runs import files
 from jaxsharp.runs.config import SAM, Settings
 from jaxsharp.studies import interrupts, merge, status, study, sweep
-from jaxsharp.studies import report as report_of
 from jaxsharp.studies.grid import StudyConfig, parse_shard, parse_vary
 from jaxsharp.studies.recipes import make_recipe
 from jaxsharp.studies.tensorboard import Scalars
@@ -103,32 +101,14 @@ def run_study(
         tensorboard: Write losses and accuracies as TensorBoard scalars into OUT/tensorboard.
         figures: Formats of the figures, separated by commas.
     """
-    if shard is not None:
-        parse_shard(shard)
-    checked(hosts)
-    formats = known_list("figure format", figures, canvas.FORMATS)
-    layout = sweep.Layout(width_of(width), at_least_one("devices_per_member", devices_per_member))
-    pairs = pairs_of(dataset, model)
-    configs = [
-        StudyConfig(
-            dataset=pair.dataset_name,
-            model=pair.model_name,
-            optimizers=known_list("optimizer", optimizers, OPTIMIZERS),
-            sam=known_list("SAM variant", sam, SAM),
-            seeds=at_least_one("seeds", seeds),
-            measures=known_list("measure", measures, MEASURES),
-            settings=checked(training),
-            options=checked(measuring),
-            vary=parse_vary(vary, training),
-            shard=shard,
-        )
-        for pair in pairs
-    ]
-    for config in configs:
-        config.check()
-    at_least_one("save_every", save_every)
+    pairs, configs, formats, layout = asked(
+        **{"dataset": dataset, "model": model, "optimizers": optimizers, "sam": sam},
+        **{"seeds": seeds, "vary": vary, "measures": measures, "shard": shard, "hosts": hosts},
+        **{"training": training, "measuring": measuring, "figures": figures, "width": width},
+        **{"devices_per_member": devices_per_member, "save_every": save_every},
+    )
     several = len(pairs) > 1
-    out = out or Path("runs") / (joined.name_of(configs) if several else configs[0].name)
+    out = out or Path("runs") / folder_of(configs)
     if several:
         joined.check_folder(out, configs)
     begin = time.monotonic()
@@ -221,6 +201,67 @@ def tell_joined(out: Path, names: Sequence[str]) -> None:
         make_console().print(text, highlight=False, soft_wrap=True)
 
 
+class Asked(NamedTuple):
+    """What the options of a study ask for: a study for each pair of a data set and a network."""
+
+    pairs: list[Pair]
+    configs: list[StudyConfig]
+    formats: tuple[str, ...]
+    layout: sweep.Layout
+
+
+def asked(
+    *,
+    dataset,
+    model,
+    optimizers,
+    sam,
+    seeds,
+    vary,
+    measures,
+    shard,
+    hosts,
+    training,
+    measuring,
+    figures,
+    width,
+    devices_per_member,
+    save_every,
+    **rest,
+) -> Asked:
+    """The options of `run_study`, checked without data; of the ``rest`` nothing is known here."""
+    if shard is not None:
+        parse_shard(shard)
+    checked(hosts)
+    formats = known_list("figure format", figures, canvas.FORMATS)
+    layout = sweep.Layout(width_of(width), at_least_one("devices_per_member", devices_per_member))
+    pairs = pairs_of(dataset, model)
+    configs = [
+        StudyConfig(
+            dataset=pair.dataset_name,
+            model=pair.model_name,
+            optimizers=known_list("optimizer", optimizers, OPTIMIZERS),
+            sam=known_list("SAM variant", sam, SAM),
+            seeds=at_least_one("seeds", seeds),
+            measures=known_list("measure", measures, MEASURES),
+            settings=checked(training),
+            options=checked(measuring),
+            vary=parse_vary(vary, training),
+            shard=shard,
+        )
+        for pair in pairs
+    ]
+    for config in configs:
+        config.check()
+    at_least_one("save_every", save_every)
+    return Asked(pairs, configs, formats, layout)
+
+
+def folder_of(configs: Sequence[StudyConfig]) -> str:
+    """What the folder of a study, or of several, is called."""
+    return joined.name_of(configs) if len(configs) > 1 else configs[0].name
+
+
 def opening(config: StudyConfig, bench, out: Path) -> str:
     """What is about to be done."""
     split, source = bench.dataset, bench.dataset.source
@@ -255,34 +296,3 @@ def merge_parts(
             finish(make_console(), config, result, each.out, begin, formats)
     if "" not in by_study:
         tell_joined(out, joined.write_joined(out))
-
-
-def show_status(folder: tyro.conf.Positional[tuple[Path, ...]]) -> None:
-    """Say how far a study is, from another terminal or after it stopped.
-
-    Args:
-        folder: Studies, runs, or folders that hold some.
-    """
-    if not folder:
-        raise ValueError("status needs one or more studies, runs, or folders of them")
-    make_console().print(status.describe_all(folder), soft_wrap=True)
-
-
-def write_report(
-    folder: tyro.conf.Positional[tuple[Path, ...]], *, out: Path = Path("report.html")
-) -> None:
-    """Write one HTML page of studies and runs: tables, figures to choose from, settings.
-
-    jaxsharp report runs/first --out first.html
-
-    Args:
-        folder: Studies, runs, or folders that hold some.
-        out: File of the page (.html), outside of runs and studies.
-    """
-    if not folder:
-        raise ValueError("report needs one or more studies, runs, or folders of them")
-    if out.suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"out is {str(out)!r}; its suffix must be .html")
-    claims.check_outside(out)
-    files.write_text(out, page_of(report_of.read(folder)))
-    print(out)

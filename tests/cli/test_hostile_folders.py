@@ -39,7 +39,7 @@ def do_merge(place):
 
 
 def do_status(place):
-    study.show_status((place / "part1",))
+    run.show_status((place / "part1",))
 
 
 def do_sharpness(place):
@@ -51,7 +51,7 @@ def do_plot(place):
 
 
 def do_report(place):
-    study.write_report((place / "part1",), out=place / "report.html")
+    run.write_report((place / "part1",), out=place / "report.html")
 
 
 def do_train(place):
