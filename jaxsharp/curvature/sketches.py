@@ -21,7 +21,8 @@ from jaxsharp.core.averages import Limits, average, itself
 from jaxsharp.core.keys import stream
 from jaxsharp.core.programs import own_settings
 from jaxsharp.core.trees import norm, scaled_to_norm, without
-from jaxsharp.curvature.operators import Matvec, check_range, loops_around, packed
+from jaxsharp.curvature import operators
+from jaxsharp.curvature.operators import Matvec, check_range, loops_around
 from jaxsharp.curvature.traces import Estimate, check_arguments
 
 # Relative to what was orthogonalized: a remainder below 10 eps is rounding.
@@ -50,10 +51,8 @@ def hutchpp(
 
     S (P x sketch_size) is normal; v_i are as in this module's formula. Given Q the second term is
     an average of independent terms without bias, and stderr is its error: the first has none.
-    Where rank A <= sketch_size the answer is exact to rounding, which stderr does not count.
-    sketch_size is cut to P.
-
-    `matvec`, `like`, `vmapped` and the stop are as in `hutchinson`; there are at least
+    Where rank A <= sketch_size (cut to P) the answer is exact to rounding, which stderr does not
+    count. `matvec`, `like`, `vmapped` and the stop are as in `hutchinson`; there are at least
     `averages.MIN_PROBES` v_i. NaN is noticed after the sketch.
 
     Cost: 2 sketch_size + n products. Memory: 3 sketch_size x P at the QR decomposition, and
@@ -71,13 +70,22 @@ def hutchpp(
     size = check_arguments(like, Limits(rtol, atol, max_products), vmapped)
     if sketch_size < 1:
         raise ValueError(f"sketch_size is {sketch_size}; it must be at least 1")
-    rank = min(sketch_size, size)
-    limits = Limits(rtol, atol, max_products - 2 * rank)
+    limits = Limits(rtol, atol, max_products - 2 * (rank := min(sketch_size, size)))
     if limits.max_probes < 2:
         least = f"2 sketch_size + 2 = {2 * rank + 2}"
         raise ValueError(f"max_products is {max_products}; it must be at least {least}")
-    loops, product, zero = loops_around(matvec), *_flat(matvec, like)
-    sketch_key, probe_key = stream(key, "hutchpp: sketch"), stream(key, "hutchpp: probes")
+    keys = stream(key, "hutchpp: sketch"), stream(key, "hutchpp: probes")
+    options = {"rank": rank, "limits": limits, "vmapped": vmapped}
+    state, scale = operators.compiled_around(_known_and_averaged, matvec, like, keys, **options)
+    within = check_range(scale, *_flat(matvec, like))
+    mean, stderr = state.mean * within, state.stderr * within
+    return Estimate(mean, stderr, state.count + 2 * rank, state.converged & (within == 1))
+
+
+def _known_and_averaged(matvec, like, keys, *, rank, limits, vmapped):
+    """Return the average of the known part and that of each probe, and the largest ||A s||."""
+    loops, (sketch_key, probe_key) = loops_around(matvec), keys
+    product, zero = _flat(matvec, like)
 
     def sketch(index):
         return product(_normal(sketch_key, index, zero))
@@ -91,9 +99,7 @@ def hutchpp(
     forms = loops.map(lambda row: jnp.vdot(row, product(row)), basis, batch_size=vmapped)
     known = jnp.sum(forms)
     state = average(observe, jnp.zeros_like(known), itself, limits, loops, vmapped)
-    within = check_range(jnp.max(jax.vmap(norm)(images)), product, zero)
-    mean, stderr = state.mean * within, state.stderr * within
-    return Estimate(mean, stderr, state.count + 2 * rank, state.converged & (within == 1))
+    return state, jnp.max(jax.vmap(norm)(images))
 
 
 class _Sketch(NamedTuple):
@@ -159,17 +165,22 @@ def xtrace(
     rows = min(max_products // 2, size)
     if rows < min(2, size):
         raise ValueError(f"max_products is {max_products}; XTrace needs at least 4")
-    key, (product, zero) = stream(key, "xtrace"), _flat(matvec, like)
-
-    def body(sketch):
-        test = _sphere(key, sketch.count, zero)
-        sketch = _extended(sketch, test, product(test))
-        return _estimated(limits, sketch, product(sketch.basis[sketch.count]))
-
-    sketch = loops_around(matvec).while_loop(lambda s: ~s.stop, body, _empty(rows, zero))
-    within = check_range(sketch.scale, product, zero)
+    key = stream(key, "xtrace")
+    sketch = operators.compiled_around(_grown, matvec, like, key, rows=rows, limits=limits)
+    within = check_range(sketch.scale, *_flat(matvec, like))
     mean, stderr = sketch.mean * within, sketch.stderr * within
     return Estimate(mean, stderr, 2 * sketch.count, sketch.converged & (within == 1))
+
+
+def _grown(matvec, like, key, *, rows, limits) -> _Sketch:
+    """Return the sketch with as many test vectors as the limits ask for."""
+    product, zero = _flat(matvec, like)
+
+    def body(sketch):
+        sketch = _extended(sketch, test := _sphere(key, sketch.count, zero), product(test))
+        return _estimated(limits, sketch, product(sketch.basis[sketch.count]))
+
+    return loops_around(matvec).while_loop(lambda s: ~s.stop, body, _empty(rows, zero))
 
 
 def _empty(rows, zero) -> _Sketch:
@@ -186,8 +197,7 @@ def _extended(sketch: _Sketch, test, image) -> _Sketch:
     """
     k = sketch.count
     rest, column = _outside(sketch.basis, image)
-    length = norm(rest)
-    size = norm(image)
+    length, size = norm(rest), norm(image)
     lost = length <= ROUNDING * jnp.finfo(length.dtype).eps * size
     row = scaled_to_norm(jnp.where(lost, _outside(sketch.basis, test)[0], rest), 1)
     basis, tests = sketch.basis.at[k].set(row), sketch.tests.at[k].set(test)
@@ -257,7 +267,7 @@ def _left_out_directions(triangle):
 
 def _flat(matvec, like):
     """Return the product on flat vectors, and a flat vector of zeros."""
-    on_lists, (zero,), _, _ = packed(matvec, like, math.inf)
+    on_lists, (zero,), _, _ = operators.packed(matvec, like, math.inf)
     return lambda vector: on_lists([vector])[0], zero
 
 
@@ -280,9 +290,7 @@ def _probe_outside(key, index, basis):
     return scaled_to_norm(rest, jnp.sqrt(size - rank).astype(rest.dtype))
 
 
-@jax.jit
-def _row_basis(rows):
-    return jnp.linalg.qr(rows.T)[0].T
+_row_basis = jax.jit(lambda rows: jnp.linalg.qr(rows.T)[0].T)
 
 
 def _outside(basis, vector):

@@ -54,6 +54,8 @@ MATRICES = {
 LOOPS = {
     "top": lambda A, p, key: curvature.top_eigenpairs(A, p, key=key, k=2).values,
     "hutchinson": lambda A, p, key: curvature.hutchinson(A, p, key=key, max_products=20).mean,
+    "hutchpp": lambda A, p, key: curvature.hutchpp(A, p, key=key, sketch_size=4).mean,
+    "xtrace": lambda A, p, key: curvature.xtrace(A, p, key=key, max_products=8).mean,
     "density": lambda A, p, key: curvature.spectral_density(A, p, key=key, num_steps=4).nodes,
 }
 
@@ -67,7 +69,13 @@ def compilations(work):
 
 @pytest.mark.parametrize(
     "matrix, loop",
-    [("hessian", "top"), ("ggn", "hutchinson"), ("fisher", "density")],
+    [
+        ("hessian", "top"),
+        ("ggn", "hutchinson"),
+        ("fisher", "density"),
+        ("hessian", "hutchpp"),
+        ("ggn", "xtrace"),
+    ],
 )
 def test_checkpoints_compile_once(matrix, loop):
     """New parameters, data and keys; a loss written anew in every turn, as in a loop."""
