@@ -1,6 +1,7 @@
 """Minimum sharpness from samples: its standard error against the spread, and when it is exact."""
 
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -154,3 +155,17 @@ def test_traces_of_one_sign_vector_are_unbiased_for_each_example(trained):
         assert each.shape == (4000,)
         assert abs(each.mean() - true) < 5 * each.std() / np.sqrt(4000) + 1e-5 * true
         assert each.std() > 1e-3 * true  # a sure network has nearly one factor alone
+
+
+def test_the_exact_traces_are_not_taken_where_a_sample_does(trained):
+    """XLA moves what a loop does the same at each turn out of it, where it is always done."""
+    network, params, (x, _), _ = trained
+    static = (network, 0.05, budget())
+    program = sample.lower(*static, params, {}, jnp.asarray(x), jax.random.key(0)).compile()
+    inside, always = program.as_text().split("\nENTRY ")
+    shapes = [
+        [set(re.findall(r"\d+", s)) for s in re.findall(r"f32\[([\d,]+)\]", text)]
+        for text in (inside, always)
+    ]
+    signals = {str(NUM), str(CLASSES - 1), "12"}  # of all examples and factors, at the first layer
+    assert [any(signals <= shape for shape in each) for each in shapes] == [True, False]

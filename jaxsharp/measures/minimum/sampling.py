@@ -207,7 +207,10 @@ def sample(
     found, _ = jax.lax.while_loop(goes_on, add, include((start, nothing), first))
 
     def of_all(found):
-        traces = group_traces(network, None, memory, params, stats, images)
+        # Of parameters that depend on the loop's state: XLA would take the work out of the loop,
+        # and do it always.
+        known = jax.tree.map(lambda p: jnp.where(found.exact, jnp.nan, p), params)
+        traces = group_traces(network, None, memory, known, stats, images)
         mean = (jnp.stack(jax.tree.leaves(traces)) / scale).astype(found.mean.dtype)
         return found._replace(mean=mean, exact=jnp.ones_like(found.exact))
 
