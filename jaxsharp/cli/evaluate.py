@@ -239,12 +239,12 @@ def evaluate_study(console: Console, config: StudyConfig, result: StudyResult, o
         converged=CONVERGED,
     )
     write_texts(out, EVALUATION, found.table, evaluation.markdown(found))
-    write_page(config, out, result)
     say(console, found.headline)
     console.print(f"{out}: {', '.join(EVALUATION)}")
     if (out / CHECKPOINTS).is_file():
         asked = {"measures": measures, "target": result.gap, "hyper": config.axes(), "seed": SEED}
         tell_at_losses(console, evaluate_at_losses(read_table(out / CHECKPOINTS), **asked), out)
+    write_page(config, out, result)
 
 
 def tell_at_losses(console: Console, found: Sequence[AtLoss], out: Path | None) -> None:

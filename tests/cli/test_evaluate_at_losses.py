@@ -16,6 +16,7 @@ from jaxsharp.runs import Settings
 from jaxsharp.studies import study
 from jaxsharp.studies.writing import tables
 from jaxsharp.training import members
+from tests import pages
 from tests.folders import STUDY, make_study
 
 ASKED = {"measures": ["top_eigenvalue"], "target": "gap", "hyper": ["optimizer", "learning_rate"]}
@@ -85,6 +86,10 @@ def test_a_study_and_the_command_have_it_after_that_of_the_ends(ended, tmp_path,
     assert (out / name).read_bytes() == (tmp_path / name).read_bytes()
     page = (out / "evaluation_at_losses.md").read_text()
     assert page.count("\n## Training loss below") == 3 and page.count("| measure |") == 2
+    (shown,) = pages.content_of((out / "report.html").read_text())["studies"]
+    (at_losses,) = (t for t in shown["tables"] if t["title"].endswith("equal training losses"))
+    assert at_losses["heads"][0] == "first_below"
+    assert {row[0] for row in at_losses["rows"]} == {0.3, 1}
     study.summarize(VARIED, out)
     assert not any((out / name).exists() for name in tables.AT_LOSSES)
 

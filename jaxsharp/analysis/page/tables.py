@@ -1,4 +1,4 @@
-"""The tables of a study on a page: means over seeds, correlations, an evaluation."""
+"""The tables of a study on a page: means over seeds, correlations, evaluations."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -25,8 +25,12 @@ CORRELATIONS = (
 
 def tables_of(study: Study) -> list[dict[str, Any]]:
     """The tables of a study, each with title, headings, rows of cells and a note."""
-    found = [means(study), correlations(study.result)]
-    return found if study.evaluation is None else [*found, evaluation(study.evaluation)]
+    shown = {
+        "Evaluation": study.evaluation,
+        "Evaluation at equal training losses": study.at_losses,
+    }
+    found = [as_it_is(title, one) for title, one in shown.items() if one is not None]
+    return [means(study), correlations(study.result), *found]
 
 
 def means(study: Study) -> dict[str, Any]:
@@ -61,13 +65,13 @@ def correlations(result: StudyResult) -> dict[str, Any]:
     return table(title, [*heads, "Spearman", "left out"], rows, CORRELATIONS)
 
 
-def evaluation(found: pd.DataFrame) -> dict[str, Any]:
+def as_it_is(title: str, found: pd.DataFrame) -> dict[str, Any]:
     """A table as it is, up to a number of rows."""
     rows = found.head(MOST_ROWS)
     more = len(found) - len(rows)
     note = f"The first {len(rows)} rows; the file has {more} more." if more else ""
     columns = [cells(rows[name]) for name in rows]
-    return table("Evaluation", [str(name) for name in rows], zip(*columns, strict=True), note)
+    return table(title, [str(name) for name in rows], zip(*columns, strict=True), note)
 
 
 def table(title: str, heads: Sequence[str], rows: Iterable[Iterable], note: str) -> dict[str, Any]:

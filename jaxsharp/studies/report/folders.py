@@ -28,7 +28,7 @@ from jaxsharp.runs.config import RunConfig, labels
 from jaxsharp.studies.grid import StudyConfig
 from jaxsharp.studies.report.command import command_of, own_parts
 from jaxsharp.studies.status import grid_of, read_study
-from jaxsharp.studies.writing.tables import TIMES
+from jaxsharp.studies.writing.tables import AT_LOSSES, EVALUATION, TIMES
 
 NEEDED = (*("optimizer", "sam", "seed", *columns.ENDS), *RANGES["gap"], *RANGES["loss_gap"])
 
@@ -107,7 +107,8 @@ def summed_up(
         result=result,
         axes=axes,
         history=history,
-        evaluation=read_csv(path / "evaluation.csv"),
+        evaluation=read_csv(path / EVALUATION[0]),
+        at_losses=read_csv(path / AT_LOSSES[0]),
         facts=facts(config, paths, {"measures": asdict(config.options)}, times(path)),
         command=command_of(config),
         remarks=[*remarks, *own(config)],
