@@ -120,6 +120,8 @@ TOGETHER = [
     "sharpness --params no.npz",
     "sharpness --params no.npz --model small_mlp --dataset digits",
     "sharpness --params a_file --model small_mlp --dataset digits",
+    "sharpness --params empty --model small_mlp --dataset digits",
+    "sharpness --params a_run --model small_mlp --dataset digits",
     "sharpness a_run --params a_file",
     "sharpness a_run --model lenet",
     "sharpness --params a_file --model small_mlp --dataset digits --epochs all",

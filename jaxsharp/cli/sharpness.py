@@ -65,8 +65,8 @@ def sharpness(
         out: File (.csv) for a table of all that was asked for, a row a run and checkpoint.
         dataset: Data of the user's own that the runs were trained on; with parameters any data set.
         model: FILE.py:FUNCTION of the user's own network; with parameters any network.
-        params: Parameters that were trained elsewhere (.safetensors, .npz): measured on the
-            training examples of the data set, and printed.
+        params: Parameters that were trained elsewhere (.safetensors, .npz, a folder of orbax):
+            measured on the training examples of the data set, and printed.
         holdout: Last N training examples to leave out, with parameters.
         data_dir: Directory with the official files of the data set.
         quiet: Print the result alone.

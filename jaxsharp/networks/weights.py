@@ -11,10 +11,15 @@ safetensors is read by these rules beside the exact names:
 | scale, embedding | weight | as it is |
 | mean, var | running_mean, running_var | as they are |
 
+A folder is a checkpoint of orbax: of nested dictionaries, of the variables of a Linen module
+(``params`` beside ``batch_stats``), or of the state of an NNX module, of which ``.value`` is taken
+from the names, and the random streams (``rngs``) are left out.
+
 ``num_batches_tracked`` is left out. A dense layer behind a flattened image takes its inputs in the
 order height, width, channels; PyTorch flattens channels first, which no name tells.
 """
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -25,6 +30,9 @@ from jaxtyping import PyTree
 from jaxsharp.networks.network import Network
 
 SUFFIXES = (".safetensors", ".npz")
+ORBAX = "_METADATA"  # of every checkpoint of orbax that has a tree
+VALUE = ".value"  # of every variable of NNX
+STREAM = re.compile(r"(^|.*\.)rngs\..*(count|key)")
 SILENT = "num_batches_tracked"
 OTHER = {
     "kernel": "weight",
@@ -37,9 +45,10 @@ MOST = 5  # names in a message
 
 
 def load_weights(path: str | Path, network: Network) -> tuple[PyTree, PyTree]:
-    """Parameters and statistics of a network from a .safetensors or .npz file.
+    """Parameters and statistics of a network from a .safetensors or .npz file, or of orbax.
 
-    Raises ValueError, in one line, for what is no such file, and for arrays that are missing,
+    Of orbax it is the folder that StandardCheckpointer or PyTreeCheckpointer saved to. Raises
+    ValueError, in one line, for what is no such file, and for arrays that are missing,
     surplus or of another shape, by their names.
     """
     path = Path(path)
@@ -71,20 +80,48 @@ def joined(path: tuple) -> str:
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a file by name."""
-    if not path.is_file() or path.suffix not in SUFFIXES:
-        raise ValueError(f"{path} is no file of parameters; valid are {', '.join(SUFFIXES)}")
+    """The arrays of a file, or of a folder of orbax, by name."""
+    valid = f"valid are {', '.join(SUFFIXES)} and folders of orbax"
+    if path.is_dir() and not (path / ORBAX).is_file():
+        inside = sorted(str(file.parent) for file in path.glob(f"*/{ORBAX}"))
+        inside += sorted(str(file.parent) for file in path.glob(f"*/*/{ORBAX}"))
+        hint = f"those in it are {listed(inside)}" if inside else valid
+        raise ValueError(f"{path} is no checkpoint of orbax; {hint}")
+    if not path.is_dir() and (not path.is_file() or path.suffix not in SUFFIXES):
+        raise ValueError(f"{path} is no file of parameters; {valid}")
     try:
+        if path.is_dir():
+            return read_orbax(path)
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as file:
                 return {name: file[name] for name in file.files}
         from safetensors.numpy import load_file
 
         return load_file(path)
-    except ModuleNotFoundError:
-        raise ValueError(f"{path} needs safetensors: pip install 'jaxsharp[weights]'") from None
+    except ModuleNotFoundError as error:
+        needs = error.name.partition(".")[0]
+        raise ValueError(f"{path} needs {needs}: pip install 'jaxsharp[weights]'") from None
     except Exception as error:
-        raise ValueError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path} cannot be read: {said}") from None
+
+
+def read_orbax(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a checkpoint of orbax by name, on the host, wherever they were saved from."""
+    import orbax.checkpoint as ocp
+
+    checkpointer = ocp.PyTreeCheckpointer()
+    tree = checkpointer.metadata(path.resolve()).item_metadata.tree
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+    found = checkpointer.restore(path.resolve(), restore_args=as_numpy)
+    leaves = jax.tree_util.tree_flatten_with_path(found)[0]
+    arrays = {
+        jax.tree_util.keystr(place, simple=True, separator="."): np.asarray(leaf)
+        for place, leaf in leaves
+    }
+    if all(name.endswith(VALUE) for name in arrays):
+        arrays = {name.removesuffix(VALUE): array for name, array in arrays.items()}
+    return {name: array for name, array in arrays.items() if not STREAM.fullmatch(name)}
 
 
 def placed(arrays: dict[str, np.ndarray], like: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
@@ -132,11 +169,15 @@ def candidate(
 
 
 def shared_prefix(arrays: Iterable[str], names: list[str]) -> str:
-    """What all names of a file begin with, and no name of the network does, up to a dot."""
+    """What all names of a file begin with, and no name of the network does, up to a dot.
+
+    Or ``params.``, where all others begin as the network's statistics do.
+    """
     firsts = {name.replace("/", ".").partition(".")[0] for name in arrays}
     own = {name.partition(".")[0] for name in names}
-    (first, *others) = firsts or {""}
-    return "" if others or first in own else f"{first}."
+    foreign = firsts - own
+    alone = len(firsts) == len(foreign) == 1
+    return f"{min(foreign)}." if alone or foreign == {"params"} else ""
 
 
 def listed(names: list[str]) -> str:

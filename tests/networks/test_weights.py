@@ -78,7 +78,7 @@ def test_what_does_not_fit_is_named_in_one_line(tmp_path):
     for name, message in {
         "bad.npz": "cannot be read",
         "absent.npz": "no file of parameters",
-        "w.pt": "valid are .safetensors, .npz",
+        "w.pt": "valid are .safetensors, .npz and folders of orbax",
     }.items():
         with pytest.raises(ValueError, match=message):
             networks.load_weights(tmp_path / name, NETWORK)
