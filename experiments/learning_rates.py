@@ -8,8 +8,14 @@ with the test error depends on the set-up. Here SimpleBatch on 2,000 examples of
 official files in DIR, by SGD with six learning rates and five seeds until the training loss is
 below 0.01. `jaxsharp evaluate` says at the study's end what each measure predicts beyond the
 learning rate. An interrupted study continues where it was. `--smoke` takes a few digits.
+
+All other options are those of `jaxsharp study`, and come after those of this experiment: a smaller
+form is
+
+    python experiments/learning_rates.py --data-dir DIR --train-size 500 --holdout 1000 --seeds 3
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -27,27 +33,23 @@ RATES = "--vary learning_rate=0.01,0.02,0.05,0.1,0.2,0.4"
 SMOKE = "--dataset digits --train-size 150 --epochs 1 --vary learning_rate=0.05,0.1"
 
 
-def learning_rates(
-    *,
-    out: Path = Path("runs/learning_rates"),
-    data_dir: Path | None = None,
-    seeds: int = 5,
-    smoke: bool = False,
-) -> None:
-    """Run the grid and correlate each measure with the learning rate and with the test error.
+@dataclass(frozen=True)
+class LearningRates:
+    """Where the study is written, and its size; other options are those of `jaxsharp study`."""
 
-    Args:
-        out: Folder of the study.
-        data_dir: Directory with the official files of CIFAR-10.
-        seeds: Runs at each learning rate.
-        smoke: A few digits, one small network, one epoch.
-    """
-    arguments = SMOKE.split() if smoke else [*STUDY.split(), *RATES.split()]
-    arguments += ["--optimizers", "sgd", "--sam", "none", "--seeds", str(seeds), "--out", str(out)]
-    place = [] if data_dir is None else ["--data-dir", str(data_dir)]
-    main(["study", *arguments, *place, "--measures", ",".join(MEASURES)])
-    table = compare(pd.read_csv(out / "runs.csv"))
-    table.to_csv(out / "learning_rates.csv", index=False)
+    out: Path = Path("runs/learning_rates")
+    """Folder of the study."""
+    smoke: bool = False
+    """A few digits, one small network, one epoch."""
+
+
+def learning_rates(part: LearningRates, options: list[str]) -> None:
+    """Run the grid and correlate each measure with the learning rate and with the test error."""
+    arguments = SMOKE.split() if part.smoke else [*STUDY.split(), *RATES.split()]
+    arguments += ["--optimizers", "sgd", "--sam", "none", "--seeds", "5", "--out", str(part.out)]
+    main(["study", *arguments, "--measures", ",".join(MEASURES), *options])
+    table = compare(pd.read_csv(part.out / "runs.csv"))
+    table.to_csv(part.out / "learning_rates.csv", index=False)
     print(table.to_string(index=False))
 
 
@@ -66,4 +68,4 @@ def compare(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    tyro.cli(learning_rates)
+    learning_rates(*tyro.cli(LearningRates, description=__doc__, return_unknown_args=True))
