@@ -27,6 +27,7 @@ WORDS = {
 }
 MOST = 2**53  # beyond, JSON's numbers are no longer whole
 LONGEST = 1000
+MOST_NAMED = 20  # of valid names in a line
 IGNORED = -100  # the label of a token that does not count, as PyTorch's ignore_index has it
 LARGEST = 2**31 - 1  # what is counted on devices is counted in 32 bits
 
@@ -47,13 +48,20 @@ def counted(num: Any, noun: str) -> str:
     return f"{num} {noun}{'' if num == 1 else 's'}"
 
 
+def listed(names: Iterable[str]) -> str:
+    """Names with commas between them, of many the first and how many more there are."""
+    names = list(names)
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
 def known(kind: str, name: str, valid: Iterable[str]) -> str:
     """The name itself, or ValueError with the valid ones, the closest first."""
     valid = list(valid)
     if name in valid:
         return name
     order = difflib.get_close_matches(name[:LONGEST], valid, n=len(valid), cutoff=0.0)
-    raise ValueError(f"unknown {kind} {shown(name)}; valid are {', '.join(order)}")
+    raise ValueError(f"unknown {kind} {shown(name)}; valid are {listed(order)}")
 
 
 def plain(kind: str, name: str) -> str:
@@ -135,7 +143,7 @@ def known_list(kind: str, names: str, valid: Iterable[str]) -> tuple[str, ...]:
     """Names separated by commas, each once."""
     found = tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
     if not found:
-        raise ValueError(f"no {kind} is named; valid are {', '.join(valid)}")
+        raise ValueError(f"no {kind} is named; valid are {listed(valid)}")
     return tuple(known(kind, name, valid) for name in found)
 
 

@@ -225,7 +225,11 @@ def test_list_names_everything(capsys):
         (["--sam", "sma"], "unknown SAM variant 'sma'; valid are sam,", ["none", "asam", "gsam"]),
         (["--sam", "none,m_sam", "--batch-size", "100"], "m is 16; it must divide the 100", []),
         (["--measure-size", "2000"], "measure_size is 2000; it must be from 1 to 1437", []),
-        (["--measures", "top"], "unknown measure 'top'; valid are top_eigenvalue,", list(MEASURES)),
+        (
+            ["--measures", "top"],
+            "unknown measure 'top'; valid are top_eigenvalue,",
+            [f"and {len(MEASURES) - 20} more"],
+        ),
         (["--seeds", "0"], "seeds is 0; it must be at least 1", []),
         (["--epochs", "0"], "epochs is 0; it must be at least 1", []),
         (["--radius", "-1"], "radius is -1.0; it must be", []),

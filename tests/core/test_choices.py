@@ -4,7 +4,14 @@ from dataclasses import asdict, dataclass, field
 
 import pytest
 
-from jaxsharp.core.choices import construct, each_once, known, plain, shown
+from jaxsharp.core.choices import (
+    construct,
+    each_once,
+    known,
+    known_list,
+    plain,
+    shown,
+)
 
 
 @dataclass(frozen=True)
@@ -91,3 +98,12 @@ def test_a_value_is_shown_on_one_short_line():
     assert shown("a\n\x1b\ud800\u0455") == r"'a\n\x1b\ud800\u0455'"
     assert shown([1, "a"]) == "[1, 'a']"
     assert len(shown("x" * 10**6)) < 100 and "1000002 characters" in shown("x" * 10**6)
+
+
+def test_of_many_valid_names_the_closest_are_named():
+    valid = [f"name_{number}" for number in range(43)]
+    said = refusal(known, "measure", "name_31x", valid)
+    assert said.startswith("unknown measure 'name_31x'; valid are name_31, ")
+    assert said.count("name_") == 21 and said.endswith(" and 23 more")
+    assert refusal(known_list, "measure", ",", valid).endswith(", name_19 and 23 more")
+    assert refusal(known, "measure", "x", valid[:20]).count("name_") == 20
