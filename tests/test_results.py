@@ -135,3 +135,22 @@ def test_no_peak_of_memory_is_above_what_is_allowed():
     assert f"each of 64 does; the largest peak is {share.max():.2f} of what is allowed" in ledger
     for row in table.itertuples():
         assert f"{row.peak_mib:.3g} of {row.allowed_mib:.3g}" in text
+
+
+def test_sam_lowers_the_ratio_to_the_fifth_eigenvalue():
+    text, runs = page("sam_spectrum")
+    ledger = (RESULTS / "README.md").read_text()
+    assert len(runs) == 60
+    sure = {"sgd": "SGD", "adam": "Adam", "adashift": "AdaShift", "adabound": "AdaBound"}
+    assert set(runs[runs["converged"]]["optimizer"]) == set(sure) and runs["converged"].sum() == 40
+    indexed = runs.set_index(["optimizer", "seed", "sam"])
+    logs = np.log(indexed[["top_eigenvalue", "eigenvalue_ratio"]]).unstack()
+    for name, words in sure.items():
+        top, ratio = (
+            geometric_mean_interval(np.exp(logs[m]["sam"][name] - logs[m]["none"][name]))
+            for m in ("top_eigenvalue", "eigenvalue_ratio")
+        )
+        both = np.exp(logs["eigenvalue_ratio"].loc[name].mean())
+        cells = [f"{f.mean:.2f} [{f.low:.2f}, {f.high:.2f}]" for f in (top, ratio)]
+        row = f"| {words} | {cells[0]} | {both['none']:.2f}, {both['sam']:.2f} | {cells[1]} |"
+        assert row in text and cells[1] in ledger
