@@ -51,7 +51,7 @@ DATA = {
         *(*NAMES, "no.npz", "no.csv", "no.parquet", "no.txt", ".", "empty", "no/such/folder"),
         *("images", "images/train", "hf:", "hf:a b", "hf:no/such", "hf:no/such#", "hf:empty"),
         *("hf:images", "tfds:", "tfds:../x", "tfds:no_such", "tfds:no_such/x#y", "csv:mine"),
-        *("digits,digit", "digits,images"),
+        *("digits,digit", "digits,images", "arrays"),
     ),
     "--model": (
         *(n for n in NAMES if n != "None"),

@@ -36,7 +36,7 @@ def network_of(model: str | None, dataset: str) -> tuple[str, str | Network]:
     unknown, and for files and functions that do not give a network.
     """
     if model is None:
-        is_images = dataset in datasets.DATASETS or os.path.isdir(dataset)
+        is_images = dataset in datasets.DATASETS or own.is_images(dataset)
         kind = Path(dataset).suffix.lower() if own.is_file(dataset) else dataset
         model = DEFAULT_MODEL.get(kind, "simple_batch" if is_images else "small_mlp")
     if (found := OWN.fullmatch(model)) is None:

@@ -79,7 +79,8 @@ def run_study(
 
     Args:
         dataset: Data set; a file of the user's own; a folder with train/CLASS/*.png and
-            test/CLASS/*.png; hf:OWNER/NAME of Hugging Face's or tfds:NAME, where it is there;
+            test/CLASS/*.png, or with x_train.npy and so on, which stay there; hf:OWNER/NAME of
+            Hugging Face's or tfds:NAME, where it is there;
             several, separated by commas, make a study for each with each network in a folder of
             its own, and one table of all.
         model: Network, or a function of a file of the user's own that takes nnx.Rngs and returns

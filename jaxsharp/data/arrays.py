@@ -3,9 +3,11 @@
 Inputs are of any shape, examples first: real numbers (kept as float32), uint8 as images have it, or
 other integers, which are indices as tokens are (kept as int32). Targets are classes, integers from
 0 on, of shape (n,) or (n, tokens), -100 where a token does not count, or real numbers of shape (n,)
-or (n, outputs).
+or (n, outputs). Arrays are copied, but for those that `numpy.memmap` has in such a type, which stay
+in their file.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from jaxsharp.data.parts import Dataset, divided, subset
 from jaxsharp.data.readers import DataError, Split
 
 INT32 = np.iinfo(np.int32)
+BLOCK = 2**26  # bytes that are looked at together, of arrays that may not fit the memory
 
 
 def from_arrays(
@@ -82,7 +85,11 @@ def split(part: str, given: Any) -> Split:
 
 
 def kept(what: str, given: ArrayLike | Any) -> np.ndarray:
-    """An array as float32, int32 or uint8; DataError for others, and for none."""
+    """An array as float32, int32 or uint8; DataError for others, and for none.
+
+    One that is mapped from a file in such a type stays there.
+    """
+    is_mapped = isinstance(given, np.memmap)
     try:
         found = np.asarray(given)
     except Exception as error:
@@ -93,15 +100,20 @@ def kept(what: str, given: ArrayLike | Any) -> np.ndarray:
     if str(found.dtype) == "bfloat16":
         found, kind = found.astype(np.float32), "f"
     if kind == "f":
-        bad = np.flatnonzero(~np.isfinite(found).reshape(len(found), -1).all(1))
+        bad = np.concatenate(
+            [
+                start + np.flatnonzero(~np.isfinite(part).reshape(len(part), -1).all(1))
+                for start, part in blocks(found)
+            ]
+        )
         if bad.size:
             raise DataError(
                 f"{what} have {counted(bad.size, 'example')} with NaN or infinite values, the "
                 f"first at index {bad[0]}; all values must be finite"
             )
         with np.errstate(over="ignore"):
-            single = found.astype(np.float32)
-        if not np.isfinite(single).all():
+            single = found.astype(np.float32, copy=not is_mapped)
+        if found.dtype.itemsize > 4 and not np.isfinite(single).all():
             raise DataError(f"{what} have values beyond float32, up to {np.abs(found).max():.3g}")
         return single
     if found.dtype == np.uint8:
@@ -112,11 +124,18 @@ def kept(what: str, given: ArrayLike | Any) -> np.ndarray:
         low, high = found.min(), found.max()
         if low < INT32.min or high > INT32.max:
             raise DataError(f"{what} are integers from {low} to {high}; int32 holds no such")
-        return found.astype(np.int32)
+        return found.astype(np.int32, copy=not is_mapped)
     raise DataError(
         f"{what} are of type {shown(str(found.dtype))[1:-1]}; valid are real numbers, integers and "
         "truth values"
     )
+
+
+def blocks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Parts of an array along its first axis, of `BLOCK` bytes or one row, each with its start."""
+    rows = max(1, BLOCK // max(1, array[:1].nbytes))
+    for start in range(0, len(array), rows):
+        yield start, array[start : start + rows]
 
 
 def check_parts(parts: dict[str, Split]) -> None:

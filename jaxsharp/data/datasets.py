@@ -119,7 +119,7 @@ def load(
     """The named data set, from the first place that holds it; nothing is ever downloaded.
 
     Other names are of the user's own: a file that ends in .npz, .csv, .parquet or .txt (`tables`),
-    a folder of images (`from_images`), hf:NAME and tfds:NAME (`own`).
+    a folder of images (`from_images`) or of .npy files (`tables`), hf:NAME and tfds:NAME (`own`).
 
     With `data_dir` that directory alone: the official files in it or in a subfolder named after the
     data set, or an array_record copy that tensorflow-datasets has prepared (the same examples in

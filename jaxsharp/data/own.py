@@ -1,4 +1,4 @@
-"""Data sets by a name of the user's: a file, a folder of images, or what other packages have.
+"""Data sets by a name of the user's: a file, a folder, or what other packages have.
 
 hf:OWNER/NAME or hf:OWNER/NAME:CONFIG is in the cache of Hugging Face's package datasets, hf:FOLDER
 was written by its ``save_to_disk``; tfds:NAME or tfds:NAME/CONFIG was prepared by
@@ -15,10 +15,10 @@ from jaxsharp.data.images import from_images
 from jaxsharp.data.parts import Dataset
 from jaxsharp.data.prepared import from_prepared
 from jaxsharp.data.readers import DataError, user_directory
-from jaxsharp.data.tables import SUFFIXES, load_file
+from jaxsharp.data.tables import SUFFIXES, is_folder, load_file
 
 HUBS = {"hf:": r"(\w[\w.-]*/)?\w[\w.-]*(:[\w.+-]+)?", "tfds:": r"\w+(/[\w.+-]+)?"}
-VALID = (*SUFFIXES, "a folder of images", *(f"{prefix}NAME" for prefix in HUBS))
+VALID = (*SUFFIXES, "a folder of images or .npy", *(f"{prefix}NAME" for prefix in HUBS))
 
 
 def is_own(name: str) -> bool:
@@ -29,6 +29,12 @@ def is_own(name: str) -> bool:
 def is_file(name: str) -> bool:
     """Whether a name is that of a file."""
     return Path(name).suffix.lower() in SUFFIXES and not name.startswith(tuple(HUBS))
+
+
+def is_images(name: str) -> bool:
+    """Whether a name is that of a folder of images."""
+    is_other = name.startswith(tuple(HUBS)) or is_file(name) or is_folder(Path(name))
+    return os.path.isdir(name) and not is_other
 
 
 def is_place(name: str) -> bool:
@@ -78,7 +84,7 @@ def load_own(
     if data_dir is not None and is_place(name):
         raise DataError(f"{name} is a place itself; data_dir is {data_dir}, which it never reads")
     if not prefix:
-        return load_file(Path(name), **sizes) if is_file(name) else from_images(name, **sizes)
+        return from_images(name, **sizes) if is_images(name) else load_file(Path(name), **sizes)
     asked = {"name": name_of(name), "targets": targets, **sizes}
     try:
         if prefix == "tfds:":

@@ -1,6 +1,7 @@
 """The user's own files as data sets: .npz, .csv, .parquet and .txt. Nothing is unpickled.
 
-An .npz file holds x_train and y_train, and x_test and y_test or none of both. A table has one row
+An .npz file holds x_train and y_train, and x_test and y_test or none of both; so does a folder of
+.npy files, whose inputs stay in the file and are read as they are needed. A table has one row
 an example, all columns numbers; its targets are in the column target, label or y, else in the last.
 A text is windows of its characters (`text`).
 """
@@ -19,22 +20,26 @@ from jaxsharp.data.text import from_text
 
 SUFFIXES = (".npz", ".csv", ".parquet", ".txt")
 TARGETS = ("target", "label", "y")
+MAPPED = ("float32", "uint8", "int32")
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
 
 def load_file(path: Path, *, train_size: int | None = None, holdout: int = 0) -> Dataset:
-    """The data set of a file; DataError in one line that names it for what it cannot be."""
-    if not path.is_file():
+    """The data set of a file or a folder; DataError that names it for what it cannot be."""
+    if path.is_dir():
+        called, arrays = path.resolve().name, mapped_arrays
+    elif path.is_file():
+        called, arrays = path.stem, read_arrays if path.suffix.lower() == ".npz" else read_table
+    else:
         raise DataError(f"{path} is no file; valid are files {', '.join(SUFFIXES)} that exist")
     if path.suffix.lower() == ".txt":
         return from_text(path, name=as_plain(path.stem), train_size=train_size, holdout=holdout)
-    arrays = read_arrays if path.suffix.lower() == ".npz" else read_table
     try:
         train, test = arrays(path)
         if holdout and test is not None:
             test = None
         sizes = {"train_size": train_size, "holdout": holdout}
-        return from_arrays(train, test, name=as_plain(path.stem), source=str(path), **sizes)
+        return from_arrays(train, test, name=as_plain(called), source=str(path), **sizes)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
 
@@ -47,6 +52,11 @@ def read_arrays(path: Path) -> tuple:
             names = file.files
     except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
         raise DataError(f"cannot be read as .npz without pickles: {error}") from None
+    return pairs_of(found, names)
+
+
+def pairs_of(found: dict[str, np.ndarray], names: list[str]) -> tuple:
+    """Training and test arrays of those that were found, DataError where one is not."""
     missing = [name for name in ARRAYS[:2] if name not in found]
     if len(found) == 3:
         missing = [name for name in ARRAYS if name not in found]
@@ -57,6 +67,38 @@ def read_arrays(path: Path) -> tuple:
         )
     test = (found["x_test"], found["y_test"]) if "x_test" in found else None
     return (found["x_train"], found["y_train"]), test
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder holds arrays rather than images."""
+    return any((path / f"{name}.npy").is_file() for name in ARRAYS)
+
+
+def mapped_arrays(folder: Path) -> tuple:
+    """Training and test arrays of the .npy files of a folder, mapped into memory, not read.
+
+    Inputs must be of a type and order that need no copy.
+    """
+    found = {}
+    for name in ARRAYS:
+        file = folder / f"{name}.npy"
+        if not file.is_file():
+            continue
+        try:
+            found[name] = np.load(file, mmap_mode="r", allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise DataError(
+                f"{file.name} cannot be mapped as an array without pickles: {error}"
+            ) from None
+        if name.startswith("x") and not (
+            found[name].dtype in MAPPED and found[name].flags.c_contiguous
+        ):
+            order = "" if found[name].flags.c_contiguous else " in Fortran's order"
+            raise DataError(
+                f"{file.name} is {shown(str(found[name].dtype))[1:-1]}{order}; inputs that stay in "
+                f"the file must be {', '.join(MAPPED)} in C's order"
+            )
+    return pairs_of(found, sorted(found))
 
 
 def read_table(path: Path) -> tuple:

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxsharp.data.arrays import blocks
 from jaxsharp.data.parts import Dataset
 from jaxsharp.networks import layers, zoo
 from jaxsharp.networks.modules import from_nnx
@@ -163,7 +164,9 @@ def channel_moments(images: np.ndarray, max_pixel: int) -> tuple[tuple[float, ..
     levels = np.arange(max_pixel + 1) / max_pixel
     means, stds = [], []
     for channel in range(images.shape[-1]):
-        counts = np.bincount(images[..., channel].ravel(), minlength=max_pixel + 1)
+        counts = np.zeros(max_pixel + 1, np.int64)
+        for _, part in blocks(images):
+            counts += np.bincount(part[..., channel].ravel(), minlength=max_pixel + 1)
         mean = np.average(levels, weights=counts)
         means.append(float(mean))
         stds.append(float(np.sqrt(np.average((levels - mean) ** 2, weights=counts))) or 1.0)

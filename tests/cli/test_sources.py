@@ -109,6 +109,21 @@ def test_parameters_that_were_trained_elsewhere_are_measured(mine, capsys):
     assert f"minimum_sharpness  {want:.6g}"[:24] in out and "50 examples of table" in out
 
 
+def test_a_run_on_mapped_arrays_has_the_bits_of_one_in_memory(mine):
+    (mine / "arrays" / "mine").mkdir(parents=True)
+    with np.load("mine.npz") as file:
+        for name, array in file.items():
+            np.save(mine / "arrays" / "mine" / f"{name}.npy", array)
+    told = ["train", "--model", "mynet.py:Net", "--epochs", "2", "--batch-size", "8", "--quiet"]
+    for dataset, out in (("mine.npz", "one"), ("arrays/mine", "two")):
+        cli.main([*told, "--dataset", dataset, "--out", out])
+    for file in ("history.csv", "checkpoints/epoch_0002/arrays.npz"):
+        assert (mine / "one" / file).read_bytes() == (mine / "two" / file).read_bytes()
+    # The same arrays are the same data set, wherever they are.
+    made = [mine / each / "checkpoints/epoch_0002/fingerprint.json" for each in ("one", "two")]
+    assert made[0].read_text() == made[1].read_text()
+
+
 def test_a_run_on_a_folder_of_images_is_tied_to_its_pixels(mine, capsys):
     for part, count in (("train", 20), ("test", 4)):
         for label, each in enumerate(("cat", "dog")):
@@ -186,6 +201,9 @@ def test_a_folder_has_its_own_name_and_is_of_images(tmp_path, monkeypatch):
     for dataset in (".", "../my images 1.0", "../my images 1.0/"):
         assert dataset_name(dataset) == "my-images-1.0"
         assert network_of(None, dataset) == ("simple_batch", "simple_batch")
+    np.save("x_train.npy", X)
+    assert dataset_name(".") == "my-images-1.0"
+    assert network_of(None, ".") == ("small_mlp", "small_mlp")
     (tmp_path / "cat, dog").mkdir()
     (found,) = pairs_of(str(tmp_path / "cat, dog"), None)
     assert found.dataset_name == "cat-dog"

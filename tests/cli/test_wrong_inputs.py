@@ -33,6 +33,8 @@ def place(tmp_path_factory):
     (folder / "empty").mkdir()
     (folder / "images" / "train" / "cat").mkdir(parents=True)
     (folder / "images" / "train" / "cat" / "a.png").write_text("no image\n")
+    (folder / "arrays").mkdir()
+    (folder / "arrays" / "x_train.npy").write_text("no array\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(commands, "use_compilation_cache", lambda: None)

@@ -1,11 +1,12 @@
 """The user's own arrays and files: kept as they are meant, or refused in one line."""
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
 
 from jaxsharp import data
-from jaxsharp.data import DataError
+from jaxsharp.data import DataError, arrays
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(20, 3)), np.arange(20) % 3
@@ -144,3 +145,86 @@ def test_wrong_files_are_refused_in_one_line_with_their_name(tmp_path):
     table.to_csv(tmp_path / "whole.csv", index=False)
     with pytest.raises(DataError, match=r"whole\.csv: there is no test part.*--holdout"):
         data.load(str(tmp_path / "whole.csv"))
+
+
+def mapped(folder, **changes):
+    """A folder of .npy files, some of them other arrays or texts, or absent (None)."""
+    folder.mkdir()
+    usual = {"x_train": X.astype(np.float32), "y_train": Y, "x_test": X[:4].astype(np.float32)}
+    for name, each in {**usual, "y_test": Y[:4], **changes}.items():
+        if isinstance(each, bytes):
+            (folder / f"{name}.npy").write_bytes(each)
+        elif each is not None:
+            np.save(folder / f"{name}.npy", each)
+    return folder
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8", "int32"])
+def test_inputs_of_a_folder_of_arrays_stay_in_their_files(tmp_path, monkeypatch, dtype):
+    inputs = RNG.integers(0, 9, (20, 6)).astype(dtype)
+    folder = mapped(tmp_path / "my arrays 1.0", x_train=inputs, x_test=inputs[:4])
+    monkeypatch.setattr(arrays, "BLOCK", 100)
+    made = data.load(str(folder))
+    assert (made.name, made.source, made.num_classes) == ("my-arrays-1.0", str(folder), 3)
+    for split, count in ((made.train, 20), (made.test, 4)):
+        np.testing.assert_array_equal(split.images, inputs[:count])
+        assert split.images.dtype == dtype and isinstance(split.images.base, np.memmap)
+        assert not split.images.flags.writeable
+    # On the CPU a device sees the file itself, so that nothing is held twice.
+    placed = jax.device_put(made.train.images, jax.devices("cpu")[0])
+    assert placed.unsafe_buffer_pointer() == made.train.images.ctypes.data
+    held = data.load(str(folder), holdout=5)
+    np.testing.assert_array_equal(held.test.images, inputs[15:])
+
+
+def test_arrays_at_hand_are_copied_and_mapped_ones_are_not(tmp_path):
+    inputs = X.astype(np.float32)
+    made = data.from_arrays((inputs, Y), holdout=5)
+    assert not np.shares_memory(made.train.images, inputs)
+    given = np.load(mapped(tmp_path / "a") / "x_train.npy", mmap_mode="r")
+    made = data.from_arrays((given, Y), holdout=5)
+    assert np.shares_memory(made.train.images, given)
+
+
+def test_faults_are_found_in_every_block(monkeypatch):
+    monkeypatch.setattr(arrays, "BLOCK", 50)
+    for place in range(0, 19, 3):
+        message = f"2 examples with NaN or infinite values, the first at index {place};"
+        with pytest.raises(DataError, match=message):
+            data.from_arrays((at(place, np.nan, at(19, np.inf)), Y), TEST)
+
+
+FOLDERS = {
+    "has no array x_train; it has ['x_test', 'y_test', 'y_train']": {"x_train": None},
+    "has no array y_test": {"y_test": None},
+    "x_train.npy is float64; inputs that stay in the file must be float32, uint8, int32": {
+        "x_train": X
+    },
+    "x_test.npy is >f4; inputs": {"x_test": X[:4].astype(">f4")},
+    "x_train.npy is float32 in Fortran's order": {"x_train": np.asfortranarray(X, np.float32)},
+    "x_train.npy cannot be mapped as an array without pickles": {"x_train": np.array([None] * 20)},
+    "y_train.npy cannot be mapped as an array without pickles": {"y_train": b"no array"},
+    "x_test.npy cannot be mapped": {"x_test": b""},
+    "train inputs have 1 example with NaN or infinite values, the first at index 7": {
+        "x_train": at(7, np.nan).astype(np.float32)
+    },
+    "20 inputs and 19 targets": {"y_train": Y[:19]},
+    "train targets hold [-1]": {"y_train": at(3, -1, Y)},
+}
+
+
+@pytest.mark.parametrize("message", FOLDERS)
+def test_wrong_folders_of_arrays_are_refused_in_one_line(tmp_path, message):
+    folder = mapped(tmp_path / "a", **FOLDERS[message])
+    with pytest.raises(DataError) as refused:
+        data.load(str(folder))
+    text = str(refused.value)
+    assert text.startswith(f"{folder}: ") and message in text and "\n" not in text
+
+
+def test_a_mapped_file_that_is_cut_short_is_refused(tmp_path):
+    folder = mapped(tmp_path / "a")
+    content = (folder / "x_train.npy").read_bytes()
+    (folder / "x_train.npy").write_bytes(content[:-1])
+    with pytest.raises(DataError, match=r"x_train\.npy cannot be mapped"):
+        data.load(str(folder))

@@ -160,7 +160,7 @@ def test_a_data_set_found_nowhere_says_what_to_do(tmp_path, monkeypatch):
 def test_unknown_name():
     message = error_of(load, "cifar100")
     known = "name is 'cifar100'; it must be one of digits, fashion_mnist, mnist, cifar10, .npz, "
-    assert message.startswith(known) and "a folder of images, hf:NAME, tfds:NAME" in message
+    assert message.startswith(known) and "a folder of images or .npy, hf:NAME, tfds:NAME" in message
 
 
 # The official data, where this machine has it
