@@ -71,12 +71,17 @@ def subprograms(jaxpr: Jaxpr) -> Iterator[ClosedJaxpr]:
                 yield ClosedJaxpr(value, ())
 
 
+def every_program(jaxpr: Jaxpr) -> Iterator[Jaxpr]:
+    """Yield a program and those that its operations run, at any depth."""
+    yield jaxpr
+    for inner in subprograms(jaxpr):
+        yield from every_program(inner.jaxpr)
+
+
 def primitives(jaxpr: Jaxpr) -> Iterator[str]:
     """Yield the names of all operations, at any depth."""
-    for equation in jaxpr.eqns:
-        yield equation.primitive.name
-    for inner in subprograms(jaxpr):
-        yield from primitives(inner.jaxpr)
+    for each in every_program(jaxpr):
+        yield from (equation.primitive.name for equation in each.eqns)
 
 
 def readable(const: Any) -> Any:

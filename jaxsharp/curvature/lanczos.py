@@ -14,6 +14,7 @@ from jaxsharp.core.trees import combine, norm
 from jaxsharp.curvature import krylov
 from jaxsharp.curvature.density import SpectralDensity, quadrature
 from jaxsharp.curvature.operators import (
+    LARGE,
     check_range,
     compiled_around,
     loops_around,
@@ -100,7 +101,8 @@ def top_eigenpairs(
     Raises ValueError, before tracing: k not in 1..P, basis_size not above k (unless P),
     max_products not above k, tol below 10 eps, `like` neither float32 nor float64; while tracing,
     if H v is not like v. For norms ||H v|| near the largest or smallest numbers of the dtype
-    (float32: outside 1e-31 to 4e31), ValueError at the end, inside jit values of NaN.
+    (float32: outside 1e-31 to 4e31), ValueError at the end, inside jit values of NaN; so also where
+    all products are zero because they, or numbers that H holds, are flushed to zero.
     """
     options = (stream(key, "top_eigenpairs"), tol, max_products, basis_size, start)
     return eigenpairs_at(matvec, like, (k, 0), *options)[0]
@@ -216,7 +218,7 @@ def eigenpairs_at(
     budget = 15 * rows + 1 if max_products is None else max_products
     limits = krylov.Limits(*ends, tol, budget - 1)
     found, scale = compiled_around(_solved, matvec, like, key, start, limits=limits, rows=rows)
-    within = check_range(scale, matvec, like)
+    within = check_range(scale, matvec, like, probed=True)
     values, residuals = found.values * within, found.residuals * within
     converged = residuals <= krylov.allowed(values, tol, scale)
     return tuple(
@@ -243,11 +245,16 @@ def _solved(matvec, like, key, start, *, limits, rows) -> tuple[EigenPairs, Arra
     expected = optax.tree.add(
         combine(signs * values, vectors), optax.tree.scale(signs @ leaving, state.vector)
     )
-    missed = norm(optax.tree.sub(product(combine(signs, vectors)), expected))
+    # Where all products were zero, so is what is expected; of a vector so large none underflows.
+    times = jnp.where(state.scale == 0, jnp.asarray(LARGE, values.dtype), 1)
+    image = product(combine(signs * times, vectors))
+    missed = norm(optax.tree.sub(image, expected)) / times
+    hidden = (state.scale == 0) & (norm(image) > 0)
+    scale = jnp.where(hidden, jnp.finfo(values.dtype).tiny, state.scale)
     residuals = jnp.hypot(leaving, missed)
     converged = residuals <= krylov.allowed(values, limits.tol, state.scale)
     vectors = jax.vmap(unpack)(vectors)
-    return EigenPairs(values, vectors, residuals, converged, state.products + 1), state.scale
+    return EigenPairs(values, vectors, residuals, converged, state.products + 1), scale
 
 
 def _check_arguments(like, k, tol, basis_size, max_products):

@@ -5,7 +5,6 @@ says how it computes, and whether it does so on the host: then what surrounds it
 compiled, and `loops_around` gives loops that run in Python.
 """
 
-import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,12 +13,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 from jaxtyping import Array, PyTree
 
-from jaxsharp.core.programs import compiled, own_settings
+from jaxsharp.core.programs import compiled, constants, every_program, own_settings
 from jaxsharp.core.trees import PARTITION, check_numbers, norm, packing
 
 Matvec = Callable[[PyTree], PyTree]
+# The norm of vectors that show whether products were too small: a power of two, so that nothing
+# rounds, and at which neither they nor products of norm one overflow in float32.
+LARGE = 2.0**50
 
 
 @partial(
@@ -106,31 +109,73 @@ def packed(
     return product, zeros, pack, unpack
 
 
-def check_range(scale: Array, matvec: Matvec, like: PyTree, power: int = 1) -> Array:
+def check_range(
+    scale: Array, matvec: Matvec, like: PyTree, power: int = 1, *, probed: bool = False
+) -> Array:
     """Return 1 if products of norm up to `scale` are far from over- and underflow, else NaN.
 
     Far means that scale^power, relative to which results round, lies within tiny / eps and
     eps x max of its dtype. Raises ValueError instead where the scale is known (not inside jit).
-    There a scale of zero is that of a zero matrix only if larger vectors have no product either.
+    There a scale of zero is that of a zero matrix only if larger vectors have no product either,
+    which is one more product in such a program unless `probed` says that it has been tried, and if
+    the product holds no number that is flushed to zero (`flushed_number`).
     NaN and infinity are left to speak for themselves.
     """
     info = jnp.finfo(scale.dtype)
     least, most = (float(x) ** (1 / power) for x in (info.tiny / info.eps, info.eps * info.max))
     good = (scale == 0) | ~jnp.isfinite(scale) | ((scale >= least) & (scale <= most))
+    wave = lambda x: LARGE * jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape)  # noqa: E731
     if isinstance(scale, jax.core.Tracer):
-        return jnp.where(good, jnp.ones_like(scale), jnp.nan)
-    found = float(scale)
+        program = jax.make_jaxpr(matvec)(like)
+        hidden = jnp.full_like(scale, flushed_number(program) is not None, dtype=bool)
+        if not probed:
+            product = jaxpr_as_fun(program)
+            waves = jax.tree.leaves(jax.tree.map(wave, like))
+            hidden |= jax.lax.cond(
+                scale == 0, lambda: norm(product(*waves)) > 0, lambda: jnp.zeros((), bool)
+            )
+        return jnp.where(good & ~((scale == 0) & hidden), jnp.ones_like(scale), jnp.nan)
+    found, small = float(scale), None
     if found == 0:
-        large = 1 / math.sqrt(least)
-        wave = lambda x: large * jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape)  # noqa: E731
-        found = float(norm(matvec(jax.tree.map(wave, like)))) / large
+        found = float(norm(matvec(jax.tree.map(wave, like)))) / LARGE
         good = found == 0
+    if found == 0 and not (isinstance(matvec, Operator) and matvec.on_host):
+        small = flushed_number(jax.make_jaxpr(matvec)(like))
     if not good:
         raise ValueError(
             f"products have norms of {found:.1e}; {scale.dtype} is exact enough from {least:.1e} "
             f"to {most:.1e}, so multiply the loss by a constant"
         )
+    if small is not None:
+        raise ValueError(
+            f"products have norms of 0.0e+00, and the product holds the number {small:.1e}, which "
+            "is flushed to zero; multiply the loss by a constant"
+        )
     return jnp.ones_like(scale)
+
+
+def flushed_number(program: ClosedJaxpr) -> float | None:
+    """Return a number that a program holds and that is zero to the machine, but is none.
+
+    Below the smallest normal number of its dtype, which XLA flushes to zero; None if there is none.
+    """
+    literals = (
+        atom.val
+        for jaxpr in every_program(program.jaxpr)
+        for equation in jaxpr.eqns
+        for atom in equation.invars
+        if isinstance(atom, Literal)
+    )
+    for held in (*constants(program), *literals):
+        if isinstance(held, jax.core.Tracer):
+            continue
+        array = np.asarray(held)
+        if array.dtype not in (np.float32, np.float64):
+            continue
+        small = (array != 0) & (np.abs(array) < np.finfo(array.dtype).tiny)
+        if small.any():
+            return float(array[small][0] if array.ndim else array)
+    return None
 
 
 def num_entries(like: PyTree) -> int:
@@ -188,10 +233,13 @@ def preconditioned(matvec: Matvec, diagonal: PyTree) -> Matvec:
     for leaf in jax.tree.leaves(diagonal):
         if not isinstance(leaf, np.ndarray | jax.Array) or not jnp.isrealobj(leaf):
             raise ValueError(f"diagonal holds {leaf!r}; its leaves must be arrays of reals")
-        bad = ~((leaf > 0) & (leaf < jnp.inf))
+        real = jnp.issubdtype(leaf.dtype, jnp.floating)
+        least = jnp.finfo(leaf.dtype).tiny if real else 1  # what is below is flushed to zero
+        bad = ~((leaf >= least) & (leaf < jnp.inf))
         if not isinstance(leaf, jax.core.Tracer) and jnp.any(bad):
             raise ValueError(
-                f"diagonal holds {leaf[bad][0]}; its entries must be positive and finite"
+                f"diagonal holds {leaf[bad][0]}; its entries must be positive and finite, and at "
+                f"least {least:.1e}"
             )
 
     def scaled(vector):

@@ -17,6 +17,7 @@ from jaxsharp.curvature import (
     hessian,
     hutchinson,
     hutchpp,
+    preconditioned,
     spectral_density,
     top_eigenpairs,
     xtrace,
@@ -129,3 +130,64 @@ def test_norms_at_the_ends_of_the_dtype_are_refused(name):
     found, converged = jax.jit(lambda like: ESTIMATES[name](scaled, like))(like)
     assert jnp.isnan(found)
     assert name == "density" or not converged
+
+
+def outcome(name, matvec, like, how):
+    """Return "refused", "unfinished", or the value that it says is right."""
+    function = lambda like: ESTIMATES[name](matvec, like)  # noqa: E731
+    try:
+        found, converged = how(function)(like)
+    except ValueError as error:
+        assert "multiply the loss by a constant" in str(error) and "\n" not in str(error)
+        return "refused"
+    return "unfinished" if jnp.isnan(found) or not converged else float(found)
+
+
+ENTRIES = jnp.arange(1.0, 6.0) / 5
+FLUSHED = {
+    # Products of unit vectors are below the smallest number, those of larger ones are not.
+    "product": lambda v: (v * 1e-20) * ENTRIES * 1e-22,
+    # The numbers of the matrix are.
+    "number": lambda v: v * ENTRIES * 1e-41,
+    "array": lambda v: v * np.full(5, 2e-40, np.float32),
+    "in a loop": lambda v: jax.lax.fori_loop(0, 2, lambda i, v: v * 1e-39, v),
+    "loss": hessian(lambda w, x: 1e-37 * jnp.mean((x @ w) ** 2) * 1e-4, jnp.ones(5), jnp.eye(5)),
+}
+
+
+@pytest.mark.parametrize("how", [lambda f: f, jax.jit], ids=["eager", "jit"])
+@pytest.mark.parametrize("matrix", FLUSHED)
+@pytest.mark.parametrize("name", ESTIMATES)
+def test_what_is_flushed_to_zero_is_no_zero_that_has_converged(name, matrix, how):
+    expected = "refused" if how is not jax.jit else "unfinished"
+    assert outcome(name, FLUSHED[matrix], jnp.ones(5), how) == expected
+
+
+@pytest.mark.parametrize("how", [lambda f: f, jax.jit], ids=["eager", "jit"])
+@pytest.mark.parametrize("name", ESTIMATES)
+def test_a_matrix_of_zeros_is_zero(name, how):
+    """Also one of whose parameters an entry is flushed to zero, where that does not matter."""
+    assert outcome(name, lambda v: 0 * v, jnp.ones(5), how) == 0.0
+    w = jnp.asarray([1e-40, 1.0, 1.0, 1.0, 1.0])
+    matrix = hessian(lambda w, x: jnp.mean((x @ w) ** 2), w, jnp.eye(5))
+    assert outcome(name, matrix, jnp.ones(5), how) == pytest.approx(
+        {"hutchinson": 2, "hutchpp": 2, "xtrace": 2, "frobenius": 0.4 * 5**0.5}.get(name, 0.4),
+        rel=1e-5,
+    )
+
+
+@pytest.mark.parametrize("name", ["top", "hutchinson"])
+def test_of_many_matrices_those_that_are_flushed_have_not_converged(name):
+    def each(scale):
+        return ESTIMATES[name](lambda v: (v * 1e-20) * ENTRIES * scale, jnp.ones(5))
+
+    found, converged = jax.jit(jax.vmap(each))(jnp.asarray([1e-22, 1e20, 0.0]))
+    np.testing.assert_array_equal(converged, [False, True, True])
+    assert jnp.isnan(found[0]) and found[2] == 0
+    np.testing.assert_allclose(found[1], {"top": 1, "hutchinson": 3}[name], rtol=1e-5)
+
+
+def test_a_diagonal_that_is_flushed_to_zero_is_refused():
+    for entries in (np.array([1, 1e-40], np.float32), jnp.asarray([1, 1e-40], jnp.float32)):
+        with pytest.raises(ValueError, match=r"its entries must be .* at least 1\.2e-38"):
+            preconditioned(lambda v: v, {"w": entries})
