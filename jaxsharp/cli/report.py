@@ -141,7 +141,9 @@ def left_out_lines(config: StudyConfig, runs: pd.DataFrame) -> list[str]:
     return lines
 
 
-def print_run(console: Console, path: Path, measures: Mapping[str, str] | None = None) -> None:
+def print_run(
+    console: Console, path: Path, measures: Mapping[str, str | None] | None = None
+) -> None:
     """Where the files of a single run are, its settings, end of training and measures.
 
     The row is that of `tables.row`.

@@ -199,6 +199,7 @@ class Measure(NamedTuple):
     host, or raises ValueError, with the reason, where that is not finite. Of the ``batch`` it may
     take shapes, and no more. ``from_initial``: it is not defined without ``at.initial``. Measures
     of one ``stream`` and one ``arrays`` have the same random key, and share what is computed.
+    ``code`` is a digest of the user's own, which a name alone does not tell from another function.
     """
 
     description: str
@@ -212,7 +213,9 @@ class Measure(NamedTuple):
     record: Callable[..., Record]
     from_initial: bool = False
     stream: str = ""
+    code: str = ""
 
     def settings(self, options: Options) -> str:
         """The options that decide the value, as text for a table."""
-        return " ".join(f"{name}={getattr(options, name)}" for name in self.options)
+        own = [f"code={self.code}"] if self.code else []
+        return " ".join([*(f"{name}={getattr(options, name)}" for name in self.options), *own])

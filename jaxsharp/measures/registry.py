@@ -23,9 +23,12 @@ MEASURES: dict[str, Measure] = {
 DEFAULT_MEASURES = ("minimum_sharpness", "top_eigenvalue", "random_perturbation")
 
 
-def settings_of(name: str, options: Options) -> str:
-    """The options that decide the value of a measure; of the user's own there are none."""
-    return MEASURES[name].settings(options) if name in MEASURES else ""
+def settings_of(name: str, options: Options) -> str | None:
+    """The options that decide the value of a measure; None of the user's own, which has no name.
+
+    Of such a one there is one measurement at most, with the digest of its code.
+    """
+    return MEASURES[name].settings(options) if name in MEASURES else None
 
 
 def place_of(name: str) -> int:

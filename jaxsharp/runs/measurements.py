@@ -3,6 +3,7 @@
 Rows that are damaged are left out, with a warning, and measured again.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -54,6 +55,27 @@ def read_measurements(file: Path, warn: Warn = print_warning) -> pd.DataFrame:
         twice = ", ".join(name for *_, name, _ in names)
         raise RunError(f"{file} has a measure twice with the same settings: {twice}")
     return pd.DataFrame(found, columns=list(columns)).astype(columns)
+
+
+def is_of(measures: Mapping[str, str | None], name: str, settings: str) -> bool:
+    """Whether a measurement is of these measures and their settings; None stands for any."""
+    return name in measures and measures[name] in (None, settings)
+
+
+def forget(path: Path, wanted: Mapping[str, str]) -> dict[str, str]:
+    """Remove the measurements of a run whose settings are not those wanted of their measures.
+
+    At its end and before; measures that are not named are left. The settings that were removed.
+    """
+    removed: dict[str, str] = {}
+    for name in MEASUREMENTS:
+        table = read_measurements(path / name)
+        pairs = zip(table["measure"], table["settings"], strict=True)
+        stale = {m: s for m, s in pairs if m in wanted and not is_of(wanted, m, s)}
+        if stale:
+            write_measurements(path / name, table[~table["measure"].isin(list(stale))])
+        removed |= stale
+    return removed
 
 
 def measurement(file: Path, cells: list[str]) -> list:

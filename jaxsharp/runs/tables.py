@@ -11,12 +11,12 @@ from jaxsharp.runs.claims import read_run_config
 from jaxsharp.runs.columns import ENDS, HISTORY, SHARPNESS, VARIED, epoch_name
 from jaxsharp.runs.config import Settings
 from jaxsharp.runs.directory import newest_history
-from jaxsharp.runs.measurements import read_checkpoint_sharpness, read_sharpness
+from jaxsharp.runs.measurements import is_of, read_checkpoint_sharpness, read_sharpness
 
 
 def row(
     path: Path,
-    measures: Mapping[str, str] | None = None,
+    measures: Mapping[str, str | None] | None = None,
     optimizers: Mapping[str, Callable] = OPTIMIZERS,
     *,
     epoch: int | None = None,
@@ -58,7 +58,7 @@ def row(
     if config.settings.compute != Settings().compute:
         table["compute"] = config.settings.compute
     for record in measured_then.itertuples():
-        if measures is not None and measures.get(record.measure) != record.settings:
+        if measures is not None and not is_of(measures, record.measure, record.settings):
             continue
         flags = {name: bool(getattr(record, name)) for name in ("finished", "exact")}
         measured = record._asdict() | flags

@@ -165,8 +165,8 @@ class StudyConfig:
         return len(self.measures) * (1 + len(thresholds(self.settings.save_losses)))
 
     @property
-    def measured(self) -> dict[str, str]:
-        """The settings with which each measure is taken."""
+    def measured(self) -> dict[str, str | None]:
+        """The settings with which each measure is taken; None of the user's own."""
         return {name: settings_of(name, self.options) for name in self.measures}
 
     def axes(self) -> list[str]:

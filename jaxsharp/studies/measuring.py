@@ -258,7 +258,9 @@ def record(at: Place, name: str, measure: Measure, settings: str, measured: Reco
     if not is_mine(at.path.name):
         return
     table = measurements.read_measurements(at.file)
-    same = (table["measure"] == name) & (table["settings"] == settings) & at.mine(table)
+    same = (table["measure"] == name) & at.mine(table)
+    if not measure.code:  # of the user's own, what other code measured is not kept beside it
+        same &= table["settings"] == settings
     kinds = {"error_kind": measure.error, "cost_unit": measure.cost}
     row = {"measure": name, "settings": settings, **measured._asdict(), **kinds}
     rows = [*table[~same].to_dict("records"), {"checkpoint": at.checkpoint, **row}]

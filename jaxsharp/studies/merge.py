@@ -7,7 +7,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxsharp.runs import claims, directory, files, reading
+from jaxsharp.measures.registry import MEASURES
+from jaxsharp.runs import claims, directory, files, measurements, reading
 from jaxsharp.runs.claims import RunError
 from jaxsharp.runs.config import RunConfig
 from jaxsharp.runs.fingerprint import DATA, PROGRAMS, compare, read
@@ -60,6 +61,7 @@ def check_parts(parts: list[Path], out: Path) -> Merge:
             if (reason := shortcoming(sources[member], member, config)) is not None:
                 raise RunError(f"{part} cannot be merged: run {member.name} {reason}")
     check_origins(sources)
+    check_codes(sources, configs[parts[0]])
     return Merge(replace(configs[parts[0]], shard=None), sources, out)
 
 
@@ -120,6 +122,21 @@ def check_origins(sources: dict[RunConfig, Path]) -> None:
             advice = f"it cannot be merged with {like}"
             found = (read(checkpoint, ADVICE) for checkpoint in (each, like))
             compare(each, *found, names, advice=advice)
+
+
+def check_codes(sources: dict[RunConfig, Path], config: StudyConfig) -> None:
+    """Raise RunError unless each measure of the user's own is one function in all runs."""
+    own = [name for name in config.measures if name not in MEASURES]
+    first: dict[str, tuple[str, Path]] = {}
+    for path in sources.values() if own else ():
+        table = measurements.read_sharpness(path, lambda text: None)
+        for row in table[table["measure"].isin(own)].itertuples():
+            code, like = first.setdefault(row.measure, (row.settings, path))
+            if row.settings != code:
+                raise RunError(
+                    f"{path} has {row.measure} of another function than {like} "
+                    f"({row.settings or 'unknown'}, {code or 'unknown'}); measure both with one"
+                )
 
 
 def shortcoming(path: Path, member: RunConfig, config: StudyConfig) -> str | None:

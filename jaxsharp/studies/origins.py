@@ -1,10 +1,17 @@
 """What runs are made from, as digests: data, network and optimizer."""
 
-from collections.abc import Iterator
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from types import CodeType
+from typing import Any
 
 import jax
 
 from jaxsharp.core import fingerprints
+from jaxsharp.core.memory import budget
+from jaxsharp.measures.contract import Measure, Options, Trained
+from jaxsharp.measures.registry import own_measure
 from jaxsharp.runs.config import RunConfig
 from jaxsharp.runs.fingerprint import Fingerprint
 from jaxsharp.studies.recipes import hyper_arrays, step_of, unchecked_recipe
@@ -48,6 +55,53 @@ def network_digests(bench: Workbench) -> Iterator[str]:
     for each in dict.fromkeys((network, bench.trained)):
         yield fingerprints.of_program(each.evaluate, params, stats, batch[0])
         yield fingerprints.of_program(each.forward, params, stats, batch[0], key)
+
+
+def with_code(fn: Callable, bench: Workbench, options: Options, size: int | None = None) -> Measure:
+    """A measure of the user's own, with a digest of what it computes of this network and data.
+
+    That of its program as it is traced on the first ``size`` training examples; of its source where
+    the program does not tell it from another: where it calls back to Python, or cannot be traced.
+    """
+    measure = own_measure(fn)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    params, stats = jax.eval_shape(bench.network.init, key)
+    batch = tuple(
+        jax.ShapeDtypeStruct((len(each[:size]), *each.shape[1:]), each.dtype)
+        for each in bench.dataset.train
+    )
+
+    def program(params, stats, batch, key):
+        at = Trained(params, stats)
+        return measure.arrays(bench.network, at, batch, key, options, budget())
+
+    try:
+        found = fingerprints.of_known_program(program, params, stats, batch, key)
+    except Exception:  # of the user's function: what is wrong with it, measuring says
+        found = None
+    return measure._replace(code=found or fingerprints.of_text(source(fn)))
+
+
+def source(fn: Callable) -> str:
+    """The source of a function, or its compiled code, and the values that it is bound to."""
+    if isinstance(fn, functools.partial):
+        return f"{source(fn.func)} {fingerprints.text((fn.args, fn.keywords))}"
+    closed = [cell.cell_contents for cell in getattr(fn, "__closure__", None) or ()]
+    names = "__defaults__", "__kwdefaults__", "__dict__"
+    bound = closed, [getattr(fn, name, None) for name in names]
+    try:
+        text = inspect.getsource(fn if inspect.isroutine(fn) else type(fn))
+    except (OSError, TypeError):
+        code = getattr(fn, "__code__", None)
+        text = (
+            repr(type(fn)) if code is None else f"{code.co_code} {code.co_names} {constants(code)}"
+        )
+    return f"{text} {fingerprints.text(bound)}"
+
+
+def constants(code: CodeType) -> list[Any]:
+    """The constants of compiled code, and of the functions inside of it."""
+    return [constants(c) if isinstance(c, CodeType) else c for c in code.co_consts]
 
 
 def fingerprint(

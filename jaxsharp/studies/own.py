@@ -12,7 +12,7 @@ from jaxsharp.core.choices import construct, each_once, known, plain, shown
 from jaxsharp.data import datasets
 from jaxsharp.data.parts import Dataset
 from jaxsharp.measures.contract import Options
-from jaxsharp.measures.registry import DEFAULT_MEASURES, MEASURES, own_measure
+from jaxsharp.measures.registry import DEFAULT_MEASURES, MEASURES
 from jaxsharp.networks.losses import Loss, name_of
 from jaxsharp.networks.models import MODELS
 from jaxsharp.networks.network import Network
@@ -21,6 +21,7 @@ from jaxsharp.runs import losses
 from jaxsharp.runs.config import Settings
 from jaxsharp.studies import interrupts, study, sweep
 from jaxsharp.studies.grid import StudyConfig
+from jaxsharp.studies.origins import with_code
 from jaxsharp.studies.recipes import make_recipe
 from jaxsharp.studies.workbench import workbench
 
@@ -61,7 +62,8 @@ def run(
 
     The folder ``out`` is that of ``jaxsharp study``: the same call continues what was interrupted,
     and repeats nothing. Every checkpoint knows its data, network and optimizer by their content, so
-    that a folder is not continued after one of them changed. Ctrl-C finishes the epoch, saves, and
+    that a folder is not continued after one of them changed; a measure of the user's own whose
+    function changed is taken anew, with a warning. Ctrl-C finishes the epoch, saves, and
     raises KeyboardInterrupt. Raises ValueError, before anything is written, for what no study can
     have, and RunError for a folder of another one.
     """
@@ -84,10 +86,11 @@ def run(
         dataset = datasets.load(dataset, **sizes)
     elif given.train_size is not None or given.holdout:
         raise ValueError("train_size and holdout are of data sets by name; give data.from_arrays")
-    bench = workbench(dataset, network, loss)._replace(
-        optimizers={**OPTIMIZERS, **own_optimizers},
-        measures={**MEASURES, **{k: own_measure(fn) for k, fn in own_measures.items()}},
-    )
+    bench = workbench(dataset, network, loss)
+    size = given.measure_size
+    coded = {k: with_code(fn, bench, options, size) for k, fn in own_measures.items()}
+    optimizers_too = {**OPTIMIZERS, **own_optimizers}
+    bench = bench._replace(optimizers=optimizers_too, measures={**MEASURES, **coded})
     config = StudyConfig(
         dataset=dataset.name,
         model=name,

@@ -8,9 +8,11 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from jaxsharp.core.choices import checked, construct, counted
 from jaxsharp.runs import claims, directory, files, measurements, reading
-from jaxsharp.runs.columns import EARLIER, MEASUREMENTS
+from jaxsharp.runs.columns import MEASUREMENTS
 from jaxsharp.runs.losses import thresholds
 from jaxsharp.studies.checkpoints.choice import saved_at_losses
 from jaxsharp.studies.grid import StudyConfig
@@ -141,20 +143,25 @@ def read_study(out: Path) -> StudyConfig:
 def unmeasured(path: Path, config: StudyConfig) -> list[str]:
     """Measures of a study that a run's directory does not have yet, at losses too."""
     table = measurements.read_sharpness(path, lambda text: None)
-    done = set(zip(table["measure"], table["settings"], strict=True))
-    missing = [name for name, settings in config.measured.items() if (name, settings) not in done]
+    missing = absent(table, config)
     if config.settings.save_losses is None:
         return missing
     if not directory.is_trained(path, config.settings.epochs):
         return [*missing, *config.measures * len(thresholds(config.settings.save_losses))]
     table = measurements.read_checkpoint_sharpness(path, lambda text: None)
-    done = set(zip(*(table[name] for name in list(EARLIER)[:3]), strict=True))
     return missing + [
         f"{name} at {saved.name}"
         for saved in saved_at_losses(path, config.settings)
-        for name, settings in config.measured.items()
-        if (saved.name, name, settings) not in done
+        for name in absent(table[table["checkpoint"] == saved.name], config)
     ]
+
+
+def absent(table: pd.DataFrame, config: StudyConfig) -> list[str]:
+    """Measures of a study that are not among measurements with their settings."""
+    done = list(zip(table["measure"], table["settings"], strict=True))
+    wanted = [{name: settings} for name, settings in config.measured.items()]
+    found = [any(measurements.is_of(each, *pair) for pair in done) for each in wanted]
+    return [name for name, there in zip(config.measures, found, strict=True) if not there]
 
 
 def still_unmeasured(path: Path, config: StudyConfig) -> list[str]:

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxsharp.analysis.results import StudyResult
-from jaxsharp.runs import checkpoint, claims, columns, directory, files
+from jaxsharp.runs import checkpoint, claims, columns, directory, files, measurements
 from jaxsharp.runs.config import RunConfig
-from jaxsharp.runs.fingerprint import Fingerprint
+from jaxsharp.runs.fingerprint import DIGITS, Fingerprint
 from jaxsharp.studies import measuring, sweep
 from jaxsharp.studies.checkpoints.choice import saved_at_losses, tell_lost
 from jaxsharp.studies.grid import StudyConfig, held
@@ -97,6 +97,7 @@ def conduct(
             claims.write_config(out, config.as_dict())
         for member in config.shard_members():  # what was begun with fewer epochs
             directory.train_on(work.path(member), member)
+        forget(work)
     for group, each in zip(groups, made_from, strict=True):
         for member in group:
             if is_writer():
@@ -104,6 +105,24 @@ def conduct(
         barrier()
         work.do(group, each)
     return summarize(config, out, figures)
+
+
+def forget(work: "Work") -> None:
+    """Remove what was measured by other functions than the user's own now are, and say so."""
+    config = work.config
+    taken = {name: work.bench.measures[name] for name in config.measures}
+    wanted = {name: of.settings(config.options) for name, of in taken.items() if of.code}
+    found: dict[str, str] = {}
+    for member in config.shard_members() if wanted else ():
+        found |= measurements.forget(work.path(member), wanted)
+    for name, before in found.items():
+        codes = [
+            each.removeprefix("code=")[:DIGITS] or "unknown" for each in (before, wanted[name])
+        ]
+        claims.print_warning(
+            f"{work.out}: {name} is another function than the one that measured "
+            f"({' -> '.join(codes)}); it is taken again"
+        )
 
 
 class Work:

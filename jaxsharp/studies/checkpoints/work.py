@@ -36,7 +36,7 @@ class Task(NamedTuple):
     options: Options
 
     @property
-    def measured(self) -> dict[str, str]:
+    def measured(self) -> dict[str, str | None]:
         """The settings with which each measure is taken."""
         return {name: settings_of(name, self.options) for name in self.measures}
 

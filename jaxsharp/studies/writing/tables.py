@@ -74,7 +74,7 @@ def row(
     path: Path,
     config: StudyConfig,
     member: RunConfig,
-    measured: Mapping[str, str],
+    measured: Mapping[str, str | None],
     optimizers: Mapping[str, Callable] = OPTIMIZERS,
     epoch: int | None = None,
 ) -> dict[str, Any]:
