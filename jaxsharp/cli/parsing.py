@@ -90,7 +90,7 @@ def one_line(box: str, prog: str, arguments: list[str], help_of: Callable[[], st
         token = match[1].rstrip(",").partition("=")[0]
         if not token.startswith("-"):
             return f"unexpected argument {token!r}; {hint}"
-        options = re.findall(r"--[a-z][a-z-]*", help_of())
+        options = re.findall(r"^\W*(--[a-z][a-z-]*)", help_of(), re.M)  # not those of examples
         closest = [o for o in options if initials(o) == token.strip("-")]
         closest += difflib.get_close_matches(token, options, n=1)
         return f"unknown option {token}; {f'the closest is {closest[0]}' if closest else hint}"

@@ -30,6 +30,8 @@ def command(
 ):
     """Do something.
 
+    jaxsharp command a --out b -- --optimizers sgd
+
     Args:
         folder: Folder of something.
         out: Output folder.
@@ -60,6 +62,7 @@ def bound(*arguments):
         (["--lr", "1"], "unknown option --lr; the closest is --learning-rate"),
         (["--bs=3"], "unknown option --bs; the closest is --batch-size"),
         (["--zzz"], "unknown option --zzz; jaxsharp command --help lists the options"),
+        (["--optimizers"], "unknown option --optimizers; jaxsharp command --help lists the"),
         (["-x"], "unknown option -x; jaxsharp command --help lists the options"),
         (["b"], "unexpected argument 'b'; jaxsharp command --help lists the options"),
         (["--fresh", "maybe"], "unexpected argument 'maybe'; jaxsharp command --help"),
