@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsharp.measures.contract import EVERY, Measure, Options, Record, Trained
-from jaxsharp.measures.minimum.sampling import BLOCK, from_sample, sample
+from jaxsharp.measures.minimum.sampling import AGAIN, from_sample, sample
 from jaxsharp.measures.minimum.sharpness import from_traces, group_traces
 
 SOLVED = 1e-6  # duality gap of a scale problem that is solved, relative to the minimum
@@ -32,7 +32,7 @@ def _minimum(network, at: Trained, batch, options: Options, arrays) -> Record:
     else:
         found = from_sample(network, at.params, at.stats, images, arrays)
         _, error, least, taken, exact = found
-        passes = len(images) + 2 * (int(arrays.count) + min(BLOCK, len(images)))
+        passes = len(images) + 2 * (int(arrays.count) + min(AGAIN, len(images)))
         passes += bool(arrays.exact) * taken * (1 + outputs)
     solved = least.error <= SOLVED * least.value
     if exact:
