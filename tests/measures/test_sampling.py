@@ -47,8 +47,8 @@ def trained():
     return network, params, (x, y), measures.minimum_sharpness(network, params, {}, (x, y))
 
 
-# Scale of the outputs, rtol, and the examples that most keys take: a sure network has most of its sum in a few.
-# With squared errors all examples have one size.
+# Scale of the outputs, rtol, and the examples that most keys take: a sure network has most of its
+# sum in a few. With squared errors all examples have one size.
 CASES = {
     "cross_entropy": (1.0, 0.02, 768),
     "cross_entropy, sure": (12.0, 0.02, 256),
