@@ -13,6 +13,7 @@ from jaxsharp import data, networks, runs, studies
 from jaxsharp.runs import RunError, Settings, claims, directory
 from jaxsharp.studies import study
 from jaxsharp.studies.grid import StudyConfig
+from tests.interrupting import until
 
 RNG = np.random.default_rng(0)
 INPUTS = RNG.normal(size=(48, 5)).astype(np.float32)
@@ -83,18 +84,6 @@ def made(tmp_path_factory):
 def ends(folder):
     """How each run of a study ended, by its name."""
     return {path.name: directory.latest_checkpoint(path).name for path in folder.glob("runs/*")}
-
-
-def until(left):
-    """A report that interrupts the study when it is called for the so many-th time."""
-
-    def report(progress):
-        nonlocal left
-        left -= 1
-        if left == 0:
-            raise KeyboardInterrupt
-
-    return report
 
 
 def test_more_epochs_end_with_the_bits_of_as_many_at_once(made, tmp_path, monkeypatch):

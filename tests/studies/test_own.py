@@ -11,6 +11,7 @@ from flax import linen, nnx
 
 from jaxsharp import data, measures, networks, runs, studies
 from jaxsharp.runs import RunError
+from tests.interrupting import until
 
 RNG = np.random.default_rng(0)
 INPUTS = RNG.normal(size=(48, 5)).astype(np.float32)
@@ -68,18 +69,6 @@ TABLES = ("runs.csv", "history.csv", "summary.csv", "correlations.csv")
 def whole(tmp_path_factory):
     out = tmp_path_factory.mktemp("own") / "whole"
     return out, studies.run(NETWORK, MINE, out=out, name="net", **SMALL)
-
-
-def until(left):
-    """A report that interrupts the study when it is called for the so many-th time."""
-
-    def report(progress):
-        nonlocal left
-        left -= 1
-        if left == 0:
-            raise KeyboardInterrupt
-
-    return report
 
 
 def test_every_run_is_trained_and_measured(whole):

@@ -17,6 +17,7 @@ from jaxsharp.studies import measuring, sweep
 from jaxsharp.studies.origins import fingerprint
 from jaxsharp.studies.recipes import hyper_parameters, make_recipe, optimizer_factory
 from jaxsharp.studies.workbench import labels_of, workbench
+from tests.interrupting import until
 from tests.tinynets import mlp, tiny_dataset
 
 SETTINGS = Settings(epochs=6, batch_size=5, loss_below=None)
@@ -65,23 +66,11 @@ def raw_leaves(path):
         return dict(leaves)
 
 
-class Stop:
-    """A report that interrupts after some epochs."""
-
-    def __init__(self, after):
-        self.left = after
-
-    def __call__(self, progress):
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize("after", [1, 4])
 def test_an_interrupted_group_continues_bit_for_bit(tmp_path, bench, after):
     _, whole = train(tmp_path / "whole", bench)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "parts", bench, save_every=2, report=Stop(after))
+        train(tmp_path / "parts", bench, save_every=2, report=until(after))
     _, parts = train(tmp_path / "parts", bench, save_every=2)
     for a, b in zip(whole, parts, strict=True):
         assert_same_end(a, b)
@@ -91,7 +80,7 @@ def test_members_that_stand_at_different_epochs_continue(tmp_path, bench):
     """A crash between the writes of two members."""
     _, whole = train(tmp_path / "whole", bench)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "parts", bench, save_every=2, report=Stop(4))
+        train(tmp_path / "parts", bench, save_every=2, report=until(4))
     latest = directory.latest_checkpoint(tmp_path / "parts" / whole[1].name)
     assert latest.name == "epoch_0004"
     latest.rename(latest.with_name(".tmp-epoch_0004"))  # as a crash leaves it
@@ -232,7 +221,7 @@ def test_the_memory_of_a_variant_continues_bit_for_bit(tmp_path, bench, sam):
     """One epoch is 8 steps, so the interruption falls between two looks of LookSAM."""
     _, (whole,) = train(tmp_path / "whole", bench, seeds=(0,), sam=sam)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "parts", bench, seeds=(0,), sam=sam, report=Stop(2))
+        train(tmp_path / "parts", bench, seeds=(0,), sam=sam, report=until(2))
     _, (parts,) = train(tmp_path / "parts", bench, seeds=(0,), sam=sam)
     assert_same_end(whole, parts)
 
@@ -275,7 +264,7 @@ def test_a_continued_group_has_the_width_that_it_began_with(tmp_path, bench, mon
     monkeypatch.setattr(sweep, "auto_width", lambda num, *_: asked.append(num) or 1)
     configs, paths = members(tmp_path, (0, 1, 2))
     with pytest.raises(KeyboardInterrupt):
-        sweep.train(configs, paths, bench, save_every=50, report=Stop(7))
+        sweep.train(configs, paths, bench, save_every=50, report=until(7))
     assert directory.is_trained(paths[0], SETTINGS.epochs) and not directory.is_trained(paths[2], 6)
     sweep.train(configs, paths, bench, save_every=50)
     assert asked == [3, 3]
