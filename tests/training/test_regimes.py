@@ -50,6 +50,7 @@ def test_images_are_shifted_mirrored_and_cut():
         assert found
         corners.append(found[0])
     assert len(set(corners)) > 20
+    assert all(set(places) >= {0, 8} for places in zip(*corners, strict=True))  # -4 to 4
     both = [np.array_equal(m, i[:, ::-1]) for m, i in zip(mirrored, IMAGES, strict=True)]
     same = [np.array_equal(m, i) for m, i in zip(mirrored, IMAGES, strict=True)]
     assert all(a != b for a, b in zip(both, same, strict=True)) and 10 < sum(both) < 30
