@@ -110,6 +110,10 @@ def snapshot(folder, left_out=()):
 loaded = functools.cache(load_workbench)  # the same for all folders
 
 
+def all_loaded(pairs, settings, data_dir):
+    return [loaded(pair.dataset, pair.network, settings, data_dir) for pair in pairs]
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """Two parts of a study, trained and measured."""
@@ -153,8 +157,9 @@ def test_a_hostile_folder_is_refused_or_kept_to(
     def compile_nothing(*_, **__):
         raise AssertionError("a refusal compiles nothing")
 
-    for module in (run, sharpness, study):
+    for module in (run, sharpness):
         monkeypatch.setattr(module, "load_workbench", loaded)
+    monkeypatch.setattr(study, "benches_of", all_loaded)
     monkeypatch.setattr(sweep, "epoch_program", compile_nothing)
     monkeypatch.setattr(measuring, "measuring_program", compile_nothing)
     place, victim = root / "place", root / "victim"
