@@ -154,3 +154,42 @@ def test_sam_lowers_the_ratio_to_the_fifth_eigenvalue():
         cells = [f"{f.mean:.2f} [{f.low:.2f}, {f.high:.2f}]" for f in (top, ratio)]
         row = f"| {words} | {cells[0]} | {both['none']:.2f}, {both['sam']:.2f} | {cells[1]} |"
         assert row in text and cells[1] in ledger
+
+
+def test_study_a_at_equal_loss():
+    """SAM lowers minimum sharpness, and the gap stays; nothing says that one follows the other."""
+    text, runs = page("study_a")
+    ledger = (RESULTS / "README.md").read_text()
+    names = {"sgd": "SGD", "heavy_ball": "heavy ball", "adagrad": "Adagrad", "adam": "Adam"}
+    names |= {"adashift": "AdaShift", "adabound": "AdaBound"}
+    assert len(runs) == 72 and runs["converged"].all() and (runs["train_loss"] < 0.1).all()
+    indexed = runs.set_index(["optimizer", "dataset", "seed", "sam"])
+    logs, gaps = np.log(indexed["minimum_sharpness"]).unstack(), indexed["gap"].unstack()
+    below = 0
+    for name, words in names.items():
+        cells = []
+        for dataset in ("fashion_mnist", "cifar10"):
+            at = (name, dataset)
+            ratio = geometric_mean_interval(np.exp((logs["sam"] - logs["none"])[at]))
+            change = mean_interval((gaps["sam"] - gaps["none"])[at])
+            assert 0.435 < ratio.mean < 0.765 and change.low < 0 < change.high
+            below += ratio.high < 1
+            cells += [
+                f"{ratio.mean:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]",
+                f"{change.mean:+.3f} [{change.low:+.3f}, {change.high:+.3f}]",
+            ]
+        assert f"| {words} | {' | '.join(cells)} |" in text
+    assert below == 11
+    every = pd.read_csv(RESULTS / "study_a" / "checkpoints.csv").assign(converged=True)
+    parts = {
+        "below 1": every[every["first_below_1"]],
+        "below 0.3": every[every["first_below_0.3"]],
+        "the end, below 0.1": every[every["checkpoint"] == "converged"],
+    }
+    for words, part in parts.items():
+        found = [
+            printed(correlation(rows, "minimum_sharpness", "gap", ["optimizer", "sam"]).raw)
+            for _, rows in part.groupby("dataset", sort=False)
+        ]
+        assert f"| {words} | {' | '.join(found)} |" in text
+    assert all(cell in ledger for cell in found)
