@@ -26,9 +26,9 @@ from jaxsharp import analysis
 # %% [markdown]
 # ## The tables
 #
-# One row a run, as `jaxsharp study` writes it. Measures are the columns with an error beside
-# them; a run counts if it converged, or if its study has no rule for that. Fewer than eight say
-# nothing.
+# One row a run, as `jaxsharp study` writes it, each data set by itself. Measures are the columns
+# with an error beside them; a run counts if it converged, or if its study has no rule for that.
+# Fewer than eight say nothing.
 
 # %%
 root = next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "results" / "README.md").exists())
@@ -37,9 +37,12 @@ for file in sorted((root / "results").glob("*/runs.csv")):
     name, table = file.parent.name, pd.read_csv(file)
     if (names is None or name in names) and {"optimizer", "sam", "seed", "gap"} <= set(table):
         settings = json.loads((file.parent / "config.json").read_text())
-        studies[name] = table
-        axes[name] = ["optimizer", "sam", *settings.get("vary", {})]
-        measures[name] = [m for m in table if f"{m}_error" in table and table[m].notna().any()]
+        several = "dataset" in table and table["dataset"].nunique() > 1  # each by itself
+        for dataset, runs in table.groupby("dataset") if several else [("", table)]:
+            one = f"{name} {dataset}".strip()
+            studies[one] = runs.reset_index(drop=True)
+            axes[one] = ["optimizer", "sam", *settings.get("vary", {})]
+            measures[one] = [m for m in runs if f"{m}_error" in runs and runs[m].notna().any()]
 used = {name: len(analysis.usable(table, []).kept) for name, table in studies.items()}
 pd.DataFrame({"runs": {name: len(table) for name, table in studies.items()}, "count": used})
 
