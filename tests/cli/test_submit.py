@@ -119,6 +119,12 @@ def test_a_job_of_the_array_trains_its_shard(capsys):
     assert calls.read_text() == want
 
 
+def catches_term(pid):
+    """Whether a process has a handler for SIGTERM by now (Linux)."""
+    (line,) = re.findall(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.M)
+    return int(line, 16) >> (signal.SIGTERM - 1) & 1
+
+
 @pytest.mark.parametrize(("code", "requeued"), [(130, True), (0, False)])
 def test_a_job_before_its_limit_saves_and_is_queued_again(code, requeued):
     """The shell has SIGTERM twice, the command once; it ends after its epoch."""
@@ -130,7 +136,7 @@ def test_a_job_before_its_limit_saves_and_is_queued_again(code, requeued):
     again = stand_in("scontrol")
     env = {**os.environ, "SLURM_ARRAY_TASK_ID": "1", "SLURM_JOB_ID": "9"}
     job = subprocess.Popen(["bash", str(file)], env=env)
-    while not Path("started").exists():
+    while not (Path("started").exists() and catches_term(job.pid)):
         assert job.poll() is None
     for _ in range(2):
         job.send_signal(signal.SIGTERM)
