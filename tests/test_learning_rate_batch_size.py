@@ -99,6 +99,7 @@ def test_a_file_has_both_intervals_and_who_converged(tmp_path, called, undrawn):
     assert found["statistics"][-1]["between_seeds"]["low"] is None  # of two seeds
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_run_again(tmp_path, called):
     run(tmp_path)
     names = {p.name for p in tmp_path.iterdir() if p.is_file()}

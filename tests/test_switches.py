@@ -48,6 +48,7 @@ def traced_epoch(network, optimizer, **how):
     assert metrics.train_loss.dtype == jnp.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lenet", "simple_batch", "resnet_20", "vgg_11", "vit", "gpt"])
 def test_networks_are_traced(name):
     if name == "gpt":
@@ -116,6 +117,7 @@ def test_measures_are_traced(arrays, static):
     )
 
 
+@pytest.mark.slow
 def test_exact_traces_are_traced():
     network = tinynets.cnn()
     params, stats = jax.eval_shape(network.init, KEY)
@@ -135,6 +137,7 @@ METHODS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "double"),
     [*((name, False) for name in METHODS), ("top_eigenpairs", True), ("hutchinson", True)],
@@ -151,6 +154,7 @@ def test_methods_are_traced(name, double):
         jax.eval_shape(found, case.params, case.batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("low", [False, True])
 @pytest.mark.parametrize("name", ["ggn", "fisher", "monte_carlo_fisher", "empirical_fisher"])
 def test_products_are_traced(name, low):
@@ -172,6 +176,7 @@ def test_products_are_traced(name, low):
     assert jax.tree.map(lambda a: a.dtype, found) == jax.tree.map(lambda a: a.dtype, params)
 
 
+@pytest.mark.slow
 def test_measurements_move_numbers_whatever_the_guard_of_a_training_loop_says():
     def outputs(params, stats, x):
         return jax.nn.relu(x @ params["a"]) @ params["b"]

@@ -33,6 +33,7 @@ def test_the_outer_panels_have_the_labels():
     assert shown == [True, False, False, True, False]
 
 
+@pytest.mark.slow
 def test_legends_of_whole_studies_stay_inside_the_page():
     names = ["sgd", "heavy_ball", "adagrad", "adam", "adashift", "adabound"]
     variants = ["none", *SHARPNESS_AWARE]
@@ -47,6 +48,7 @@ def test_legends_of_whole_studies_stay_inside_the_page():
         assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["png", "pdf", "svg", "PNG"])
 def test_equal_tables_give_equal_bytes_and_nothing_else(suffix, tmp_path, monkeypatch):
     for clock, name in (("0", "first"), ("1000000000", "second")):
@@ -60,6 +62,7 @@ def test_equal_tables_give_equal_bytes_and_nothing_else(suffix, tmp_path, monkey
     assert b"Software" not in first.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_figure_is_in_the_formats_named_and_anew_in_those_that_are_there(tmp_path):
     first, second = (analysis.training_curves(one_history(epochs=n)) for n in (5, 6))
     canvas.save_as(first, tmp_path / "a.b", ["svg", "pdf"])
@@ -104,6 +107,7 @@ def test_an_unknown_suffix_is_refused_before_anything_is_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_nothing_global_changes_or_matters(tmp_path):
     before = dict(mpl.rcParams)
     canvas.save(analysis.training_curves(study_history()), tmp_path / "plain.png")

@@ -105,6 +105,7 @@ def test_values_stand_on_a_logarithmic_axis_if_they_can_and_ticks_apart(setting,
             assert (np.diff(found) > 0).all() and low < found[0] and found[-1] < high
 
 
+@pytest.mark.slow
 def test_means_of_runs_that_did_not_all_converge_are_hollow():
     runs = varied_runs({"learning_rate": RATES}, variants=("none",))
     unconverged = (runs["learning_rate"] == 1e-4) & (runs["seed"] == 1)

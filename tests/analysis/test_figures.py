@@ -131,6 +131,7 @@ def rules(top=3.0, dimension=1000):
     return SpectralDensity(nodes, weights, jnp.int32(6), dimension)
 
 
+@pytest.mark.slow
 def test_densities_are_drawn_smoothed_with_their_errors_down_to_one_eigenvalue():
     both = {"sgd": rules(), "sam": rules(2.0, dimension=500)}
     figure = drawn(analysis.spectral_densities(both, width=0.1))

@@ -50,6 +50,7 @@ def test_an_unfinished_value_enters_no_correlation_of_its_own_and_is_counted():
     np.testing.assert_equal(found._replace(excluded=expected.excluded), expected)
 
 
+@pytest.mark.slow
 def test_an_unfinished_value_has_no_point_and_the_title_counts_it():
     runs = flagged()
     runs.loc[0, "top_eigenvalue_finished"] = False

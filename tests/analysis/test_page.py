@@ -55,6 +55,7 @@ def large():
     return page_of([study_of(many_runs(), axes)])
 
 
+@pytest.mark.slow
 def test_500_runs_take_less_than_two_megabytes(large):
     found = content_of(large)
     assert len(found["runs"]["optimizer"]) == len(found["curves"]["runs"]) == 500

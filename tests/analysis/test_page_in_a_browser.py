@@ -197,6 +197,7 @@ def test_a_page_that_is_attacked_from_inside_still_loads_nothing(window, page, t
     window.errors.clear()
 
 
+@pytest.mark.slow
 def test_500_runs_are_drawn(window, tmp_path):
     file = tmp_path / "large.html"
     file.write_text(page_of([study_of(many_runs(), ("optimizer", "sam", "learning_rate"), ())]))

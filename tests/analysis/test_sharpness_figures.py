@@ -163,6 +163,7 @@ def test_diverged_and_unmeasured_runs_have_no_point():
     assert panel.get_title().endswith("9 of 12 runs (out: 1 diverged, 2 not finite)")
 
 
+@pytest.mark.slow
 def test_bars_that_reach_zero_do_not_stretch_a_logarithmic_axis():
     runs = study_runs().assign(minimum_sharpness_error=1000.0)
     panel = drawn(against_gap(runs)).axes[0]
@@ -210,6 +211,7 @@ def test_no_usable_runs_are_said_in_every_panel():
         assert texts(panel) == [canvas.NOTHING]
 
 
+@pytest.mark.slow
 def test_without_a_rule_all_points_are_full_and_the_title_says_the_epoch():
     runs = study_runs().assign(converged=None, epochs=15)
     figure = drawn(against_gap(runs))

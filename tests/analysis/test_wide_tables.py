@@ -35,6 +35,7 @@ def test_what_enters_a_correlation(narrow, wide):
     assert list(found[1].excluded["reason"]) == list(found[0].excluded["reason"])
 
 
+@pytest.mark.slow
 def test_evaluation_and_figure(narrow, wide):
     options = {"target": "gap", "hyper": AXES, "seed": "seed", "loss": "train_loss"}
     options |= {"converged": "converged", "rounds": 99}
@@ -44,6 +45,7 @@ def test_evaluation_and_figure(narrow, wide):
     analysis.sharpness_against_gap(wide, MEASURES, found, AXES)
 
 
+@pytest.mark.slow
 def test_the_runs_of_a_page(wide):
     measures = [name for name in wide if f"{name}_error" in wide]
     table = runs_of(study_of(wide, AXES, measures, epochs=2))

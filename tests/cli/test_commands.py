@@ -64,6 +64,7 @@ def refusal(capsys, *arguments):
     return err
 
 
+@pytest.mark.slow
 def test_a_study_writes_its_tables(study):
     runs = pd.read_csv(study / "runs.csv")
     assert len(runs) == 12
@@ -96,6 +97,7 @@ def test_a_study_writes_its_tables(study):
         assert (study / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
+@pytest.mark.slow
 def test_scalars_of_a_study_are_those_of_its_history(tmp_path):
     out = tmp_path / "out"
     command = ["study", "--optimizers", "sgd", "--sam", "none", "--seeds", "2", *SMALL[:4]]
@@ -115,12 +117,14 @@ def test_scalars_of_a_study_are_those_of_its_history(tmp_path):
             assert found["accuracy/test", row.epoch] == np.float32(row.test_accuracy)
 
 
+@pytest.mark.slow
 def test_the_same_study_again_gives_the_same_bytes(study, tmp_path):
     cli.main([*STUDY, "--out", str(tmp_path / "again"), "--quiet"])
     for name in (*FILES, "config.json"):
         assert (study / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_finished_study_is_read_and_not_repeated(study, monkeypatch, capsys):
     def fail(*_):
         raise AssertionError("nothing is left to train")
@@ -141,6 +145,7 @@ def test_another_study_in_the_same_folder_is_refused(study, capsys):
     assert "rho None -> 0.1" in err
 
 
+@pytest.mark.slow
 def test_train_sharpness_and_plot_work_on_run_directories(tmp_path, capsys, study):
     shared = ["--optimizer", "adam", "--seed", "1", "--quiet", *SMALL[:4]]
     for name, sam in (("plain", []), ("asam", ["--sam", "asam"])):
@@ -170,6 +175,7 @@ def test_train_sharpness_and_plot_work_on_run_directories(tmp_path, capsys, stud
     assert str(tmp_path / "c.svg") in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_plot_and_status_take_studies_runs_and_folders(study, tmp_path, monkeypatch, capsys):
     """And change nothing in what they read."""
 
@@ -250,6 +256,7 @@ def test_sharpness_of_something_else_is_refused(tmp_path, capsys):
     assert "holds no run and no study" in refusal(capsys, "sharpness", str(tmp_path))
 
 
+@pytest.mark.slow
 def test_an_interruption_says_how_to_go_on(monkeypatch, tmp_path, capsys):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
@@ -261,6 +268,7 @@ def test_an_interruption_says_how_to_go_on(monkeypatch, tmp_path, capsys):
     assert "the same command continues" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_signal_between_epochs_stops_the_study_before_the_next_measure(
     monkeypatch, tmp_path, capsys
 ):

@@ -49,6 +49,7 @@ def own(tmp_path_factory):
 NAMED = "--measures norm --target difference --hyper lr,width --loss-column ce".split()
 
 
+@pytest.mark.slow
 def test_a_study_needs_no_options(capsys):
     cli.main(["evaluate", str(DIGITS)])
     out = capsys.readouterr().out
@@ -61,6 +62,7 @@ def test_a_study_needs_no_options(capsys):
     assert "+0.29 [" in next(x for x in out.splitlines() if x.startswith("minimum sharpness"))
 
 
+@pytest.mark.slow
 def test_any_table_whose_columns_are_named(own, tmp_path, capsys):
     found = tmp_path / "a" / "found"
     options = "--seed-column trial --converged-column done".split()
@@ -79,6 +81,7 @@ def test_any_table_whose_columns_are_named(own, tmp_path, capsys):
     assert before == {name: (found / name).read_bytes() for name in os.listdir(found)}
 
 
+@pytest.mark.slow
 def test_what_may_enter_is_told(own, capsys):
     cli.main(["evaluate", str(own), *NAMED, "--converged-column", "done", "--unconverged"])
     out = capsys.readouterr().out
@@ -104,6 +107,7 @@ def test_rows_are_chosen_by_the_values_of_columns(own, tmp_path, capsys):
     assert len(evaluate.rows_where(runs, ["label=a,nan", "done=False"])) == 20
 
 
+@pytest.mark.slow
 def test_several_tables_are_one(own, tmp_path, capsys):
     runs = pd.read_csv(own)
     halves = [tmp_path / "a.csv", tmp_path / "b.csv"]
@@ -139,6 +143,7 @@ def ended(tmp_path_factory):
     return out, study.summarize(VARIED, out)
 
 
+@pytest.mark.slow
 def test_a_study_has_at_its_end_what_the_command_finds_there(ended, tmp_path, capsys):
     out, result = ended
     before = {path: path.read_bytes() for path in out.glob("*.*")}
@@ -154,6 +159,7 @@ def test_a_study_has_at_its_end_what_the_command_finds_there(ended, tmp_path, ca
     assert said in (out / "evaluation.md").read_text().splitlines()
 
 
+@pytest.mark.slow
 def test_an_evaluation_of_an_earlier_end_is_removed(tmp_path):
     out = make_study(tmp_path / "study", VARIED)
     study.write_tables(out, VARIED, set(VARIED.members()))

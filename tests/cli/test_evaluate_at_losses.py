@@ -56,6 +56,7 @@ def ended(tmp_path_factory):
     return out, result
 
 
+@pytest.mark.slow
 def test_each_loss_has_the_evaluation_of_its_rows(ended):
     table = at_checkpoints(ended[1].runs)
     assert losses_of(table) == ["1", "0.3", "0.1"]
@@ -73,6 +74,7 @@ def test_each_loss_has_the_evaluation_of_its_rows(ended):
     assert joined.columns[0] == "first_below" and set(joined["first_below"]) == {"1", "0.3"}
 
 
+@pytest.mark.slow
 def test_a_study_and_the_command_have_it_after_that_of_the_ends(ended, tmp_path, capsys):
     out, result = ended
     evaluate_study(make_console(), VARIED, result, out)

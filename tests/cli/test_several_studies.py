@@ -90,6 +90,7 @@ def rows(file):
     return file.read_text().splitlines()
 
 
+@pytest.mark.slow
 def test_a_folder_for_each_pair_and_a_table_of_all(place, untrained, tmp_path, capsys):
     out = command(place, tmp_path / "out")
     assert sorted(p.name for p in out.iterdir()) == sorted([*PAIRS, "runs.csv"])
@@ -103,6 +104,7 @@ def test_a_folder_for_each_pair_and_a_table_of_all(place, untrained, tmp_path, c
     assert capsys.readouterr().out.splitlines()[-1] == f"{out}: {said}"
 
 
+@pytest.mark.slow
 def test_an_interruption_keeps_a_table_and_the_same_command_continues(
     place, untrained, tmp_path, monkeypatch, capsys
 ):
@@ -159,6 +161,7 @@ def test_studies_that_are_there_and_not_named_stay_in_the_table(tmp_path):
         joined.write_joined(tmp_path)
 
 
+@pytest.mark.slow
 def test_parts_are_merged_study_by_study(place, untrained, tmp_path):
     parts, whole = [tmp_path / "part1", tmp_path / "part2"], tmp_path / "whole"
     for number, part in enumerate(parts, 1):

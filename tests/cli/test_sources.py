@@ -72,6 +72,7 @@ def refusal(capsys, *arguments):
     return err
 
 
+@pytest.mark.slow
 def test_a_study_of_a_file_and_its_runs_are_measured_again(mine, capsys):
     own = ["--dataset", "mine.npz", "--model", "mynet.py:Net"]
     cli.main(["study", *own, *SMALL, "--out", "out", "--schedule", "linear"])
@@ -86,6 +87,7 @@ def test_a_study_of_a_file_and_its_runs_are_measured_again(mine, capsys):
     assert "network" in refusal(capsys, *told)
 
 
+@pytest.mark.slow
 def test_parameters_that_were_trained_elsewhere_are_measured(mine, capsys):
     class Net(nnx.Module):
         def __init__(self, rngs):
@@ -109,6 +111,7 @@ def test_parameters_that_were_trained_elsewhere_are_measured(mine, capsys):
     assert f"minimum_sharpness  {want:.6g}"[:24] in out and "50 examples of table" in out
 
 
+@pytest.mark.slow
 def test_a_run_on_mapped_arrays_has_the_bits_of_one_in_memory(mine):
     (mine / "arrays" / "mine").mkdir(parents=True)
     with np.load("mine.npz") as file:
@@ -124,6 +127,7 @@ def test_a_run_on_mapped_arrays_has_the_bits_of_one_in_memory(mine):
     assert made[0].read_text() == made[1].read_text()
 
 
+@pytest.mark.slow
 def test_a_run_on_a_folder_of_images_is_tied_to_its_pixels(mine, capsys):
     for part, count in (("train", 20), ("test", 4)):
         for label, each in enumerate(("cat", "dog")):

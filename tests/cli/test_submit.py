@@ -158,6 +158,7 @@ def same_tables():
         assert Path("grid", name).read_bytes() == Path("whole", name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_shards_that_run_here_are_the_whole_study(monkeypatch):
     monkeypatch.setattr(local, "start", in_this_process)
     submitted("--local")

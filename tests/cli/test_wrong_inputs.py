@@ -68,6 +68,7 @@ def judged(arguments, place, capsys):
     return "" if files(place) == before else "something was written"
 
 
+@pytest.mark.slow
 def test_every_wrong_input_is_refused(place, capsys):
     inputs = wrong_inputs()
     counted = (Path(__file__).parents[2] / "results/faults/README.md").read_text()

@@ -26,6 +26,7 @@ def assert_close(a, b, rtol=1e-13):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol), a, b)
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(n=st.integers(1, 9), data=st.data())
 def test_equals_the_mean_over_single_examples(n, data):
@@ -59,6 +60,7 @@ def loss(params, batch, size):
     return mean_over_chunks(lambda chunk: jnp.mean(jnp.tanh(chunk["x"] @ params) ** 2), batch, size)
 
 
+@pytest.mark.slow
 def test_jit_grad_jvp_and_vmap_agree_with_one_pass():
     batch, params = make_batch(7), jnp.array([0.3, -1.0, 0.5])
     for derive in (

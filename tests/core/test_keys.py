@@ -102,6 +102,7 @@ def drawn():
     return found
 
 
+@pytest.mark.slow
 def test_no_two_functions_draw_from_the_same_key(drawn):
     assert all(drawn.values())
     for one, other in itertools.combinations(drawn, 2):

@@ -63,6 +63,7 @@ WRONG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRONG)
 def test_what_is_no_mean_is_refused_on_arrays_and_batches(name):
     for data, size in ((DATA, 20), (BATCHES, None)):
@@ -71,6 +72,7 @@ def test_what_is_no_mean_is_refused_on_arrays_and_batches(name):
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_nothing_is_refused_where_nothing_is_cut(monkeypatch):
     calls = []
     monkeypatch.setattr(additivity, "_compare_parts", lambda *a: calls.append(a))
@@ -80,6 +82,7 @@ def test_nothing_is_refused_where_nothing_is_cut(monkeypatch):
     assert not calls
 
 
+@pytest.mark.slow
 def test_the_memory_cuts_no_loss_unasked(monkeypatch):
     monkeypatch.setitem(memory.CHUNK_BYTES, "cpu", 500)
     with pytest.raises(ValueError, match="no mean over examples"):
@@ -89,6 +92,7 @@ def test_the_memory_cuts_no_loss_unasked(monkeypatch):
     np.testing.assert_allclose(undivided(W), exact, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_means_pass_however_small_large_or_flat():
     decayed = lambda w, b: mean(w, b) + jnp.sum(w**2)  # noqa: E731
     sure = lambda w, b: jnp.mean(jnp.logaddexp(0, -30 - (b["x"] @ w) ** 2))  # noqa: E731
@@ -100,6 +104,7 @@ def test_means_pass_however_small_large_or_flat():
             hessian(lambda w, b, f=factor, loss=loss: f * loss(w, b), w, DATA, chunk_size=20)
 
 
+@pytest.mark.slow
 def test_inside_jit_the_product_is_nan():
     of = lambda loss: jax.jit(lambda w, b: hessian(loss, w, b, chunk_size=20)(w))(W, DATA)  # noqa: E731
     assert np.isnan(of(normalized)).all()
@@ -108,6 +113,7 @@ def test_inside_jit_the_product_is_nan():
         jax.jit(lambda v: hessian(normalized, W, DATA, chunk_size=20)(v))(W)
 
 
+@pytest.mark.slow
 def test_outputs_of_other_examples_are_found_in_every_product():
     apply = lambda w, b: (b["x"] @ w / jnp.std(b["x"] @ w))[:, None]  # noqa: E731
     output_loss = lambda out, b: jnp.mean(out**2)  # noqa: E731
@@ -139,6 +145,7 @@ def test_the_check_takes_less_than_two_passes_over_a_thousand_examples():
     assert max(seen) <= 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streamed", [False, True])
 def test_weights_give_the_masked_mean_whatever_the_chunks(streamed):
     masked = WRONG["masked mean"]
@@ -164,6 +171,7 @@ def test_weights_give_the_masked_mean_whatever_the_chunks(streamed):
             hessian(each, W, data, weights=bad)
 
 
+@pytest.mark.slow
 def test_sampled_targets_know_examples_by_their_place():
     """Another order at each pass would be another matrix each time; other batches are none."""
     key, orders = jax.random.key(1), iter([np.arange(N), np.roll(np.arange(N), 1)] * 99)

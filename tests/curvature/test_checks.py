@@ -67,6 +67,7 @@ def test_a_callback_that_changes_is_found():
         hessian(noisy, W, X)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["relu_mlp", "batch_norm_cnn", "custom_vjp", "equinox"])
 def test_fixed_losses_pass(name):
     """Programs that mention functions and constants compare equal all the same."""
@@ -74,6 +75,7 @@ def test_fixed_losses_pass(name):
     hessian(case.loss, case.params, case.batch)
 
 
+@pytest.mark.slow
 def test_passes_over_batches_are_compared():
     rng = np.random.default_rng(0)
     orders = iter([np.arange(6), np.array([3, 1, 2, 5, 0, 4])] * 9)

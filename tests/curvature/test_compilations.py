@@ -67,6 +67,7 @@ def compilations(work):
     return [*results, work(1), work(2)], len(COUNT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "matrix, loop",
     [
@@ -91,6 +92,7 @@ def test_checkpoints_compile_once(matrix, loop):
     np.testing.assert_allclose(found[2], plain, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{"recompute": True}, {"chunk_size": 4}, {"mask": {"a": True, "b": False}}]
 )
@@ -105,6 +107,7 @@ def test_each_way_to_compute_compiles_once(options):
     assert compilations(measured)[1] == 0
 
 
+@pytest.mark.slow
 def test_a_loss_that_changed_is_another_program():
     """Its scale, an array that it closes over, the mask, the weights: each changes the numbers."""
     scale, shift, params, batch = 1.0, jnp.zeros(2), checkpoint(0), batch_of(0)
@@ -127,6 +130,7 @@ def test_a_loss_that_changed_is_another_program():
     assert top(mask={"a": True, "b": False}) < 0.99 * first
 
 
+@pytest.mark.slow
 def test_a_loss_that_changed_for_chunks_alone_is_another_program():
     """All examples at once trace to one program; the chunks that are computed do not."""
     scale = 1.0
@@ -144,6 +148,7 @@ def test_a_loss_that_changed_for_chunks_alone_is_another_program():
     assert top() == pytest.approx(2 * first, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_draws_of_another_key_are_another_matrix():
     def trace(seed):
         key = jax.random.key(seed)
@@ -155,6 +160,7 @@ def test_draws_of_another_key_are_another_matrix():
     assert trace(0) == trace(0) != trace(1)
 
 
+@pytest.mark.slow
 def test_nothing_is_kept_for_ever(monkeypatch):
     """A loss that closes over data is let go when others have taken its place."""
 
@@ -177,6 +183,7 @@ def test_nothing_is_kept_for_ever(monkeypatch):
     assert first() is None
 
 
+@pytest.mark.slow
 def test_what_a_product_closes_over_may_change():
     """A plain function is no operator: nothing of it is remembered."""
     factor, like = 2.0, checkpoint(0)

@@ -70,6 +70,7 @@ def test_rules_are_exact_for_polynomials(name, scale):
             )
 
 
+@pytest.mark.slow
 def test_probes_are_uniform_on_the_sphere():
     keys = jax.random.split(jax.random.key(0), 4000)
     u = jax.vmap(lambda key: random_unit(key, jnp.zeros(SIZE)))(keys)
@@ -90,6 +91,7 @@ def test_moments_are_those_of_the_spectrum_within_their_errors(name):
         assert abs(mean - np.mean(truth**power)) <= 5 * stderr + rounding
 
 
+@pytest.mark.slow
 def test_standard_error_is_the_spread_over_seeds():
     """Over 200 seeds a standard deviation is known to 5 %, the mean of the errors to about 2 %."""
     matrix = symmetric_matrix(spectra["network_like"])
@@ -110,6 +112,7 @@ def test_standard_error_is_that_of_the_mean_over_the_probes():
     np.testing.assert_allclose(stderr, np.std(of_probes, ddof=1) / np.sqrt(3), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_full_depth_gives_the_eigenvalues_and_their_distribution():
     truth = np.sort(spectra["indefinite"])
     density = solve(symmetric_matrix(truth), num_steps=SIZE)
@@ -122,6 +125,7 @@ def test_full_depth_gives_the_eigenvalues_and_their_distribution():
     assert np.all(stderr[1:4] > 0.005)
 
 
+@pytest.mark.slow
 def test_cumulative_counts_a_node_half_at_itself():
     density = solve(symmetric_matrix(spectra["two_values"]), num_steps=5)
     mean, _ = density.cumulative(jnp.asarray([0.5]))
@@ -130,6 +134,7 @@ def test_cumulative_counts_a_node_half_at_itself():
     np.testing.assert_allclose(half, [mean[0] / 2, mean[0], (1 + mean[0]) / 2], atol=1e-12)
 
 
+@pytest.mark.slow
 def test_smoothed_density_is_a_mixture_of_normal_distributions():
     density = solve(symmetric_matrix(spectra["identity"]))
     points = jnp.linspace(-2, 3, 2001)
@@ -143,6 +148,7 @@ def test_smoothed_density_is_a_mixture_of_normal_distributions():
     assert below == pytest.approx(1 - float(share[0]), abs=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["network_like", "rank_1", "indefinite"])
 def test_bounded_memory_moves_the_distribution_little(name):
     """Three of forty vectors kept: copies of eigenvalues appear, their shares stay."""
@@ -157,6 +163,7 @@ def test_bounded_memory_moves_the_distribution_little(name):
         np.testing.assert_allclose(tight.moment(power).mean, full.moment(power).mean, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_by_the_basis_size():
     def bytes_of(basis_size):
         matvec = lambda v: 2 * v  # noqa: E731
@@ -169,6 +176,7 @@ def test_memory_is_bounded_by_the_basis_size():
     assert bytes_of(4) < 25 * 80_000
 
 
+@pytest.mark.slow
 def test_probes_at_a_time_and_the_host_do_not_matter():
     matrix = symmetric_matrix(spectra["network_like"])
     one, four = solve(matrix, num_probes=5), solve(matrix, num_probes=5, vmapped=4)
@@ -188,6 +196,7 @@ def test_early_end_saves_products():
     assert solve(symmetric_matrix(spectra["two_values"])).num_products == 40
 
 
+@pytest.mark.slow
 def test_gauss_newton_matrix_of_a_network():
     case = make_case("cnn")
     dense = dense_ggn(case.apply, case.output_loss, case.params, case.batch)
@@ -198,6 +207,7 @@ def test_gauss_newton_matrix_of_a_network():
     assert density.nodes.max() == pytest.approx(np.linalg.eigvalsh(dense)[-1], rel=1e-10)
 
 
+@pytest.mark.slow
 def test_nan_shows_and_ends_a_probe_at_once():
     density = solve(np.full((SIZE, SIZE), np.nan), num_probes=2)
     assert np.all(np.isnan(density.moment(1).mean))

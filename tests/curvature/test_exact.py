@@ -74,6 +74,7 @@ def gauss_newton_diagonal(fn, output_loss, params, images):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("name", QUALIFIED)
 def test_cases_have_the_diagonal_of_the_dense_hessian(name, loss):
@@ -82,6 +83,7 @@ def test_cases_have_the_diagonal_of_the_dense_hessian(name, loss):
     assert_both(FUNCTIONS, want, fn, case.params, {}, case.batch["x"], factors=factors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "network", [mlp(), cnn("patches"), cnn("conv")], ids=["mlp", "patches", "conv"]
 )
@@ -116,6 +118,7 @@ def called_twice(params, stats, x):
     return affine(jax.nn.relu(affine(x, params["w"])), params["v"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fn", "size"), [(two_heads, 8), (called_twice, 4)])
 def test_shared_weights_and_shared_programs(fn, size):
     rng = np.random.default_rng(0)
@@ -125,6 +128,7 @@ def test_shared_weights_and_shared_programs(fn, size):
     assert_both(FUNCTIONS, dense_diagonal(loss, params, batch), fn, params, {}, batch["x"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("name", ["tanh_mlp", "tied"])
 def test_gauss_newton_diagonal_of_networks_that_do_not_qualify(name, loss):
@@ -158,6 +162,7 @@ def every_kind_of_product(params, stats, x):
     return jnp.tanh(jnp.stack(mixed)[:, None] + params["bias"][None, :]).sum(0)
 
 
+@pytest.mark.slow
 def test_gauss_newton_diagonal_of_every_kind_of_product():
     rng = np.random.default_rng(0)
     shapes = {"strided": (2, 2, 3, 2), "grouped": (2, 3, 1, 4), "left": (3, 5), "alone": (2, 3)}
@@ -191,6 +196,7 @@ def traces_in_one_chunk():
     return exact_traces(fn, case.params, {}, case.batch["x"])
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None, derandomize=True)
 @given(st.integers(1, NUM_EXAMPLES + 1), st.permutations(range(NUM_EXAMPLES)))
 def test_chunks_and_the_order_of_examples_do_not_matter(chunk_size, order):
@@ -251,6 +257,7 @@ def test_a_dense_layer_never_has_a_gradient_for_each_example(function):
     assert largest(tied) >= 7 * 72 * 50  # where the gradient has to be formed, this test sees it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_memory_does_not_grow_with_the_number_of_examples(function):
     case, fn = case_of("relu_mlp")
@@ -291,6 +298,7 @@ def test_every_matrix_product_runs_at_highest_precision(function, lowering):
     assert set(precisions) == {(jax.lax.Precision.HIGHEST,) * 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize("chunk_size", [1, 7, 600])
 def test_parameters_of_low_precision_are_summed_in_float32(dtype, chunk_size):

@@ -37,6 +37,7 @@ from tests.references import dense_ggn, mean_outer_product
 pytestmark = pytest.mark.usefixtures("double_precision")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_gauss_newton_and_fisher_equal_their_dense_matrices(name):
     """Streamed for some, linearized for the others; three labels make expectations finite sums.
@@ -87,6 +88,7 @@ def test_gauss_newton_and_fisher_equal_their_dense_matrices(name):
         np.testing.assert_allclose(result, dense, rtol=TOL, atol=TOL)
 
 
+@pytest.mark.slow
 def test_fisher_is_the_gauss_newton_matrix_of_the_negative_log_likelihood():
     case = case_of("tanh_mlp")
     vector = random_like(case.params)
@@ -107,6 +109,7 @@ def test_no_samples_are_refused():
         monte_carlo_fisher(case.apply, categorical, case.params, case.batch, key=KEY, num_samples=0)
 
 
+@pytest.mark.slow
 def test_sampled_fisher_is_unbiased_and_one_matrix_for_one_key():
     case = case_of("tied")
     vector = random_like(case.params)
@@ -127,6 +130,7 @@ def test_sampled_fisher_is_unbiased_and_one_matrix_for_one_key():
         assert np.all(stderr < 0.2 * np.abs(exact).max())
 
 
+@pytest.mark.slow
 def test_linear_network_with_squared_error_has_known_matrices():
     """H = G = 2 X^T X / n for one output; for its Fisher matrix, X^T X / n."""
     x = jnp.asarray(np.random.default_rng(0).standard_normal((NUM_EXAMPLES, 4)))

@@ -24,6 +24,7 @@ def loss(params, batch):
     return networks.cross_entropy(masked(batch[0]) @ params["w"], batch[1])
 
 
+@pytest.mark.slow
 def test_a_typed_key_in_a_loss_is_a_constant():
     plain = X * np.asarray(jax.random.bernoulli(KEY, 0.5, (4,)))
     want = curvature.hessian(
@@ -68,6 +69,7 @@ def test_rows_of_tokens_are_no_categorical_output():
         curvature.fisher(apply, curvature.categorical, PARAMS, (X, Y))(PARAMS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("switch", ["jax_numpy_dtype_promotion", "jax_debug_nans"])
 def test_numbers_are_the_same_under_a_switch_of_jax(switch):
     def numbers():

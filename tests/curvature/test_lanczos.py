@@ -60,6 +60,7 @@ def test_bottom_out_of_reach_is_not_said_to_have_converged():
     assert not np.any(pairs.converged)
 
 
+@pytest.mark.slow
 def test_both_ends_cost_less_than_each_alone():
     matrix = symmetric_matrix(spectra["large_negative_values"])
     both = solve_ends(matrix, 3, 3, 20)
@@ -67,6 +68,7 @@ def test_both_ends_cost_less_than_each_alone():
     assert both.top.num_products < sum(pairs.num_products for pairs in alone)
 
 
+@pytest.mark.slow
 def test_what_the_recurrence_does_not_see_shows_in_the_residuals():
     """An operator that is not symmetric, and one that is not linear."""
     matrix = symmetric_matrix(spectra["spikes"])
@@ -83,6 +85,7 @@ def test_what_the_recurrence_does_not_see_shows_in_the_residuals():
     assert not np.any(solve_bent(matrix).converged)
 
 
+@pytest.mark.slow
 def test_what_lies_nearly_in_the_basis_is_orthogonalized_again():
     """One pass leaves eps ||v|| inside, which is 1e-7 of the part of v outside."""
     rows = np.linalg.qr(np.random.default_rng(0).normal(size=(SIZE, 11)))[0].T
@@ -102,6 +105,7 @@ def test_multiple_eigenvalues_are_found_with_all_copies():
     assert_eigenpairs(solve(matrix), matrix, 5)
 
 
+@pytest.mark.slow
 def test_full_depth_reproduces_the_spectrum():
     """Nothing is approximate with all rows, and no ghost copies appear (pitfall 12)."""
     matrix = symmetric_matrix(spectra["spikes"])
@@ -110,6 +114,7 @@ def test_full_depth_reproduces_the_spectrum():
     assert pairs.num_products == SIZE + 1
 
 
+@pytest.mark.slow
 def test_basis_of_the_whole_space_finds_all_copies():
     """Twenty double eigenvalues: one vector's Krylov space holds each of them once."""
     matrix = symmetric_matrix(np.repeat(np.arange(1.0, 21), 2))
@@ -118,6 +123,7 @@ def test_basis_of_the_whole_space_finds_all_copies():
     assert pairs.num_products == SIZE + 1
 
 
+@pytest.mark.slow
 def test_hessian_of_a_network():
     case = make_case("tanh_mlp")
     dense = dense_hessian(case.loss, case.params, case.batch)
@@ -136,6 +142,7 @@ def test_hessian_of_a_network():
         assert abs(vector @ axes[:, -1 - index]) == pytest.approx(1, abs=1e-10)
 
 
+@pytest.mark.slow
 def test_tight_memory_restarts_and_agrees():
     """Six rows for five pairs: every step but the first is a restart."""
     matrix = symmetric_matrix(spectra["spikes"])
@@ -144,6 +151,7 @@ def test_tight_memory_restarts_and_agrees():
     assert pairs.num_products > K + 2
 
 
+@pytest.mark.slow
 def test_few_products_for_a_typical_spectrum():
     """Guards the cost: the outliers stand out, twenty steps see them to seven digits."""
     matrix = symmetric_matrix(spectra["spikes"])
@@ -156,6 +164,7 @@ def test_a_restart_keeps_more_than_what_is_wanted():
     assert max(solve(matrix, seed=seed).num_products for seed in range(4)) <= 62
 
 
+@pytest.mark.slow
 def test_residuals_certify_even_when_unconverged():
     matrix = symmetric_matrix(spread)
     truth = np.linalg.eigvalsh(matrix)
@@ -184,6 +193,7 @@ def reflected(eigenvalues, normal):
     return lambda vector: reflect(eigenvalues * reflect(vector))
 
 
+@pytest.mark.slow
 def test_float32_on_many_dimensions():
     """At the tightest tolerance that is accepted."""
     rng = np.random.default_rng(0)

@@ -20,6 +20,7 @@ from tests.references import dense_hessian, symmetric_matrix
 pytestmark = pytest.mark.usefixtures("double_precision")
 
 
+@pytest.mark.slow
 def test_product_on_the_host_takes_the_same_steps():
     """Restarts and a breakdown included."""
     for name, calls in (("uniform", []), ("rank_8_of_15_rows", [])):
@@ -44,6 +45,7 @@ def test_product_on_the_host_takes_the_same_steps():
         np.testing.assert_allclose(overlaps, 1, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_large_leaves_stay_apart(monkeypatch):
     """Vectors are held in pieces if a leaf is large, with the same result."""
     case = make_case("tanh_mlp")
@@ -62,6 +64,7 @@ def test_large_leaves_stay_apart(monkeypatch):
     assert jax.tree.structure(apart.vectors) == jax.tree.structure(joined.vectors)
 
 
+@pytest.mark.slow
 def test_vectors_of_some_parameters():
     """None stands where a mask leaves a parameter out."""
     case = make_case("tied")
@@ -75,6 +78,7 @@ def test_vectors_of_some_parameters():
     np.testing.assert_allclose(pairs.values, truth[::-1], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_preconditioned_eigenvalues():
     """Those of D^(-1) H, by a general eigensolver."""
     matrix = jnp.asarray(symmetric_matrix(spectra["spikes"]))
@@ -85,6 +89,7 @@ def test_preconditioned_eigenvalues():
     np.testing.assert_allclose(pairs.values, truth[:K], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_step_does_not_copy_the_basis(monkeypatch):
     """XLA copies what a branch reads: at ten million parameters that doubled the time of a step."""
 
@@ -99,6 +104,7 @@ def test_a_step_does_not_copy_the_basis(monkeypatch):
     assert not re.search(r"= f64\[20,77,100\]\S* copy\(", program)
 
 
+@pytest.mark.slow
 def test_vmap_over_matrices_equals_one_by_one():
     """One converges at once, one breaks down, one needs restarts: none disturbs another."""
     names = ("spikes", "identity", "uniform", "zero")
@@ -126,6 +132,7 @@ def solve_from(matrix, start):
     )
 
 
+@pytest.mark.slow
 def test_warm_start_saves_products_and_cannot_mislead():
     matrix = jnp.asarray(symmetric_matrix(spread))
     truth, axes = np.linalg.eigh(matrix)
@@ -144,6 +151,7 @@ def test_nan_stops_at_once_and_shows():
     assert pairs.num_products <= 5 + K
 
 
+@pytest.mark.slow
 def test_pytrees_of_mixed_dtypes_outside_jit():
     diagonal = {"a": jnp.array([1.0, 7.0], jnp.float32), "b": [jnp.array([[2.0], [5.0]])]}
     multiply = partial(jax.tree.map, jnp.multiply, diagonal)

@@ -30,6 +30,7 @@ X = np.random.default_rng(0).standard_normal((N, 3)) + 1
 LOW = [jnp.bfloat16, jnp.float16]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", LOW)
 def test_means_do_not_saturate(dtype):
     """Summed one by one in bfloat16, two thousand ones stop growing at 256."""
@@ -42,6 +43,7 @@ def test_means_do_not_saturate(dtype):
     assert jnp.all(found == 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", LOW)
 @pytest.mark.parametrize("size", [1, 300, "whole"])
 def test_products_are_right_to_the_rounding_of_the_parameters(dtype, size):
@@ -73,6 +75,7 @@ def test_products_are_right_to_the_rounding_of_the_parameters(dtype, size):
         )
 
 
+@pytest.mark.slow
 def test_a_loss_in_16_bits_is_refused_and_cross_entropy_is_none():
     loss = lambda w, b: jnp.mean(b @ w).astype(jnp.bfloat16)  # noqa: E731
     with pytest.raises(ValueError, match="loss returned bfloat16; its mean"):
@@ -103,6 +106,7 @@ ESTIMATES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ESTIMATES)
 def test_one_parameter_is_a_matrix_too(name):
     for value in (3.0, 0.0):
@@ -118,6 +122,7 @@ def test_more_pairs_than_parameters_are_refused():
         top_eigenpairs(lambda v: v, jnp.ones(1), key=KEY, k=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ESTIMATES)
 def test_norms_at_the_ends_of_the_dtype_are_refused(name):
     """Never a value of zero that has converged; inside jit NaN that has not."""
@@ -155,6 +160,7 @@ FLUSHED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [lambda f: f, jax.jit], ids=["eager", "jit"])
 @pytest.mark.parametrize("matrix", FLUSHED)
 @pytest.mark.parametrize("name", ESTIMATES)
@@ -163,6 +169,7 @@ def test_what_is_flushed_to_zero_is_no_zero_that_has_converged(name, matrix, how
     assert outcome(name, FLUSHED[matrix], jnp.ones(5), how) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [lambda f: f, jax.jit], ids=["eager", "jit"])
 @pytest.mark.parametrize("name", ESTIMATES)
 def test_a_matrix_of_zeros_is_zero(name, how):
@@ -176,6 +183,7 @@ def test_a_matrix_of_zeros_is_zero(name, how):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["top", "hutchinson"])
 def test_of_many_matrices_those_that_are_flushed_have_not_converged(name):
     def each(scale):
@@ -187,6 +195,7 @@ def test_of_many_matrices_those_that_are_flushed_have_not_converged(name):
     np.testing.assert_allclose(found[1], {"top": 1, "hutchinson": 3}[name], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_diagonal_that_is_flushed_to_zero_is_refused():
     for entries in (np.array([1, 1e-40], np.float32), jnp.asarray([1, 1e-40], jnp.float32)):
         with pytest.raises(ValueError, match=r"its entries must be .* at least 1\.2e-38"):

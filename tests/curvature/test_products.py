@@ -32,6 +32,7 @@ from tests.references import dense_ggn, dense_hessian, dense_matrix, example
 pytestmark = pytest.mark.usefixtures("double_precision")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", CASES)
 def test_equals_the_dense_hessian(name, mode):
@@ -50,6 +51,7 @@ def test_equals_the_dense_hessian(name, mode):
     np.testing.assert_allclose(result, result.T, rtol=TOL, atol=TOL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recompute", [False, True])
 def test_mask_gives_the_block_of_the_chosen_parameters(recompute):
     case = case_of("cnn")
@@ -78,6 +80,7 @@ def test_mask_may_name_a_whole_layer():
     assert result["head"]["w"].shape == case.params["head"]["w"].shape
 
 
+@pytest.mark.slow
 def test_batches_from_the_host_give_the_same_numbers():
     """Unequal batches, so that a mean over batches would be wrong; with mask and with chunks."""
     case = case_of("tied")
@@ -91,6 +94,7 @@ def test_batches_from_the_host_give_the_same_numbers():
     assert_close(sampled(batches)(vector), sampled(case.batch)(vector))
 
 
+@pytest.mark.slow
 def test_preconditioned_product():
     case = case_of("tied")
     diagonal = jax.tree.map(lambda x: jnp.exp(x), random_like(case.params, 3))
@@ -113,6 +117,7 @@ def test_preconditioned_product():
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_is_linear():
     case = case_of("tanh_mlp")
     matvec = jax.jit(hessian(case.loss, case.params, case.batch))
@@ -131,6 +136,7 @@ def test_a_tiny_vector_gives_a_tiny_product():
     )
 
 
+@pytest.mark.slow
 def test_weight_decay_counts_only_as_part_of_the_loss():
     """It adds a multiple of the identity to H (pitfall 5)."""
     case, decay = case_of("tied"), 0.3
@@ -157,6 +163,7 @@ def test_matches_differences_of_gradients():
     assert_close(product(case, vector), difference, tol=1e-6)
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(
     sizes=st.tuples(*[st.integers(1, 4)] * 2),
@@ -182,6 +189,7 @@ def test_shapes_chunks_and_order_of_examples_do_not_matter(sizes, n, chunk_size,
     assert_close(matvec(vector), dense_hessian(loss, params, batch) @ flat(vector))
 
 
+@pytest.mark.slow
 def test_every_example_has_the_same_weight():
     """A mean over examples, not over batches, nor a sum (pitfalls 3 and 4)."""
     case = case_of("tied")

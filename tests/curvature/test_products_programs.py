@@ -24,6 +24,7 @@ def test_batches_cannot_be_traced():
         jax.jit(matvec)(case.params)
 
 
+@pytest.mark.slow
 def test_strategy_is_visible():
     case = case_of("tied")
     args = case.loss, case.params, case.batch
@@ -36,6 +37,7 @@ def test_strategy_is_visible():
     assert_close(tight(vector), hessian(*args)(vector))
 
 
+@pytest.mark.slow
 def test_what_would_be_kept_grows_with_the_examples():
     case = case_of("tied")
 
@@ -52,6 +54,7 @@ def test_what_would_be_kept_grows_with_the_examples():
     assert keeps(2, 2 * high) and not keeps(2, 2 * high - 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "chunk_size"), [("tied", None), ("custom_vjp", 4)])
 def test_outside_jit_and_inside_a_loop(name, chunk_size):
     case = case_of(name)
@@ -63,6 +66,7 @@ def test_outside_jit_and_inside_a_loop(name, chunk_size):
     assert_close(twice, dense @ (dense @ flat(vector)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "chunk_size"), [("tied", 4), ("custom_vjp", None)])
 def test_vmap_over_models_equals_one_by_one(name, chunk_size):
     case = case_of(name)
@@ -119,6 +123,7 @@ def test_linearized_product_does_not_repeat_the_forward_pass():
     assert "tanh" not in str(jax.make_jaxpr(matvec)(case.params))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recompute", [False, True])
 def test_chunks_are_the_turns_of_a_loop(recompute):
     case = case_of("tied")
@@ -129,6 +134,7 @@ def test_chunks_are_the_turns_of_a_loop(recompute):
         assert ("scan" in primitives(program)) == looped
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_size", [None, 4])
 def test_compiled_parts_hold_no_data(chunk_size):
     """A data set that became a constant would cost minutes of compilation (pitfall 10)."""

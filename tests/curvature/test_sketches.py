@@ -50,6 +50,7 @@ def test_errors_cover_the_truth(estimator, scale, spectrum):
     assert result.num_products == 50 and not result.converged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spectrum", [uniform, decaying], ids=["uniform", "decaying"])
 def test_hutchpp_is_algorithm_1_of_the_paper(spectrum):
     matrix = symmetric_matrix(spectrum)
@@ -89,6 +90,7 @@ def test_xtrace_leaves_out_one_test_vector_after_the_other(spectrum):
     assert result.num_products == len(vectors) == 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("spectrum", [uniform, decaying], ids=["uniform", "decaying"])
 def test_errors_match_the_spread_over_seeds(estimator, spectrum):
@@ -115,6 +117,7 @@ def test_sketches_beat_hutchinson_where_the_spectrum_decays(estimator, factor):
     assert factor * estimate(estimator, matrix).stderr < plain.stderr
 
 
+@pytest.mark.slow
 def test_stops_when_the_error_meets_the_tolerance():
     matrix = symmetric_matrix(uniform)
     result = estimate(hutchpp, matrix, atol=0.3, max_products=1000)
@@ -127,6 +130,7 @@ def test_stops_when_the_error_meets_the_tolerance():
     assert estimate(xtrace, matrix, 1, atol=9.0).num_products == 2 * MIN_TESTS == 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_pitfall_16_no_stop_by_luck_for_a_trace_near_zero(estimator):
     matrix = symmetric_matrix(uniform - uniform.mean())
@@ -135,6 +139,7 @@ def test_pitfall_16_no_stop_by_luck_for_a_trace_near_zero(estimator):
         assert not result.converged and result.num_products == 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 7])
 def test_a_sketch_of_the_whole_space_is_exact(size):
     matrix = symmetric_matrix(uniform[:size])
@@ -145,6 +150,7 @@ def test_a_sketch_of_the_whole_space_is_exact(size):
     assert result.num_products == 2 * size
 
 
+@pytest.mark.slow
 def test_a_sketch_of_the_whole_space_is_exact_for_every_seed():
     """Also where a test vector hardly leaves the others' span: dividing by that loses digits."""
     matrix = symmetric_matrix(uniform[:7])
@@ -154,6 +160,7 @@ def test_a_sketch_of_the_whole_space_is_exact_for_every_seed():
     np.testing.assert_allclose(means, np.trace(matrix), atol=1e-14, rtol=0)
 
 
+@pytest.mark.slow
 def test_hessian_of_a_network_in_a_pytree():
     case = make_case("tanh_mlp")
     truth = np.trace(dense_hessian(case.loss, case.params, case.batch))

@@ -16,6 +16,7 @@ from tests.sketching import ESTIMATORS, ROWS, decaying, estimate, recorded
 pytestmark = pytest.mark.usefixtures("double_precision")
 
 
+@pytest.mark.slow
 def test_vmapped_products_do_not_matter():
     matrix = symmetric_matrix(uniform)
     one, seven = (estimate(hutchpp, matrix, 2, atol=0.5, vmapped=v) for v in (1, 7))
@@ -23,6 +24,7 @@ def test_vmapped_products_do_not_matter():
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-11), one, seven)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_vmap_over_models_equals_one_by_one(estimator):
     """One stops early, one is singular, one goes on, one is NaN: none disturbs another."""
@@ -38,6 +40,7 @@ def test_vmap_over_models_equals_one_by_one(estimator):
     assert np.isnan(together.mean[3]) and together.num_products[3] <= 2 * ROWS + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_host_loops_give_the_same_numbers(estimator):
     matrix = symmetric_matrix(uniform)
@@ -67,6 +70,7 @@ def test_key_fixes_the_result_and_programs_are_reused(estimator):
     assert len(traced) == first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_mixed_dtypes_and_missing_leaves(estimator):
     weights = {"a": jnp.array([1.0, 7.0], jnp.float32), "b": [jnp.array([[2.0], [5.0]]), None]}

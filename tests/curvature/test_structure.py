@@ -43,6 +43,7 @@ def test_exponents_of_an_mlp_are_those_of_a_chain():
     assert same_span(found, bias_first)
 
 
+@pytest.mark.slow
 def test_batch_norm_is_a_layer_of_the_chain(x64):
     network, images = cnn(), tiny_dataset().train.images
     params, stats = generic_point(network)

@@ -89,6 +89,7 @@ class Normalized(eqx.Module):
         return self.last(jax.nn.relu(h))
 
 
+@pytest.mark.slow
 def test_minimum_sharpness_of_an_equinox_network_says_what_it_does_not_see():
     model, state = eqx.nn.make_with_state(Normalized)(jax.random.key(0))
     params, static = eqx.partition(eqx.nn.inference_mode(model), eqx.is_inexact_array)

@@ -53,6 +53,7 @@ def test_known_spectra(estimator, name, scale):
     assert result.num_products == 100 and not result.converged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tanh_mlp", "cnn", "equinox"])
 def test_hessians_of_networks(name):
     """`equinox` holds None where the module holds functions."""
@@ -98,6 +99,7 @@ def over_seeds(matrix, keys):
     return jax.vmap(lambda k: [e(matvec, like, key=k, **options) for e in ESTIMATORS])(keys)
 
 
+@pytest.mark.slow
 def test_errors_match_the_spread_over_seeds():
     """No bias, five standard errors suffice, and the errors reported are those made."""
     matrix = symmetric_matrix(spectra["decaying"] + 0.1 * uniform)
@@ -120,6 +122,7 @@ def test_errors_match_the_spread_over_seeds():
         assert np.sqrt(np.mean(np.square(stderr))) == pytest.approx(spread, rel=0.2)
 
 
+@pytest.mark.slow
 def test_pitfall_16_no_stop_by_luck_for_a_trace_near_zero():
     """The running mean changes by less than 1 % at many probes; the error is never that small."""
     matrix = symmetric_matrix(spectra["trace_zero"])

@@ -15,6 +15,7 @@ from tests.references import dot_precisions, symmetric_matrix
 pytestmark = pytest.mark.usefixtures("double_precision")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_pitfall_18_vmapped_products_do_not_matter(estimator):
     matrix = symmetric_matrix(spectra["uniform"] + 1)
@@ -40,6 +41,7 @@ def test_pitfall_18_memory_is_that_of_the_vmapped_probes():
     assert 3000 <= max(sizes(program.jaxpr)) <= 6000
 
 
+@pytest.mark.slow
 def test_vmap_over_models_equals_one_by_one():
     """One stops at once, one later, one never, one is NaN: none disturbs another."""
     matrices = [np.eye(SIZE), *(symmetric_matrix(spectra[n] + 1) for n in ("uniform", "rank_1"))]
@@ -105,6 +107,7 @@ def test_nan_stops_at_once_and_shows(estimator):
     assert not result.converged and result.num_products == 1
 
 
+@pytest.mark.slow
 def test_pytrees_of_mixed_dtypes_outside_jit():
     weights = {"a": jnp.array([1.0, 7.0], jnp.float32), "b": [jnp.array([[2.0], [5.0]]), None]}
     multiply = partial(jax.tree.map, jnp.multiply, weights)

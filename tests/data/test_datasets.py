@@ -166,6 +166,7 @@ def test_unknown_name():
 # The official data, where this machine has it
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not FASHION_PACKAGE.is_dir(), reason="needs the package dataset-fashion-mnist")
 def test_fashion_mnist_of_the_operating_system(monkeypatch):
     spec = DATASETS["fashion_mnist"]._replace(system_dir=str(FASHION_PACKAGE))

@@ -12,6 +12,7 @@ N = 20_000  # one shape for all tests: one compilation
 UNDRAWN = -1  # a label that no draw gives, so that every redrawn position shows
 
 
+@pytest.mark.slow
 def test_exactly_the_fraction_is_redrawn():
     labels, key = jnp.full(N, UNDRAWN), jax.random.key(0)
     compiled = jax.jit(redraw_labels, static_argnums=3)
@@ -51,6 +52,7 @@ def test_same_key_same_labels_and_more_are_nested_in_fraction():
     np.testing.assert_array_equal(more[few != UNDRAWN], few[few != UNDRAWN])
 
 
+@pytest.mark.slow
 def test_redrawing_vmapped_over_keys_and_fractions_equals_one_at_a_time():
     labels = jnp.arange(N) % 10
     keys, fractions = jax.random.split(jax.random.key(5), 3), jnp.array([0.0, 0.25, 1.0])

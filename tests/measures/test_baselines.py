@@ -37,6 +37,7 @@ def plain(network, params, stats, batch, initial):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", [budget(), SMALL])
 def test_values_are_those_of_the_definitions(x64, memory):
     network, initial = cnn(), generic_point(cnn(), seed=1)[0]
@@ -70,6 +71,7 @@ def learned():
     return network, (trained(start, batch), stats, batch), start
 
 
+@pytest.mark.slow
 def test_the_error_holds_the_rounding_of_single_precision(learned):
     network, arguments, start = learned
     single = taken(network, arguments, initial=start)
@@ -125,6 +127,7 @@ def test_outputs_without_classes_have_no_margin(x64, outputs, labels, named):
         baselines.margins(outputs, labels)
 
 
+@pytest.mark.slow
 def test_runs_of_a_group_are_measured_side_by_side(learned):
     network, (params, stats, batch), start = learned
     few = tuple(jnp.asarray(part[:20]) for part in batch)

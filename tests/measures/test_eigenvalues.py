@@ -19,6 +19,7 @@ def dense_eigenvalues(network, params, stats, batch):
     return jnp.linalg.eigvalsh(jax.jit(jax.hessian(lambda f: loss(unflatten(f), batch)))(flat))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("chunk_size", [None, 4])
 def test_value_is_the_largest_of_the_dense_hessian(x64, name, chunk_size):
@@ -34,6 +35,7 @@ def test_value_is_the_largest_of_the_dense_hessian(x64, name, chunk_size):
     assert found.error <= 1e-9 * found.value
 
 
+@pytest.mark.slow
 def test_value_changes_when_layers_are_rescaled(x64):
     network, shape = NETWORKS["mlp"]
     batch = tiny_dataset(num=14, shape=shape).train
@@ -46,6 +48,7 @@ def test_value_changes_when_layers_are_rescaled(x64):
     assert abs(values[1].value / values[0].value - 1) > 0.5
 
 
+@pytest.mark.slow
 def test_too_few_products_are_reported_with_an_honest_residual(x64):
     network, shape = NETWORKS["cnn"]
     batch = tiny_dataset(num=14, shape=shape).train
@@ -76,6 +79,7 @@ def found_in_bulk(starts, tol=1e-2, num=300):
     return [eigenvalues.from_starts(jax.tree.map(lambda x, i=i: x[i], found)) for i in range(num)]
 
 
+@pytest.mark.slow
 def test_a_residual_vouches_for_an_eigenvalue_nearby_and_not_for_the_largest():
     single = found_in_bulk(1)
     second = [f for f in single if f.value < 1.05]
@@ -85,6 +89,7 @@ def test_a_residual_vouches_for_an_eigenvalue_nearby_and_not_for_the_largest():
         assert np.abs(BULK - f.value).min() <= f.error <= 1e-2 * f.value
 
 
+@pytest.mark.slow
 def test_a_second_start_finds_what_the_first_missed_or_says_so():
     """Both miss it in one key of 220; where one does, the larger is taken and not confirmed."""
     single, double = found_in_bulk(1), found_in_bulk(2)
@@ -102,6 +107,7 @@ def test_a_second_start_finds_what_the_first_missed_or_says_so():
     assert np.mean([two.confirmed for two in double]) > 0.8
 
 
+@pytest.mark.slow
 def test_of_three_starts_two_must_agree():
     three = found_in_bulk(3)
     confirmed = np.mean([f.confirmed for f in three])
@@ -127,6 +133,7 @@ def test_what_confirms_a_value():
     assert alone.confirmed is None and not alone.finished
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_starts_of_a_network_agree_on_the_largest(x64, name):
     network, shape = NETWORKS[name]

@@ -122,6 +122,7 @@ def rescaled(params, log_scales):
     }
 
 
+@pytest.mark.slow
 def test_minimum_sharpness_is_the_least_trace_of_the_dense_hessian(x64):
     batch = tiny_dataset(num=15, shape=(2, 3, 2)).train
     network = mlp(widths=(4, 4), features=12)
@@ -154,6 +155,7 @@ def test_minimum_sharpness_is_unchanged_by_rescaling_and_the_trace_is_not(x64, l
     assert np.abs(after.log_scales - before.log_scales).max() > 0.1
 
 
+@pytest.mark.slow
 def test_minimum_sharpness_does_not_depend_on_labels_or_chunks(x64):
     network, batch = cnn(), tiny_dataset(num=13).train
     params, stats = generic_point(network)

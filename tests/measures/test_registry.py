@@ -23,6 +23,7 @@ def recorded(name, network, params, stats, batch, options=OPTIONS):
     return measure.record(network, at, batch, options, jax.device_get(arrays))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["minimum_sharpness", "top_eigenvalue", "random_perturbation", "random_perturbation_bn"],
@@ -44,6 +45,7 @@ def test_a_record_has_value_error_flag_and_cost(name):
         assert found.cost == 4 + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1.0, 8.0])
 def test_the_error_of_minimum_sharpness_holds_for_its_float32_traces(scale):
     """At large logits too, where rounding weighs most; the duality gap alone is far below it."""
@@ -72,6 +74,7 @@ def test_an_infimum_that_is_not_attained_is_not_finished():
     assert not found.finished and found.error < 1e-3 * found.value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [3, 200])
 def test_an_eigenvalue_that_stops_at_the_product_limit_is_not_finished(monkeypatch, limit):
     monkeypatch.setattr("jaxsharp.measures.spectrum.eigenvalues.MAX_PRODUCTS", limit)
@@ -88,6 +91,7 @@ def test_options_that_no_measure_can_take_are_refused():
         Options(eigenvalue_starts=0).check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SHARED - OF_PARAMETERS))
 def test_a_measure_that_is_not_finite_says_why(name):
     network, batch = mlp(), tiny_dataset(num=12).train

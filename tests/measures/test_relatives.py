@@ -48,6 +48,7 @@ def block_flatness(hessian, params, layer):
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_values_are_those_of_dense_matrices(name):
     network, arguments = setting(name)
@@ -78,6 +79,7 @@ def homogeneous(params, stats, x, train):
     return x @ params[-1], stats
 
 
+@pytest.mark.slow
 def test_of_a_homogeneous_network_the_fisher_rao_norm_is_that_of_the_paper():
     rng = np.random.default_rng(0)
     params = [jnp.asarray(rng.normal(size=shape)) for shape in ((4, 5), (5, 6), (6, 3))]
@@ -91,6 +93,7 @@ def test_of_a_homogeneous_network_the_fisher_rao_norm_is_that_of_the_paper():
     np.testing.assert_allclose(found, want, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_relatives_of_another_loss():
     network, (params, stats, (images, _)) = setting("mlp")
     targets = np.random.default_rng(0).random((9, 3))
@@ -116,6 +119,7 @@ def smooth(params, stats, x, train):
     return jnp.tanh(x @ params["w1"] + params["b1"]) @ params["w2"], stats
 
 
+@pytest.mark.slow
 def test_the_last_layer_alone_may_follow_what_is_not_piecewise_linear():
     rng = np.random.default_rng(1)
     params = {
@@ -150,6 +154,7 @@ def test_what_has_no_flatness_is_refused_in_a_line():
         relative_flatness(vectors, {"scale": jnp.ones(3)}, {}, batch)
 
 
+@pytest.mark.slow
 def test_the_error_holds_the_rounding_of_single_precision():
     """At confident outputs too, whose probabilities round."""
     network, (params, stats, batch) = setting("cnn")

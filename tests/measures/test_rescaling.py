@@ -19,6 +19,7 @@ from tests.tinynets import cnn, generic_point, mlp, tiny_dataset
 NETWORKS = {"mlp": (mlp(features=12), (2, 3, 2)), "cnn": (cnn(), (6, 6, 2))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_at_the_minimum_logits_are_the_same_and_the_trace_is_the_least(x64, name):
     network, shape = NETWORKS[name]
@@ -38,6 +39,7 @@ def test_at_the_minimum_logits_are_the_same_and_the_trace_is_the_least(x64, name
     assert np.abs(again.log_scales).max() < 1e-9 < np.abs(found.log_scales).max()
 
 
+@pytest.mark.slow
 def test_single_precision_stays_single():
     network, batch = cnn(), tiny_dataset(num=13).train
     at = generic_point(network, dtype=jnp.float32)

@@ -56,6 +56,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_the_standard_error_is_the_spread_over_keys(trained, case, monkeypatch):
     network, params, (x, y), _ = trained
@@ -88,6 +89,7 @@ def test_the_standard_error_is_the_spread_over_keys(trained, case, monkeypatch):
     assert abs(values.mean() / exact.value - 1) < 0.02
 
 
+@pytest.mark.slow
 def test_what_all_examples_do_not_reach_is_taken_exactly(trained):
     network, params, batch, exact = trained
     arguments = network, params, {}, batch, jax.random.key(0)
@@ -97,6 +99,7 @@ def test_what_all_examples_do_not_reach_is_taken_exactly(trained):
     assert found.error < 1e-9 * found.value
 
 
+@pytest.mark.slow
 def test_a_record_says_what_was_taken(trained):
     network, params, batch, exact = trained
     costs = []
@@ -145,6 +148,7 @@ def test_the_mean_over_all_signs_is_the_hessian_of_the_outputs(x64, name, size):
     np.testing.assert_allclose(outer / sizes, hessian / sizes, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_traces_of_one_sign_vector_are_unbiased_for_each_example(trained):
     network, params, (x, _), _ = trained
     fn = lambda p, s, image: network.evaluate(p, s, image[None])[0]  # noqa: E731
@@ -157,6 +161,7 @@ def test_traces_of_one_sign_vector_are_unbiased_for_each_example(trained):
         assert each.std() > 1e-3 * true  # a sure network has nearly one factor alone
 
 
+@pytest.mark.slow
 def test_the_exact_traces_are_not_taken_where_a_sample_does(trained):
     """XLA moves what a loop does the same at each turn out of it, where it is always done."""
     network, params, (x, _), _ = trained

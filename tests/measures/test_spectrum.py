@@ -62,6 +62,7 @@ def exact_values(hessian, options=OPTIONS):
     }
 
 
+@pytest.mark.slow
 def test_the_table_has_every_measure_of_the_spectrum(learned):
     want = exact_values(learned[3])
     assert list(want) == [*eigenvalues.MEASURES, *traces.MEASURES, *densities.MEASURES]
@@ -89,6 +90,7 @@ def arrays_of(learned):
     return arrays
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*eigenvalues.MEASURES, "hessian_trace"])
 def test_what_is_not_random_is_that_of_the_dense_hessian(learned, arrays_of, name):
     network, at, batch, hessian = learned
@@ -99,6 +101,7 @@ def test_what_is_not_random_is_that_of_the_dense_hessian(learned, arrays_of, nam
     assert found.finished and found.exact == (name == "hessian_trace") and found.examples == 14
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RANDOM)
 def test_a_standard_error_is_the_spread_over_keys(learned, arrays_of, name):
     network, at, batch, hessian = learned
@@ -167,6 +170,7 @@ def test_traces_of_arrays_sum_to_that_of_the_hessian(learned):
         layer_traces(tanh, at.params, at.stats, batch)
 
 
+@pytest.mark.slow
 def test_a_sampled_start_meets_the_same_residual_over_all_examples(learned):
     network, at, batch, hessian = learned
     largest = np.linalg.eigvalsh(hessian)[-1]

@@ -79,6 +79,7 @@ def check_errors(found, truth):
     assert abs(found.mean.mean() - truth) < 4 * found.stderr.mean() / np.sqrt(KEYS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("antithetic", [True, False])
 def test_a_quadratic_rises_by_half_the_trace(quadratic, antithetic):
     """E L(theta + sigma u) - L(theta) = sigma^2 tr(H) / 2, exactly."""
@@ -90,6 +91,7 @@ def test_a_quadratic_rises_by_half_the_trace(quadratic, antithetic):
     check_errors(found, 0.125 * np.trace(hessian))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", [False, True])
 def test_the_error_is_of_directions_and_examples(curved, level):
     network, params, batch = curved
@@ -101,6 +103,7 @@ def test_the_error_is_of_directions_and_examples(curved, level):
     check_errors(over_keys(curved, rtol, sphere, radius, level=level), truth)
 
 
+@pytest.mark.slow
 def test_few_examples_are_all_taken_at_every_direction(curved):
     """Then the mean is that of `perturbed` with the same directions."""
     network, params, (x, y) = curved
@@ -112,6 +115,7 @@ def test_few_examples_are_all_taken_at_every_direction(curved):
     np.testing.assert_allclose(found.mean, np.mean(rises), rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["random_perturbation", "lpf", "hutchinson_trace"])
 def test_a_record_says_what_was_taken(curved, name):
     network, params, batch = curved
@@ -129,6 +133,7 @@ def test_a_record_says_what_was_taken(curved, name):
     assert abs(rough[name].value - fine[name].value) < 5 * spread
 
 
+@pytest.mark.slow
 def test_an_error_that_is_not_reached_leaves_a_measure_unfinished(curved):
     network, params, batch = curved
     of = measures.MEASURES["gaussian_perturbation"]

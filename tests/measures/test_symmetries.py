@@ -216,6 +216,7 @@ def compare(measure, symmetry, old, new):
         assert breaks, f"{symmetry} is not claimed, but {old.value} stays {new.value}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("symmetry", SYMMETRIES)
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("name", MEASURES)
@@ -252,6 +253,7 @@ def test_a_symmetry_does_to_the_logits_what_it_says(network, symmetry):
         assert np.abs(inputs - batch[0]).max() > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["minimum_sharpness", "random_perturbation"])
 def test_claims_of_too_much_and_of_too_little_fail(name):
     old = before(name, "mlp")

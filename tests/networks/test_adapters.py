@@ -193,6 +193,7 @@ class Tokens(nnx.Module):
         return self.last(self.table(x))
 
 
+@pytest.mark.slow
 def test_indices_stay_integers_and_pixels_become_real():
     network = networks.from_nnx(lambda rngs: Tokens(rngs=rngs))
     params, stats = network.init(KEY)

@@ -83,6 +83,7 @@ def test_pooling_is_the_maximum_of_the_window(stride):
     )
 
 
+@pytest.mark.slow
 def test_both_lowerings_agree_in_value_and_gradient(x64):
     dataset = tiny_dataset()
     params, stats = generic_point(cnn())
@@ -101,6 +102,7 @@ def test_both_lowerings_agree_in_value_and_gradient(x64):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="the rule is for the CPU")
 def test_no_native_convolution_reaches_a_program_on_the_cpu():
     dataset = tiny_dataset(shape=FASHION)
@@ -153,6 +155,7 @@ def test_number_of_parameters(name, shape):
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == COUNTS[name, shape]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", {name: None for name, _ in COUNTS})
 def test_evaluation_maps_every_example_by_itself(name):
     shape = DIGITS if name == "small_mlp" else FASHION
@@ -179,6 +182,7 @@ def test_training_normalizes_by_the_batch_and_averages_statistics(x64):
     np.testing.assert_allclose(new["var"], 0.9 * stats["var"] + 0.1 * x.var(0), rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_initialization_is_uniform_with_the_fan_in_bound():
     dataset = tiny_dataset(shape=FASHION)
     params, _ = networks.load("simple_batch", dataset).init(jax.random.key(0))
@@ -217,6 +221,7 @@ def test_recomputed_statistics_are_those_of_the_whole_set(x64, chunk_size):
     assert np.abs(old - by_batch).max() > 0.1
 
 
+@pytest.mark.slow
 def test_images_too_small_for_a_network_are_refused():
     """The smallest that are taken have a network; what is said of smaller ones names both."""
     for name, spec in networks.MODELS.items():

@@ -134,6 +134,7 @@ def test_nothing_cancels_in_float32(off, where):
     np.testing.assert_allclose(found["norm1"]["var"], want, rtol=3e-3)
 
 
+@pytest.mark.slow
 def test_perturbed_losses_are_those_of_training_on_the_whole_set(x64):
     network = from_nnx(lambda rngs: Net(batch_norm(momentum=0.9), rngs))
     params, stats = point(network)

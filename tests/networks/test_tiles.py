@@ -93,6 +93,7 @@ def test_strides_and_convolutions_without_bias_or_relu(
     assert_close(everything(patches, args), want)
 
 
+@pytest.mark.slow
 def test_large_kernels_of_many_channels_take_the_transforms(monkeypatch):
     monkeypatch.setattr(tiles, "patches", None)
     for shapes in TRANSFORMS:
@@ -101,6 +102,7 @@ def test_large_kernels_of_many_channels_take_the_transforms(monkeypatch):
         tiles.conv_relu(*draw(*WINDOWS[0], np.float32))
 
 
+@pytest.mark.slow
 def test_a_vmap_over_members_gives_those_of_each(x64):
     x, kernel, bias = draw(*TRANSFORMS[0])
     kernels, biases = jnp.stack([kernel, 2 * kernel]), jnp.stack([bias, -bias])
@@ -110,6 +112,7 @@ def test_a_vmap_over_members_gives_those_of_each(x64):
         assert_close([leaf[i] for leaf in together], alone)
 
 
+@pytest.mark.slow
 def test_in_single_precision_the_transforms_err_little_more_than_windows(x64):
     args = draw((8, 14, 14, 64), (3, 3, 64, 32), np.float32)
     want = everything(standard, [a.astype(float) for a in args])

@@ -66,6 +66,7 @@ def double():
 KINDS = {"tokens": (BY_TOKENS, slice(None)), "examples": (BY_EXAMPLES, SOME)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", KINDS)
 def test_loss_curvature_and_measures_in_chunks_are_the_dense_ones(double, by):
     loss, rows = KINDS[by]
@@ -91,6 +92,7 @@ def test_loss_curvature_and_measures_in_chunks_are_the_dense_ones(double, by):
         np.testing.assert_allclose(top.value, np.linalg.eigvalsh(hessian)[-1], rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_a_step_takes_the_mean_over_the_tokens_of_its_batch():
     params = init(jax.random.key(1))[0]
     for rows in (slice(0, 4), slice(4, 11)):
@@ -155,6 +157,7 @@ def test_labels_that_leave_no_mean_are_refused(loss, labels, message):
         check_fit(networks.LOSSES[loss], few, labels)
 
 
+@pytest.mark.slow
 def test_a_study_of_masked_tokens(tmp_path, capsys):
     mine = data.from_arrays((TOKENS, LABELS), (TOKENS[:3], LABELS[:3]), name="mine", num_classes=3)
     network = networks.Network(init, apply)

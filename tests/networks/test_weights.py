@@ -84,6 +84,7 @@ def test_what_does_not_fit_is_named_in_one_line(tmp_path):
             networks.load_weights(tmp_path / name, NETWORK)
 
 
+@pytest.mark.slow
 def test_nested_dictionaries_come_to_their_places():
     """Keys that are texts, in any order, as `runs.load_parameters` has them."""
     layers = lambda rngs: [nnx.Linear(2, 2, rngs=rngs) for _ in range(11)]  # noqa: E731

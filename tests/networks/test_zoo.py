@@ -78,6 +78,7 @@ def block_traces(hessian, params):
     return np.array([part.sum() for part in np.split(np.diag(hessian), ends)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*POOLED, "vit", "gpt"])
 def test_curvature_is_that_of_the_dense_hessian(x64, name):
     network, dataset = tiny(name)
@@ -133,6 +134,7 @@ def rescaling(network, params, stats, images):
     return found.exponents[:rows], jax.tree.unflatten(structure, moved)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet", "projected", "wide_resnet"])
 def test_recomputed_statistics_are_those_of_the_whole_set(x64, name):
     network, dataset = tiny(name)
@@ -146,6 +148,7 @@ def test_recomputed_statistics_are_those_of_the_whole_set(x64, name):
     assert np.abs(network.evaluate(params, stats, images) - by_batch).max() > 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["projected", "vgg"])
 def test_all_lowerings_agree_in_value_and_gradient(x64, name):
     params, stats = generic_point(tiny(name)[0])
@@ -166,6 +169,7 @@ def test_all_lowerings_agree_in_value_and_gradient(x64, name):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
 def test_each_can_be_trained(name):
     network, dataset = tiny(name, "tiles")
@@ -196,6 +200,7 @@ def test_each_can_be_trained(name):
     assert all(change > 0.01 for change in jax.tree.leaves(changes))
 
 
+@pytest.mark.slow
 def test_patches_are_the_squares_of_an_image():
     layer = transformers.Patches((4, 6, 2), 2, 8, nnx.Rngs(0))
     layer.dense.kernel[...], layer.places[...] = jnp.eye(8), 100 * jnp.arange(6.0)[:, None]
@@ -208,6 +213,7 @@ def test_patches_are_the_squares_of_an_image():
     np.testing.assert_allclose(layer(jnp.asarray(x)), np.stack(want, 1), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_attention_is_the_sum_over_the_tokens_up_to_a_place(x64):
     layer = transformers.Attention(4, 2, causal=True, bias=True, std=0.5, rngs=nnx.Rngs(0))
     layer.inputs.kernel[...] = 20 * layer.inputs.kernel[...]
@@ -222,6 +228,7 @@ def test_attention_is_the_sum_over_the_tokens_up_to_a_place(x64):
     np.testing.assert_allclose(layer(jnp.asarray(x)), want, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_gpt_sees_no_character_that_it_predicts():
     network, dataset = tiny("gpt")
     params, stats = generic_point(network, dtype=jnp.float32)

@@ -44,6 +44,7 @@ def test_size_of_the_gradient_does_not_matter(scale):
     )
 
 
+@pytest.mark.slow
 def test_vmap_over_rho_and_members_equals_serial():
     members = jax.tree.map(lambda g: jnp.stack([g, 0 * g, 1e30 * g]), GRADS)
     rhos = jnp.array([0.1, 0.2, 0.0])

@@ -36,6 +36,7 @@ def first(trajectory, steps):
     return jax.tree.map(lambda p: p[: steps + 1], trajectory)
 
 
+@pytest.mark.slow
 @every_case
 def test_jit_equals_eager(case):
     steps = 12 if "adashift" in case else 2
@@ -50,6 +51,7 @@ def test_jit_equals_eager(case):
         assert_same(params, jax.tree.map(lambda p: p[steps], expected), rtol=1e-12)
 
 
+@pytest.mark.slow
 @every_case
 def test_vmap_over_rates_radii_and_members_equals_serial_and_no_member_harms_another(case):
     with jax.enable_x64(True):
@@ -247,6 +249,7 @@ def test_multi_steps_is_the_optimizer_on_mean_gradients(case):
         assert_same(jax.tree.map(lambda u: u[1::2], found), expected, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_sam_of_a_base_with_frozen_parameters_ascends_over_all_of_them():
     frozen = optax.masked(optax.set_to_zero(), {"weight": False, "bias": True, "scale": False})
     tx = sam(optax.chain(make("sgd"), frozen), RHO)
@@ -257,6 +260,7 @@ def test_sam_of_a_base_with_frozen_parameters_ascends_over_all_of_them():
     assert_same(found, expected | {"bias": 0 * expected["bias"]})
 
 
+@pytest.mark.slow
 def test_sam_of_multi_steps_is_the_base_on_the_mean_of_sam_gradients():
     with jax.enable_x64(True):
         base = optax.MultiSteps(make("sgd"), 2, accumulator_dtype=float).gradient_transformation()

@@ -120,6 +120,7 @@ def accuracies(variant):
     return dict(zip(BASES, jax.vmap(jax.vmap(accuracy_of))(params), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", BASES)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_three_seeds_reach_95_percent(optimizer, variant):

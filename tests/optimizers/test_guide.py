@@ -46,6 +46,7 @@ def assert_same(tree, flat):
     np.testing.assert_allclose(ravel_pytree(tree)[0], flat, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_optax_loop_and_optaxs_own_sam_take_sam_steps(loops):
     params, batch, loss = loops["params"], loops["batch"], loops["loss"]
     ascent = optax.chain(optax.contrib.normalize(), optax.sgd(0.05))
@@ -63,6 +64,7 @@ def test_the_optax_loop_and_optaxs_own_sam_take_sam_steps(loops):
     np.testing.assert_allclose(value, loss(ravel_pytree(params)[1](twice), batch), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_are_sam_or_m_sam_as_the_readme_says(loops):
     params, batch, loss = loops["params"], loops["batch"], loops["loss"]
     value_and_grad = jax.value_and_grad(loss)

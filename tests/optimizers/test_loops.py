@@ -231,6 +231,7 @@ class Module(eqx.Module):
         return self.out(self.dropout(jnp.tanh(x), key=key)), state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 def test_the_equinox_loop(blocks, network, monkeypatch):
     names, optimizer = blocks["guide"], base()
@@ -253,6 +254,7 @@ def test_the_equinox_loop(blocks, network, monkeypatch):
     assert_sam(found, [expected[0], floats(expected[1]), expected[2]])
 
 
+@pytest.mark.slow
 def test_the_loops_of_the_guide_run_as_they_are(blocks):
     """With the networks that they show, which have BatchNorm and dropout."""
     names, key = blocks["guide"], jax.random.key(0)

@@ -138,6 +138,7 @@ def test_complex_parameters_that_the_mask_leaves_out_are_none_of_its_business():
     sam(optax.identity(), mask={"w": False, "b": True}).init(COMPLEX)
 
 
+@pytest.mark.slow
 def test_vectors_with_complex_entries(x64):
     """Against the real and imaginary parts as one longer vector."""
     rng = np.random.default_rng(0)

@@ -62,6 +62,7 @@ def test_rho_zero_is_the_base_gradient_bit_by_bit(zero, compiled):
     jax.tree.map(np.testing.assert_array_equal, found, base(*network()))
 
 
+@pytest.mark.slow
 def test_vmap_over_rho_equals_serial():
     with jax.enable_x64(True):
         params, batch = network()

@@ -93,6 +93,7 @@ def test_the_pure_gradient_takes_the_steps_of_the_wrapper(name, x64):
         assert_close(params, jax.tree.map(lambda p, i=step: p[i], expected))
 
 
+@pytest.mark.slow
 @every_rule
 def test_no_state_of_a_member_leaks_into_others_under_vmap_over_rho(name, x64):
     params, batch = network()
@@ -111,6 +112,7 @@ def test_no_state_of_a_member_leaks_into_others_under_vmap_over_rho(name, x64):
         assert_close(jax.tree.map(lambda x, i=i: x[i], together), three_steps(rho))
 
 
+@pytest.mark.slow
 def test_m_sam_is_the_mean_over_groups_of_sam_and_not_sam(x64):
     """Groups of m ascend each on their own (pitfall 28)."""
     params, batch = network()
@@ -146,6 +148,7 @@ def test_accumulated_gradients_ascend_globally_inside_and_by_group_outside(x64):
     assert_close(total, jax.tree.map(jnp.negative, mean), rtol=1e-6)
 
 
+@pytest.mark.slow
 @every_rule
 def test_over_devices_the_ascent_is_global_with_an_axis_name_and_local_without(name, x64):
     """Two algorithms, and m-SAM a third (pitfall 28)."""
@@ -212,6 +215,7 @@ def test_gradient_functions_with_defaults_get_parameters_alone():
     assert seen == [(1.0, None)]
 
 
+@pytest.mark.slow
 def test_a_diverged_member_leaves_the_others_alone():
     for name in SHARPNESS_AWARE:
         if name == "m_sam":

@@ -69,11 +69,13 @@ def test_the_stored_file_holds_the_entries():
     assert names == {key(*entry) for entry in entries()}
 
 
+@pytest.mark.slow
 @every_entry
 def test_float64_follows_the_stored_trajectory_for_1000_steps(entry):
     assert max(distances(ours(*entry), STORED[key(*entry)])) < 1e-10
 
 
+@pytest.mark.slow
 @every_entry
 def test_float32_follows_the_stored_trajectory_for_100_steps(entry):
     found = run(make(*entry), problems.PROBLEMS[entry[-1]], 100)

@@ -49,6 +49,7 @@ def test_no_direction_gives_zeros_without_harm_to_other_members(entry):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x[1], y, rtol=1e-6), found, alone)
 
 
+@pytest.mark.slow
 def test_derivative_is_the_projection_off_the_direction():
     with jax.enable_x64(True):
         g = jnp.array([3.0, -4.0, 12.0])
@@ -68,6 +69,7 @@ def test_derivative_at_zero_is_zero(jacobian):
     np.testing.assert_array_equal(found, np.zeros((3, 3)))
 
 
+@pytest.mark.slow
 def test_dtypes_are_kept_and_low_precision_is_rounded_once():
     with jax.enable_x64(True):
         mixed = {"a": jnp.full(700, 0.3, jnp.bfloat16), "b": jnp.full(300, 0.3, jnp.float64)}
@@ -105,6 +107,7 @@ def test_random_direction_has_norm_one_over_the_whole_tree(dtype):
         assert abs(norm64(direction) - 1) <= 2 * jnp.finfo(dtype).eps
 
 
+@pytest.mark.slow
 def test_random_direction_has_the_moments_of_the_uniform_sphere():
     keys = jax.random.split(jax.random.key(2), 20_000)
     draws = jax.vmap(random_direction, (0, None))(keys, tree())

@@ -110,6 +110,7 @@ def train(monkeypatch, capsys):
     return command
 
 
+@pytest.mark.slow
 def test_train_goes_on_and_says_what_of_its_losses_is_lost(train, tmp_path):
     out = tmp_path / "run"
     assert train(out) == []

@@ -72,6 +72,7 @@ def tables_of(out):
     return {name: (out / name).read_bytes() for name in TABLES}
 
 
+@pytest.mark.slow
 def test_every_checkpoint_of_a_study_is_measured_and_its_tables_stay(out, bench):
     before, said = tables_of(out), []
     found = measure([out], "all", bench, report=lambda *at: said.append(at))
@@ -97,6 +98,7 @@ def test_every_checkpoint_of_a_study_is_measured_and_its_tables_stay(out, bench)
     assert status.derive(out).measured == 4
 
 
+@pytest.mark.slow
 def test_a_checkpoint_measured_alone_has_the_number_that_it_has_among_others(out, bench):
     """Of another study that stopped there, as its end."""
     path = out / "runs" / STUDY.members()[1].name
@@ -113,6 +115,7 @@ def test_a_checkpoint_measured_alone_has_the_number_that_it_has_among_others(out
     pd.testing.assert_frame_equal(at.reset_index(drop=True), runs.read_sharpness(alone))
 
 
+@pytest.mark.slow
 def test_checkpoints_of_one_run_one_after_the_other_have_their_own_numbers(out, bench):
     """At width 1, where measures of one stream hand on what they computed."""
     member = STUDY.members()[0]
@@ -131,6 +134,7 @@ def test_checkpoints_of_one_run_one_after_the_other_have_their_own_numbers(out, 
     assert abs(one - two) > 1e-3 * one
 
 
+@pytest.mark.slow
 def test_all_checkpoints_of_all_groups_compile_one_program_a_measure(out, bench):
     measuring.measuring_program.cache_clear()
     measure([out], "all", bench)
@@ -144,6 +148,7 @@ def test_all_checkpoints_of_all_groups_compile_one_program_a_measure(out, bench)
         assert program._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_what_was_finished_is_kept_when_interrupted(out, bench, monkeypatch):
     whole = shutil.copytree(out, out.parent / "whole")
     measure([whole], "all", bench)
@@ -187,6 +192,7 @@ def test_epochs_that_some_runs_have_are_measured_there(out, bench):
     ]
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_left_out_by_name_and_stays(out, bench):
     path = out / "runs" / STUDY.members()[0].name
     saved = path / "checkpoints" / "epoch_0004"
@@ -247,6 +253,7 @@ def at_losses(tmp_path_factory, bench):
     return conducted(tmp_path_factory.mktemp("losses") / "study", bench)
 
 
+@pytest.mark.slow
 def test_runs_are_saved_and_measured_at_the_first_epoch_below_each_loss(at_losses, trained):
     table = pd.read_csv(at_losses / "checkpoints.csv")
     flags = [f"first_below_{loss}" for loss in (1.06, 1.055, 1.03, 1.015, 0.001)]
@@ -276,6 +283,7 @@ def test_saving_at_losses_changes_no_bit_of_training(at_losses, trained):
         assert (path / "sharpness.csv").read_bytes() == other.read_bytes()
 
 
+@pytest.mark.slow
 def test_an_interrupted_study_has_the_same_checkpoints_table(at_losses, bench, tmp_path):
     """Interrupted while it trains and while it measures at losses."""
     out = tmp_path / "study"
@@ -292,6 +300,7 @@ def test_an_interrupted_study_has_the_same_checkpoints_table(at_losses, bench, t
         assert (out / name).read_bytes() == (at_losses / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_of_a_loss_is_set_aside_and_the_study_ends(
     at_losses, bench, tmp_path, capsys
 ):

@@ -150,6 +150,7 @@ def refusal(study, call):
     return str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_changed_under_the_same_names_is_refused_and_named(study, monkeypatch, change):
     make, fields = CHANGES[change]
@@ -169,6 +170,7 @@ def test_what_changed_under_the_same_names_is_refused_and_named(study, monkeypat
         assert named == fields and "--out" in said and "--fresh" in said
 
 
+@pytest.mark.slow
 def test_what_did_not_change_continues_and_is_not_repeated(study, monkeypatch):
     """Another object of the same functions, more seeds, another order of names, other batches."""
     monkeypatch.setattr(sweep, "epoch_program", None)
@@ -212,6 +214,7 @@ def test_more_runs_beside_those_of_other_data_are_refused_before_any_is_trained(
     assert "other data under the same name (train images " in said
 
 
+@pytest.mark.slow
 def test_another_version_of_jax_is_told_and_other_data_still_refused(study, tmp_path, monkeypatch):
     out = shutil.copytree(study, tmp_path / "out")
     said = []
@@ -243,6 +246,7 @@ def test_measurements_whose_checkpoint_is_lost_are_not_taken_over(study, tmp_pat
     ]
 
 
+@pytest.mark.slow
 def test_a_finished_study_says_so_at_once_and_whenever_it_is_asked_for_again(study):
     def counts(progress):
         return progress.trained, progress.measured, progress.steps, progress.total
@@ -257,6 +261,7 @@ def test_a_finished_study_says_so_at_once_and_whenever_it_is_asked_for_again(stu
     assert "2 runs: 2 trained (0 converged, 0 diverged), 2 measured" in status.describe(study)
 
 
+@pytest.mark.slow
 def test_the_tables_of_a_study_have_its_own_measures_alone(study, tmp_path):
     out = shutil.copytree(study, tmp_path / "out")
     path = out / "runs" / CONFIG.members()[0].name
@@ -272,6 +277,7 @@ def test_the_tables_of_a_study_have_its_own_measures_alone(study, tmp_path):
         assert (out / name).read_bytes() == (study / name).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", b"path\n../victim\n", b"\xff\xfe", None])
 def test_times_that_are_damaged_are_set_aside_and_block_nothing(study, tmp_path, capsys, content):
     out = shutil.copytree(study, tmp_path / "out")

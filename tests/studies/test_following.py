@@ -57,6 +57,7 @@ def arrays_of(path):
         return {name: found[name] for name in found.files}
 
 
+@pytest.mark.slow
 def test_training_has_the_bits_that_it_has_alone(followed, tmp_path, bench):
     _, paths = followed
     _, alone = train(tmp_path, bench, PLAIN)
@@ -80,6 +81,7 @@ def test_every_second_epoch_has_numbers(followed):
         assert new[due].drop(columns="distance_from_initialization_error").notna().all(axis=None)
 
 
+@pytest.mark.slow
 def test_interrupted_runs_end_with_the_same_bytes(followed, tmp_path, bench):
     def interrupt(progress):
         if progress.trained % 3 == 0:  # before, at and after an epoch that is followed
@@ -112,6 +114,7 @@ def dense(bench, params, images, labels):
     return loss, jax.grad(of_flat)(flat), jax.hessian(of_flat)(flat)
 
 
+@pytest.mark.slow
 def test_the_numbers_are_those_of_the_state(followed, bench):
     configs, paths = followed
     _, state = state_at(configs[0], paths[0], bench, 4)
@@ -146,6 +149,7 @@ def test_the_numbers_are_those_of_the_state(followed, bench):
     np.testing.assert_allclose(row["distance_from_initialization"], way, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_adam_under_a_schedule(tmp_path, bench):
     """The rate is that of the last step, D that of the state."""
     names = "preconditioned_eigenvalue,top_eigenvalue"

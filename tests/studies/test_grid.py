@@ -88,6 +88,7 @@ def test_a_radius_makes_no_second_run_where_no_variant_takes_it():
     assert own == replace(GRID, sam=("sam",), vary={}).members()
 
 
+@pytest.mark.slow
 @given(grids)
 @settings(max_examples=20, deadline=None)
 def test_runs_of_a_grid_differ_in_name(grid):
@@ -95,6 +96,7 @@ def test_runs_of_a_grid_differ_in_name(grid):
     assert len({m.name for m in members}) == len(set(members)) == len(members)
 
 
+@pytest.mark.slow
 @given(grids, st.integers(1, 12))
 @settings(max_examples=20, deadline=None)
 def test_shards_are_a_partition_in_order_as_equal_as_can_be(grid, parts):
@@ -105,6 +107,7 @@ def test_shards_are_a_partition_in_order_as_equal_as_can_be(grid, parts):
     assert max(sizes) - min(sizes) <= 1
 
 
+@pytest.mark.slow
 @given(grids)
 @settings(max_examples=20, deadline=None)
 def test_groups_hold_every_member_once(grid):
@@ -142,6 +145,7 @@ def test_a_hyper_parameter_that_is_absent_is_other_code(name):
     assert absent != one == two
 
 
+@pytest.mark.slow
 @given(grids, st.sampled_from([None, "1/1"]))
 @settings(max_examples=20, deadline=None)
 def test_a_configuration_returns_from_json(grid, shard):

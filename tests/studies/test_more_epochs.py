@@ -86,6 +86,7 @@ def ends(folder):
     return {path.name: directory.latest_checkpoint(path).name for path in folder.glob("runs/*")}
 
 
+@pytest.mark.slow
 def test_more_epochs_end_with_the_bits_of_as_many_at_once(made, tmp_path, monkeypatch):
     """Interrupted between the runs' configurations too, in training, and in measuring."""
     out = shutil.copytree(made / "few", tmp_path / "out")

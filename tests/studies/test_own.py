@@ -71,6 +71,7 @@ def whole(tmp_path_factory):
     return out, studies.run(NETWORK, MINE, out=out, name="net", **SMALL)
 
 
+@pytest.mark.slow
 def test_every_run_is_trained_and_measured(whole):
     _, result = whole
     table = result.runs
@@ -82,6 +83,7 @@ def test_every_run_is_trained_and_measured(whole):
     np.testing.assert_allclose(table["root_norm_error"], table["root_norm"] / 2)
 
 
+@pytest.mark.slow
 def test_interrupted_anywhere_it_ends_with_the_same_tables(whole, tmp_path):
     out, _ = whole
     stops = iter([3, 5, 9])
@@ -109,6 +111,7 @@ AVERAGED = {
 }
 
 
+@pytest.mark.slow
 def test_averaged_networks_are_runs_of_their_own_with_the_same_bits_at_interruptions(tmp_path):
     whole = studies.run(NETWORK, MINE, out=tmp_path / "a", **AVERAGED).runs
     assert list(whole["average"]) == ["ema", "none", "swa"] * 2
@@ -126,6 +129,7 @@ def test_averaged_networks_are_runs_of_their_own_with_the_same_bits_at_interrupt
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_another_network_or_other_data_under_the_same_name_is_refused(whole):
     out, _ = whole
     wider = networks.from_nnx(lambda rngs: Net(rngs, outputs=3))
@@ -136,6 +140,7 @@ def test_another_network_or_other_data_under_the_same_name_is_refused(whole):
         studies.run(NETWORK, moved, out=out, name="net", **SMALL)
 
 
+@pytest.mark.slow
 def test_a_finished_study_grows_in_place_and_repeats_nothing(tmp_path):
     first = {"optimizers": ["sgd"], "seeds": 1, "vary": {"learning_rate": (0.05,)}}
     more = {"optimizers": ["sgd", "adam"], "seeds": 2, "vary": {"learning_rate": (0.01, 0.05)}}
@@ -178,6 +183,7 @@ def of_equinox(key):
     return eqx.nn.Sequential([eqx.nn.Lambda(lambda x: x.reshape(-1) / 255), mlp])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", ["linen", "equinox"])
 def test_networks_of_other_libraries_train_with_changed_images(tmp_path, library):
     network = {
@@ -201,6 +207,7 @@ def absolute(outputs, targets):
     return jnp.abs(outputs[:, 0] - targets).mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [None, absolute])
 def test_numbers_are_regressed(tmp_path, capsys, loss):
     settings = {"epochs": 3, "batch_size": 8, "loss_below": None, "seeds": 1, "sam": ["none"]}
@@ -226,6 +233,7 @@ SPEC = networks.ModelSpec("a tiny GPT", networks.zoo.gpt(4, 1, 2), inputs="token
 FEW = {"optimizers": ["adam"], "sam": ["none"], "seeds": 1, "batch_size": 6, "loss_below": None}
 
 
+@pytest.mark.slow
 def test_a_transformer_learns_the_characters_of_a_text(tmp_path):
     network = networks.load(SPEC, TEXT)
     options = {"epochs": 60, "learning_rate": 0.03, "measures": ["top_eigenvalue"], "name": "gpt"}
@@ -323,6 +331,7 @@ def test_wrong_networks_are_refused():
     wrong(good, lambda p, s, x, train: (x[:, :1] @ p["w"][:1, :1], s), "softmax is constant")
 
 
+@pytest.mark.slow
 def test_measures_of_a_network_that_was_trained_elsewhere():
     params, stats = NETWORK.init(jax.random.key(1))
     names = ["top_eigenvalue", "minimum_sharpness", root_norm]

@@ -146,6 +146,7 @@ def made(tmp_path_factory):
     return root, run(root / "first", norm_to(2)), run(root / "second", norm_to(3))
 
 
+@pytest.mark.slow
 def test_values_of_another_function_are_taken_again_and_named(made, tmp_path, capsys):
     root, first, second = made
     assert not np.allclose(first["norm"], second["norm"])
@@ -179,6 +180,7 @@ def stopped(progress):
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_values_without_a_code_are_of_an_older_version_and_taken_again(made, tmp_path, capsys):
     root, first, _ = made
     out = shutil.copytree(root / "first", tmp_path / "out")

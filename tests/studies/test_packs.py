@@ -61,6 +61,7 @@ def group(tmp_path_factory, bench):
     return paths, programs, told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", range(len(NUMBERS)))
 def test_a_member_ends_as_it_does_alone(tmp_path, bench, group, index):
     """Whatever its numbers and neighbours, and however often others changed places with it."""
@@ -84,6 +85,7 @@ def test_the_numbers_of_a_member_matter(group):
     assert len(set(losses)) == len(losses)
 
 
+@pytest.mark.slow
 def test_the_program_of_an_accelerator_narrows_and_gives_the_same(
     tmp_path, bench, group, monkeypatch
 ):
@@ -107,6 +109,7 @@ def test_the_program_of_an_accelerator_narrows_and_gives_the_same(
         assert directory.latest_checkpoint(ours).name == directory.latest_checkpoint(theirs).name
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_cannot_be_written_is_an_error_and_no_hang(tmp_path, bench, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -116,6 +119,7 @@ def test_a_checkpoint_that_cannot_be_written_is_an_error_and_no_hang(tmp_path, b
         train(tmp_path, bench, [0, 1, 2])
 
 
+@pytest.mark.slow
 def test_sigterm_finishes_the_epoch_saves_and_continues(tmp_path, bench, group, capsys):
     def stop(progress):
         if progress.trained == 4:

@@ -34,6 +34,7 @@ def write_old(path, settings):
     files.write_rows(path / "sharpness.csv", OLD, [[NAME, settings, 99.0, 0.5]])
 
 
+@pytest.mark.slow
 def test_an_eigenvalue_that_stops_at_the_limit_is_marked_in_the_row_of_its_run(
     trained, monkeypatch
 ):
@@ -47,6 +48,7 @@ def test_an_eigenvalue_that_stops_at_the_limit_is_marked_in_the_row_of_its_run(
     assert row[f"{NAME}_cost_unit"] == "Hessian products"
 
 
+@pytest.mark.slow
 def test_starts_are_part_of_the_settings_and_of_the_cost(trained):
     costs = []
     for starts in (1, 2):
@@ -105,6 +107,7 @@ def test_the_tables_of_a_study_have_the_flags(tmp_path):
     assert found.counts["unfinished"] == 1 and len(found.kept) == 3
 
 
+@pytest.mark.slow
 def test_measures_that_share_their_products_compute_them_once(trained, monkeypatch):
     fetched, fetch = [], measuring.fetch
     monkeypatch.setattr(measuring, "fetch", lambda found: fetched.append(found) or fetch(found))

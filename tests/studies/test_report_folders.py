@@ -41,6 +41,7 @@ def said(folders):
     return read(folders, lines.append), lines
 
 
+@pytest.mark.slow
 def test_a_study_is_its_tables(varied):
     (varied / "evaluation.csv").write_text("measure,tau\ntop_eigenvalue,0.5\n")
     (found,), lines = said([varied.parent])
@@ -86,6 +87,7 @@ def test_a_study_that_is_not_finished_says_so(tmp_path):
     assert found.remarks[1] == "2 of 4 runs are not finished yet."
 
 
+@pytest.mark.slow
 def test_what_is_damaged_is_left_out_by_name(tmp_path):
     good, bad = written(tmp_path / "good"), written(tmp_path / "bad")
     for name, text, message in (

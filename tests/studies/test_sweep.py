@@ -66,6 +66,7 @@ def raw_leaves(path):
         return dict(leaves)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [1, 4])
 def test_an_interrupted_group_continues_bit_for_bit(tmp_path, bench, after):
     _, whole = train(tmp_path / "whole", bench)
@@ -76,6 +77,7 @@ def test_an_interrupted_group_continues_bit_for_bit(tmp_path, bench, after):
         assert_same_end(a, b)
 
 
+@pytest.mark.slow
 def test_members_that_stand_at_different_epochs_continue(tmp_path, bench):
     """A crash between the writes of two members."""
     _, whole = train(tmp_path / "whole", bench)
@@ -89,6 +91,7 @@ def test_members_that_stand_at_different_epochs_continue(tmp_path, bench):
         assert_same_end(a, b)
 
 
+@pytest.mark.slow
 def test_a_member_does_not_depend_on_its_neighbours(tmp_path, bench):
     """Whatever else shares its program (pitfall 37)."""
     _, group = train(tmp_path / "group", bench, seeds=(0, 1, 2))
@@ -96,6 +99,7 @@ def test_a_member_does_not_depend_on_its_neighbours(tmp_path, bench):
     assert_same_end(group[1], alone[0])
 
 
+@pytest.mark.slow
 def test_checkpoints_are_written_every_few_epochs_and_at_the_end(tmp_path, bench):
     _, (path,) = train(tmp_path, bench, seeds=(0,), save_every=4)
     assert sorted(p.name for p in (path / "checkpoints").iterdir()) == ["epoch_0004", "epoch_0006"]
@@ -105,6 +109,7 @@ def test_checkpoints_are_written_every_few_epochs_and_at_the_end(tmp_path, bench
     assert (row["converged"], row["diverged"], row["epochs"]) == (True, False, 1)
 
 
+@pytest.mark.slow
 def test_a_finished_group_is_not_trained_again(tmp_path, bench):
     train(tmp_path, bench)
     calls = []
@@ -123,6 +128,7 @@ def test_label_noise_is_drawn_for_each_seed(tmp_path, bench):
     np.testing.assert_array_equal(first, labels_of(configs[0], bench))
 
 
+@pytest.mark.slow
 def test_measures_are_taken_once_and_again_when_their_settings_change(tmp_path, bench):
     (config,), (path,) = train(tmp_path, bench, seeds=(0,))
     taken = []
@@ -157,6 +163,7 @@ def test_measures_are_taken_once_and_again_when_their_settings_change(tmp_path, 
     assert tables.row(path, first)["random_perturbation"] == table["value"][2]
 
 
+@pytest.mark.slow
 def test_a_measure_does_not_depend_on_which_others_are_taken(tmp_path, bench):
     (config,), (path,) = train(tmp_path / "a", bench, seeds=(0,))
     measuring.measure([config], [path], bench, MEASURES, OPTIONS)
@@ -167,6 +174,7 @@ def test_a_measure_does_not_depend_on_which_others_are_taken(tmp_path, bench):
         assert one[name] == two[name]
 
 
+@pytest.mark.slow
 def test_a_diverged_run_has_rows_without_numbers(tmp_path, bench):
     (config,), (path,) = train(tmp_path, bench, seeds=(0,), learning_rate=1e38)
     measuring.measure([config], [path], bench, MEASURES, OPTIONS)
@@ -216,6 +224,7 @@ def test_the_radius_is_the_variants_own_unless_it_is_given(sam):
         assert np.all(two_steps(own) != two_steps({**own, "rho": 0.9}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sam", ["look_sam", "momentum_sam"])
 def test_the_memory_of_a_variant_continues_bit_for_bit(tmp_path, bench, sam):
     """One epoch is 8 steps, so the interruption falls between two looks of LookSAM."""
@@ -226,6 +235,7 @@ def test_the_memory_of_a_variant_continues_bit_for_bit(tmp_path, bench, sam):
     assert_same_end(whole, parts)
 
 
+@pytest.mark.slow
 def test_measures_see_the_first_examples_alone(tmp_path, bench):
     (config,), (path,) = train(tmp_path / "some", bench, seeds=(0,), measure_size=10)
     measuring.measure([config], [path], bench, MEASURES[:2], OPTIONS)
@@ -251,6 +261,7 @@ def test_measuring_needs_a_checkpoint(tmp_path, bench):
         measuring.measure([config], [path], bench, MEASURES, OPTIONS)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_network_is_refused(tmp_path, bench):
     (config,), (path,) = train(tmp_path, bench, seeds=(0,))
     network = mlp(widths=(5, 3))
@@ -259,6 +270,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path, bench):
         measuring.measure([config], [path], other, MEASURES, OPTIONS)
 
 
+@pytest.mark.slow
 def test_a_continued_group_has_the_width_that_it_began_with(tmp_path, bench, monkeypatch):
     asked = []
     monkeypatch.setattr(sweep, "auto_width", lambda num, *_: asked.append(num) or 1)

@@ -30,6 +30,7 @@ def without_a_rule(tmp_path_factory):
     return out, study.summarize(VARIED, out)
 
 
+@pytest.mark.slow
 def test_without_a_rule_tables_and_counts_say_the_same(without_a_rule):
     out, result = without_a_rule
     runs, summary = (pd.read_csv(out / f"{name}.csv") for name in ("runs", "summary"))
@@ -53,6 +54,7 @@ def test_the_columns_of_the_summary_say_which_mean_they_are(without_a_rule):
     np.testing.assert_allclose(summary["gap_mean"], gap.mean(), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_there_is_a_figure_for_each_setting_that_is_varied(without_a_rule, tmp_path):
     out, _ = without_a_rule
     found = sorted(path.name for path in out.glob("*.png"))
@@ -69,6 +71,7 @@ def test_there_is_a_figure_for_each_setting_that_is_varied(without_a_rule, tmp_p
     assert {name: (plain / name).read_bytes() for name in found} == found
 
 
+@pytest.mark.slow
 def test_a_study_ends_with_its_page(without_a_rule, capsys):
     """Of the same statistics; what is not the study's own does not stop it."""
     out, result = without_a_rule

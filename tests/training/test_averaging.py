@@ -36,6 +36,7 @@ def plain():
     return trajectory(recipe_of(cnn(), epochs=EPOCHS, batch_size=23))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [0, 1])
 @pytest.mark.parametrize("kind", ["ema", "swa"])
 def test_the_average_is_that_of_a_plain_loop(plain, kind, after):
@@ -58,6 +59,7 @@ def test_the_average_is_that_of_a_plain_loop(plain, kind, after):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)  # training does not see it
 
 
+@pytest.mark.slow
 def test_an_exponential_average_takes_every_step():
     """Of two steps with decay 0 the last counts, with a decay near 1 the first."""
     ends = {}
@@ -73,6 +75,7 @@ def test_an_exponential_average_takes_every_step():
         np.testing.assert_allclose(half, (first + last) / 2, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_average_has_statistics_and_metrics_of_its_own():
     network, dataset = cnn(), tiny_dataset()
     recipe = recipe_of(network)._replace(averaging=Averaging("swa"))
@@ -92,6 +95,7 @@ def test_an_average_has_statistics_and_metrics_of_its_own():
     )
 
 
+@pytest.mark.slow
 def test_no_run_converges_before_its_average_begins():
     recipe = recipe_of(cnn(), epochs=EPOCHS, loss_below=1e9)
     found = trajectory(recipe._replace(averaging=Averaging("swa", after=2)))

@@ -69,6 +69,7 @@ def plain_epoch(network, optimizer, params, stats, batches, rho):
     return params, stats
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sam", ["none", "sam"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_an_epoch_is_a_loop_over_a_permutation(optimizer, sam):
@@ -117,6 +118,7 @@ def plain_ends():
     return ends_of("none", [{"learning_rate": 0.0}, {"learning_rate": 0.1}])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sam", SHARPNESS_AWARE)
 def test_a_variant_changes_the_step_and_not_the_statistics(sam, plain_ends):
     """Without a learning rate the clean passes of all variants are those of the base."""
@@ -129,6 +131,7 @@ def test_a_variant_changes_the_step_and_not_the_statistics(sam, plain_ends):
     assert optax.tree.norm(change) > 1e-3 * optax.tree.norm(step)
 
 
+@pytest.mark.slow
 def test_every_epoch_has_its_own_order_and_every_seed_its_own_streams():
     """Order, initialization, noise and measures draw apart (pitfall 37)."""
     recipe = recipe_of(mlp(), epochs=9)
@@ -196,6 +199,7 @@ def test_epochs_end_at_the_limit():
     assert states.epoch[0] == 2
 
 
+@pytest.mark.slow
 def test_a_diverged_member_stops_and_leaves_its_neighbours_alone():
     """Under vmap a branch not taken is computed, too (pitfall 34)."""
     recipe, data = recipe_of(cnn(), epochs=4), tiny_dataset()

@@ -25,6 +25,7 @@ def after_epochs(recipe, hyper, epochs=2):
     return first, member(states, 0), member(metrics, 0), order[0]
 
 
+@pytest.mark.slow
 def test_the_last_batch_is_a_step_by_its_own_mean():
     """Five steps an epoch to the schedule and to the average too, of 5, 5, 5, 5 and 3 examples."""
     network, dataset = mlp(), tiny_dataset()
@@ -56,6 +57,7 @@ def test_the_last_batch_is_a_step_by_its_own_mean():
     )
 
 
+@pytest.mark.slow
 def test_where_batches_are_filled_there_is_nothing_to_keep():
     """Of 23 examples one batch of all."""
     ends = []

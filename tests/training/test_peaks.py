@@ -79,6 +79,7 @@ def peak(work, width, memory):
     return program.memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vmapped", [False, True])
 @pytest.mark.parametrize("name", WORKS)
 def test_peaks_stay_under_the_budget_at_every_width(name, vmapped):
@@ -109,6 +110,7 @@ def turns(program):
     return max([1, *own, *(turns(inner.jaxpr) for inner in subprograms(program))])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in MEASURES if name not in OF_PARAMETERS])
 def test_the_budget_is_a_part_of_the_identity_of_a_measure(name):
     """Traced for 64 sharers after it was for one, a program takes the smaller chunks."""

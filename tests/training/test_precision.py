@@ -72,6 +72,7 @@ def ends(compute):
     return found, member(metrics, 0), order[0]
 
 
+@pytest.mark.slow
 def test_training_is_a_loop_with_products_in_bfloat16():
     """Apart from it by less than a fourth of what float32 is."""
     dataset = tiny_dataset()
@@ -124,6 +125,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_product_is_in_bfloat16_and_statistics_are_not(kind):
     network = KINDS[kind]()
@@ -145,6 +147,7 @@ def test_every_product_is_in_bfloat16_and_statistics_are_not(kind):
             assert np.any(a != a.astype(LOW).astype(a.dtype))
 
 
+@pytest.mark.slow
 def test_sums_over_tiles_are_in_float32(monkeypatch):
     """Of 4096 products of ones, which bfloat16 counts up to 256 alone."""
     monkeypatch.setattr(networks.tiles, "TILE_BYTES", 1)

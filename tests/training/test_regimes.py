@@ -35,6 +35,7 @@ def test_the_rate_rises_to_its_peak_and_follows_its_schedule(schedule):
     np.testing.assert_allclose(rates[10:], want, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_images_are_shifted_mirrored_and_cut():
     images = jnp.asarray(IMAGES)
     shifted, mirrored, cut = (np.asarray(f(KEY, images)) for f in (crop, flip, cutout))
@@ -78,6 +79,7 @@ def test_smoothed_labels_are_cross_entropy_with_soft_ones():
     np.testing.assert_allclose(found, want, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_mixed_batches_have_mixed_images_and_losses():
     regime = Regime(mixup=0.4)
     images, targets = changed(regime, KEY, (jnp.asarray(IMAGES), jnp.asarray(LABELS)))

@@ -168,6 +168,7 @@ def test_p_values_are_uniform_where_there_is_nothing():
         assert abs(share - level) < 4 * math.sqrt(level * (1 - level) / 400)
 
 
+@pytest.mark.slow
 def test_holm_is_statsmodels():
     p = [0.01, 0.04, 0.03, 0.005, 0.9, 0.04]
     close(resampling.holm(p), multipletests(p, method="holm")[1])

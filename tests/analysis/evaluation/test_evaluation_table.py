@@ -62,6 +62,7 @@ def test_p_values_are_adjusted_for_the_number_of_measures():
     assert list(two.table["within_p_holm"][:2]) == [min(2 * min(ps), 1), max(ps)] and ps[0] < ps[1]
 
 
+@pytest.mark.slow
 def test_runs_that_may_not_enter_are_counted():
     runs = table()
     runs.loc[[0, 1], "diverged"], runs.loc[[1, 2, 3], "converged"] = True, False
@@ -97,6 +98,7 @@ def test_with_hardly_any_run_that_may_enter_nothing_is_decided(num):
     assert "undecided" in analysis.markdown(found) and analysis.forest(found).axes
 
 
+@pytest.mark.slow
 def test_measures_within_two_standard_errors_are_ties():
     runs = table().assign(x_error=1e9)
     assert np.isnan(row(evaluate(runs))["raw"])

@@ -111,6 +111,7 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("truth", TRUTHS)
 def test_verdicts_are_right_for_tables_whose_truth_is_known(truth, unchecked):
     """At the rates that the guide states, over 500 tables."""

@@ -85,6 +85,7 @@ ADAPTIVE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ADAPTIVE)
 def test_the_preconditioned_eigenvalue(name, params, data):
     """D is that of the real step, and the eigenvalue that of the dense matrix."""
@@ -121,6 +122,7 @@ def test_a_state_inside_of_others(params, data):
         edges.adagrad_preconditioner(state)
 
 
+@pytest.mark.slow
 def test_what_does_not_move_has_no_curvature(params, data):
     """Columns that are always zero: their weights get no gradient, and Adagrad takes no step."""
     data = data[0] * np.array([1.0, 1.0, 0.0]), data[1]
@@ -133,6 +135,7 @@ def test_what_does_not_move_has_no_curvature(params, data):
     np.testing.assert_allclose(still.value, alike.value, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_followed_eigenvalue_starts_where_the_last_one_ended(params, data):
     key = jax.random.key(0)
     zeros = jax.tree.map(jnp.zeros_like, params)
@@ -145,6 +148,7 @@ def test_a_followed_eigenvalue_starts_where_the_last_one_ended(params, data):
     assert again.num_products < first.num_products
 
 
+@pytest.mark.slow
 def test_batch_sharpness(params, data):
     key, size, count = jax.random.key(3), 4, 40
     found = edges.batch_sharpness(
@@ -163,6 +167,7 @@ def test_batch_sharpness(params, data):
     assert whole.num_batches == 16 and whole.stderr < 1e-12
 
 
+@pytest.mark.slow
 def test_batch_sharpness_stops_at_its_error_and_states_it(params, data):
     """In jit and vmap; the stated error is the spread over keys, and the mean that of all."""
 
@@ -186,6 +191,7 @@ def test_batch_sharpness_stops_at_its_error_and_states_it(params, data):
     assert abs(mean - exact.mean) < 5 * np.hypot(exact.stderr, spread / np.sqrt(200)) + 0.01 * mean
 
 
+@pytest.mark.slow
 def test_directional_and_critical_sharpness_of_a_quadratic():
     """Both are 2/lr where the step turns the loss over to the same height, for any direction."""
     rng = np.random.default_rng(2)
@@ -210,6 +216,7 @@ def test_directional_and_critical_sharpness_of_a_quadratic():
     assert np.isnan(uphill.value) and not uphill.found
 
 
+@pytest.mark.slow
 def test_directional_and_critical_sharpness_of_a_network(params, data):
     at, state, _ = trained(optimizers.adam(LR), params, data)
     optimizer = optimizers.adam(LR)

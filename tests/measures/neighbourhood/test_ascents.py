@@ -174,6 +174,7 @@ def test_checkpoints_are_those_of_the_paper():
     assert checkpoints(1) == [] and checkpoints(3) == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_zero_gradient_is_left_by_random_starts_and_by_nothing_else(quadratic):
     """The gradient of a norm at zero is no NaN (pitfall 8); the best start wins (pitfall 23)."""
     value_and_grad = jax.value_and_grad(lambda z: jnp.sum(z["a"] ** 2) + jnp.sum(z["b"] ** 2))
@@ -192,6 +193,7 @@ def test_the_clean_point_is_among_those_compared(ascent):
     assert peak.value >= peak.start == -2e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", BALLS)
 def test_random_starts_fill_the_ball(norm):
     like = jax.tree.map(jnp.asarray, LIKE)

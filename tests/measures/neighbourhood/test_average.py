@@ -21,6 +21,7 @@ def setting(network, shape=(6, 6, 2), num=13):
     return (network, *generic_point(network), tiny_dataset(num=num, shape=shape).train)
 
 
+@pytest.mark.slow
 def test_small_radii_give_the_trace(x64):
     network, params, stats, batch = setting(mlp(features=12), shape=(2, 3, 2))
     flat, unflatten = ravel_pytree(params)
@@ -48,6 +49,7 @@ def test_small_radii_give_the_trace(x64):
     assert pairs.error < 2 * spread < found.error
 
 
+@pytest.mark.slow
 def test_increases_are_losses_at_distance_radius(x64):
     network, params, stats, batch = setting(cnn())
     loss = jax.jit(network.frozen_loss(stats))
@@ -70,6 +72,7 @@ def test_increases_are_losses_at_distance_radius(x64):
     np.testing.assert_allclose(found.error, np.std(want, ddof=1) / np.sqrt(5), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_pairs_are_opposite_and_the_error_is_over_pairs(x64):
     network, params, stats, batch = setting(cnn())
     loss = jax.jit(network.frozen_loss(stats))
@@ -90,6 +93,7 @@ def test_pairs_are_opposite_and_the_error_is_over_pairs(x64):
     np.testing.assert_allclose(found.error, pairs.std(ddof=1) / np.sqrt(3), rtol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("antithetic", [True, False])
 def test_stated_errors_are_those_over_keys(x64, antithetic):
     """Over 200 keys: the spread is the stated error, and two of it cover the truth."""
@@ -124,6 +128,7 @@ def test_stated_errors_are_those_over_keys(x64, antithetic):
     assert 0.90 <= np.mean(np.abs(values - truth) < width * errors) <= 0.98
 
 
+@pytest.mark.slow
 def test_a_small_radius_is_not_all_gradient(x64):
     """Away from a minimum, at radius 0.1: pairs see the curvature, single directions only noise."""
     network, params, stats, batch = setting(mlp(features=12), shape=(2, 3, 2))
@@ -134,6 +139,7 @@ def test_a_small_radius_is_not_all_gradient(x64):
     assert abs(single.value - pairs.value) < 5 * single.error
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_is_named(x64):
     network, params, stats, batch = setting(mlp(features=12), shape=(2, 3, 2))
     bad = jax.tree.map(lambda leaf: leaf * np.nan, params)
@@ -144,6 +150,7 @@ def test_a_loss_that_is_not_finite_is_named(x64):
         from_increases(np.where(np.arange(50) % 7 == 0, np.inf, 1.0), True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("chunk_size", "vmapped"), [(13, 1), (4, 3), (5, 7), (1, 2)])
 @pytest.mark.parametrize("recompute", [False, True])
 def test_chunks_do_not_change_the_increases(x64, chunk_size, vmapped, recompute):
@@ -161,6 +168,7 @@ def test_chunks_do_not_change_the_increases(x64, chunk_size, vmapped, recompute)
     np.testing.assert_allclose(found[1].increases, found[0].increases, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_recomputed_statistics_are_those_of_each_point(x64):
     """In training mode the whole set as one batch is normalized by its own statistics."""
     network, params, stats, batch = setting(block())

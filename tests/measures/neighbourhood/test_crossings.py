@@ -57,6 +57,7 @@ def test_what_never_crosses_is_not_found(rise):
     assert not crossing(rise, 0.3, jnp.zeros(())).found
 
 
+@pytest.mark.slow
 def test_vmapped_crossings_are_the_serial_ones():
     slopes = jnp.array([1e-3, 0.3, 1.0, 7e4])
     together = jax.vmap(lambda s: crossing(lambda t: s * t, 0.3, s))(slopes)
@@ -80,6 +81,7 @@ def loss_at(setting):
     return flat, loss
 
 
+@pytest.mark.slow
 def test_distances_are_roots_along_the_gradient_and_random_directions(setting):
     flat, loss = loss_at(setting)
     gradient = jax.grad(loss)(flat)
@@ -98,6 +100,7 @@ def test_distances_are_roots_along_the_gradient_and_random_directions(setting):
     np.testing.assert_allclose(mean.error, pairs.std(ddof=1) / 2, rtol=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "draw"), [("pacbayes_sigma", "gaussian"), ("pacbayes_sigma_magnitude", "adaptive")]
 )
@@ -137,6 +140,7 @@ def test_the_bound_is_that_of_its_sigma(setting):
     np.testing.assert_allclose(bound.error, 2 * term * sigma.error / sigma.value, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_stated_error_of_sigma_is_the_spread_over_keys(setting):
     network, at, batch = setting
     num, rise = 60, 0.2

@@ -48,6 +48,7 @@ def second_moments(name, params):
     return jax.tree.map(of_filters, params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DRAWS)
 def test_entries_have_the_moments_of_their_formula(setting, name):
     """A standard deviation of each coordinate, and neither a variance nor a norm (pitfall 22)."""
@@ -70,12 +71,14 @@ def test_filters_are_those_of_output_units(name, axis):
     assert not np.any(drawn["bias"])
 
 
+@pytest.mark.slow
 def test_a_filter_of_zeros_is_not_moved():
     params = {"kernel": jnp.zeros((3, 2)).at[:, 1].set(2.0)}
     drawn = directions.filter_normalized(jax.random.key(1), params)["kernel"]
     np.testing.assert_allclose(np.linalg.norm(drawn, axis=0), [0, 2 * np.sqrt(3)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DRAWS)
 def test_small_noise_gives_the_weighted_trace(setting, name):
     """s^2 sum_i E[d_i^2] H_ii / 2: the dense Hessian, and pairs that cancel the gradient."""
@@ -90,6 +93,7 @@ def test_small_noise_gives_the_weighted_trace(setting, name):
     assert abs(found.value - want) < 4 * found.error < 0.4 * abs(want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DRAWS[1:])
 def test_stated_errors_are_those_over_keys(setting, name):
     """Over 220 keys: the spread is the stated error, and its interval covers the mean."""
@@ -109,6 +113,7 @@ def test_stated_errors_are_those_over_keys(setting, name):
     assert 0.90 <= np.mean(np.abs(values - values.mean()) < width * errors) <= 0.98
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "draw", "far", "level"),
     [
@@ -149,6 +154,7 @@ def test_a_measure_is_the_mean_of_losses_in_a_plain_loop(name, draw, far, level)
     assert (found.cost, found.examples, found.directions) == (num + 1, 12, num)
 
 
+@pytest.mark.slow
 def test_the_line_between_networks_ends_at_the_second(setting):
     start = setting[1]
     end = generic_point(setting[0], seed=3)[0]

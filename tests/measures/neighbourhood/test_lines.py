@@ -34,6 +34,7 @@ def losses(setting):
     return at
 
 
+@pytest.mark.slow
 def test_a_line_and_a_plane_are_plain_loops(setting, losses):
     draw = [directions.filter_normalized(jax.random.key(i), setting[1]) for i in (0, 1)]
     line = loss_along(*setting, draw[0], PLACES)
@@ -71,6 +72,7 @@ def test_members_are_vmapped(setting):
         np.testing.assert_allclose(found[i], want, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_recomputed_statistics_are_those_of_each_point():
     network = cnn()
     params, stats = generic_point(network)

@@ -32,6 +32,7 @@ def setting():
     return network, Trained(params, stats, jax.tree.map(lambda leaf: leaf / 2, params)), batch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MEASURES)
 def test_a_record_is_finite_counted_and_fixed_by_its_key(setting, name):
     network, at, batch = setting
@@ -50,6 +51,7 @@ def test_a_record_is_finite_counted_and_fixed_by_its_key(setting, name):
     assert set(measure.options) <= set(vars(OPTIONS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VMAPPED)
 def test_a_measure_of_several_runs_is_that_of_each(setting, name):
     network, at, batch = setting

@@ -47,6 +47,7 @@ def flat_loss(setting, normalized=False):
     return flat, loss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "norm", "adaptive", "normalized"),
     [
@@ -70,6 +71,7 @@ def test_small_balls_give_the_dual_norm_of_the_gradient(setting, name, norm, ada
     assert (found.error, found.examples, found.finished) == (0.0, 13, True)
 
 
+@pytest.mark.slow
 def test_groups_have_worst_cases_of_their_own(setting):
     """The mean over groups of m examples is no less than for all together, and drawn by the key."""
     flat, loss = flat_loss(setting)
@@ -89,6 +91,7 @@ def test_groups_have_worst_cases_of_their_own(setting):
     assert singles.value > whole.value > 0 and len(whole.rises) == 1 and len(singles.rises) == 13
 
 
+@pytest.mark.slow
 def test_the_stated_error_is_the_spread_over_draws_of_groups(setting):
     """Over 220 keys, for few examples of many."""
     network, params, stats, _ = setting
@@ -118,6 +121,7 @@ def test_equal_logits_can_be_normalized():
     assert found.value > 0.1
 
 
+@pytest.mark.slow
 def test_keskars_box_is_searched_as_well_as_by_lbfgsb(setting):
     """The paper's optimizer from scipy, with many more iterations, is the reference."""
     flat, loss = flat_loss(setting)
@@ -139,6 +143,7 @@ def test_keskars_box_is_searched_as_well_as_by_lbfgsb(setting):
         assert 0 <= found.error < 0.1 * found.value
 
 
+@pytest.mark.slow
 def test_keskars_subspace_is_a_box_of_coordinates(setting):
     """Small boxes: 100 eps sum_i |(A'g)_i| (|(A^+ theta)_i| + 1) / (1 + L), A from the keys."""
     flat, loss = flat_loss(setting)
