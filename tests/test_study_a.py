@@ -87,6 +87,7 @@ def test_checkpoints_have_rows_of_their_own(out, monkeypatch):
     assert table["checkpoint"].tolist() == ["epoch_0050"] * 2 + ["converged"] * 4
 
 
+@pytest.mark.slow
 def test_the_table_is_evaluated_by_the_documented_command(out, monkeypatch, capsys):
     run(out, monkeypatch)
     command = study_a.__doc__.split("jaxsharp evaluate ")[1].splitlines()[0].split()

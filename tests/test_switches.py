@@ -97,6 +97,7 @@ def test_recipes_are_traced(how):
     traced_epoch(tinynets.cnn(), optimizers.sgd, **how)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arrays", "static"),
     [

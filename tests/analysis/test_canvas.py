@@ -21,6 +21,7 @@ def test_panels_fill_a_grid(num, shape):
     assert figure.axes[0].get_gridspec().get_geometry() == shape
 
 
+@pytest.mark.slow
 def test_the_outer_panels_have_the_labels():
     names = [f"method{i}" for i in range(5)]
     figure = drawn(analysis.training_curves(study_history(names, seeds=1)))

@@ -38,6 +38,7 @@ def variance_without_one(runs, labels, kind):
     return (len(values) - 1) / len(values) * np.sum((values - np.mean(values)) ** 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", [(8, 5), (9, 6)])
 def test_intervals_are_those_of_tables_without_one_unit(kind, shape):

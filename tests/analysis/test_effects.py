@@ -25,6 +25,7 @@ def summary_of(runs, varied):
     return analysis.summarize(runs, ["optimizer", "sam", *varied], {"gap": (-1, 1)}, MEASURES[:1])
 
 
+@pytest.mark.slow
 def test_each_quantity_against_a_setting_with_its_intervals():
     varied = {"learning_rate": (0.1, 0.001, 0.01), "batch_size": (32, 128)}
     runs = varied_runs(varied)

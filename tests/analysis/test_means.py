@@ -72,6 +72,7 @@ def test_a_confidence_outside_zero_to_one_is_refused(confidence):
 COVERED = [(kind, name) for kind, names in intervals.MEANS.items() for name in names]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), COVERED)
 def test_intervals_that_are_printed_cover_90_to_98_percent(kind, name):
     """Student's t of the values themselves covered a log-normal mean (1.0) in 82 to 85 %."""

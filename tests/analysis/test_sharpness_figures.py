@@ -28,6 +28,7 @@ from tests.drawings import (
 )
 
 
+@pytest.mark.slow
 def test_points_bars_and_markers_are_those_of_the_table():
     runs = study_runs(variants=VARIANTS)
     runs.loc[0, "converged"] = False

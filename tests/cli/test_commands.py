@@ -140,6 +140,7 @@ def test_a_finished_study_is_read_and_not_repeated(study, monkeypatch, capsys):
     assert all(f" {name} " in out for name in SAM)
 
 
+@pytest.mark.slow
 def test_another_study_in_the_same_folder_is_refused(study, capsys):
     err = refusal(capsys, *STUDY, "--rho", "0.1", "--out", str(study))
     assert "rho None -> 0.1" in err

@@ -205,6 +205,7 @@ def test_status_plot_report_and_evaluate_take_the_folder(out, tmp_path, capsys):
     assert found == ["dataset"]
 
 
+@pytest.mark.slow
 def test_checkpoints_that_are_measured_later_are_joined_too(place, untrained, tmp_path):
     out = command(place, tmp_path / "out", model="mine.py:Net")
     for name in ("one-mine.Net", "two-mine.Net"):

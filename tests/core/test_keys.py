@@ -109,6 +109,7 @@ def test_no_two_functions_draw_from_the_same_key(drawn):
         assert not set(drawn[one]) & set(drawn[other]), (one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_no_two_purposes_of_a_function_draw_from_the_same_key(drawn, name):
     if name == "monte_carlo_fisher":  # draws again in every product, one key an example

@@ -240,6 +240,7 @@ def intermediate_sizes(jaxpr):
             yield from intermediate_sizes(inner)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_a_dense_layer_never_has_a_gradient_for_each_example(function):
     network, images = mlp((50, 40)), jnp.asarray(tiny_dataset(num=7).train.images)

@@ -143,6 +143,7 @@ def test_linear_network_with_squared_error_has_known_matrices():
     assert_close(fisher(apply, gaussian, vector, x)(vector), gram)
 
 
+@pytest.mark.slow
 def test_hessian_and_gauss_newton_agree_on_the_diagonal_blocks_of_relu_networks_alone():
     """Off the diagonal they differ, and for tanh everywhere (pitfall 7)."""
     largest = {}

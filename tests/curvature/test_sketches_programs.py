@@ -51,6 +51,7 @@ def test_host_loops_give_the_same_numbers(estimator):
     assert len({tuple(vector) for vector in vectors}) == len(vectors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_key_fixes_the_result_and_programs_are_reused(estimator):
     matrix = symmetric_matrix(uniform)

@@ -34,6 +34,7 @@ def test_chain_exponents_have_the_documented_rows():
     assert chain_exponents(1).shape == (2, 0)
 
 
+@pytest.mark.slow
 def test_exponents_of_an_mlp_are_those_of_a_chain():
     network = mlp()
     params, stats = generic_point(network, dtype=jnp.float32)
@@ -78,6 +79,7 @@ def test_a_skip_connection_ties_scales(x64):
     np.testing.assert_allclose(apply(moved, {}, x), apply(params, {}, x), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_every_vector_outside_the_span_changes_the_function(x64):
     network, images = mlp(), tiny_dataset().train.images
     params, stats = generic_point(network)
@@ -114,6 +116,7 @@ def product_names(fn, params, stats, image):
     return {paths[p.leaf] for p in structure.products.values()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lowering", ["patches", "conv"])
 def test_kernels_of_a_network_enter_one_product_each(lowering):
     network, image = cnn(lowering), tiny_dataset().train.images[0]

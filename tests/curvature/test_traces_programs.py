@@ -62,6 +62,7 @@ def test_key_fixes_the_result_and_probes_differ():
     assert first.mean != other.mean
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_host_loops_give_the_same_numbers(estimator):
     matrix = symmetric_matrix(uniform + 1)

@@ -42,6 +42,7 @@ def images(datasets, arrays, **columns):
     )
 
 
+@pytest.mark.slow
 def test_images_and_classes_are_those_of_the_tables(datasets):
     gray, color = pictures(6, 4, 5), pictures(4, 4, 5, 3)
     train, test = images(datasets, gray, id=list(range(6))), images(datasets, color)

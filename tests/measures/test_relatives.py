@@ -139,6 +139,7 @@ def shared(params, stats, x, train):
     return jax.nn.relu(x @ params["w"]) @ params["w"], stats
 
 
+@pytest.mark.slow
 def test_what_has_no_flatness_is_refused_in_a_line():
     params, batch = {"w": jnp.eye(3)}, (np.ones((5, 3)), np.zeros(5, int))
     with pytest.warns(UserWarning, match=r"parameter \['w'\] does not enter one matrix product"):

@@ -116,6 +116,7 @@ def by_hand(x, mean, var):
     return np.maximum(x, 0) @ a["last"] + a["last_bias"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", NETWORKS)
 def test_evaluation_is_the_network_by_its_running_statistics(library):
     network, (params, stats) = NETWORKS[library], filled(library)

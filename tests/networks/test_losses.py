@@ -31,6 +31,7 @@ def test_wrong_labels_give_one_line(measure, labels, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_unknown_labels_that_are_no_class_give_nan_also_in_derivatives():
     loss = lambda w, b: cross_entropy(b[0] * w, b[1])  # noqa: E731
     one = jnp.ones(())
@@ -48,6 +49,7 @@ def test_unknown_labels_that_are_no_class_give_nan_also_in_derivatives():
     np.testing.assert_allclose(cross_entropy(LOGITS, LABELS), expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_likelihoods_refuse_targets_of_another_kind():
     row = LOGITS[0]
     for likelihood, target, message in (

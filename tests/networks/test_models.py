@@ -44,6 +44,7 @@ def test_same_padding_is_that_of_the_standard_convolution(x64, size):
     np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "stride", "bias"), [(3, 2, False), (1, 2, False), (3, 1, True)])
 def test_a_convolution_pads_and_strides_as_those_of_pytorch(x64, size, stride, bias):
     rng, pad = np.random.default_rng(0), (size // 2, size // 2)

@@ -152,6 +152,7 @@ def test_perturbed_losses_are_those_of_training_on_the_whole_set(x64):
     assert np.all(np.abs(found.increases) < 5)
 
 
+@pytest.mark.slow
 def test_a_layer_that_is_not_in_use_keeps_its_statistics():
     class Idle(Net):
         def __call__(self, x):
@@ -203,6 +204,7 @@ def test_statistics_that_cannot_be_recomputed_are_refused_by_name(build, named):
     assert named in line and "cannot be recomputed" in line
 
 
+@pytest.mark.slow
 def test_layers_without_statistics_need_none():
     for norm in (nnx.LayerNorm, nnx.RMSNorm):
         network = from_nnx(lambda rngs, norm=norm: Net(lambda f, rngs: norm(f, rngs=rngs), rngs))

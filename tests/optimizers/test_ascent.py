@@ -26,6 +26,7 @@ def test_no_other_direction_in_the_ball_rises_more():
         assert 0.5 * optax.tree.vdot(GRADS, direction) < rise
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transform", [lambda f: f, jax.jit])
 def test_zero_gradient_gives_a_zero_step_with_zero_derivative(transform):
     zero = jax.tree.map(jnp.zeros_like, GRADS)

@@ -111,6 +111,7 @@ def linen_forward(network):
     return module, forward, stats.pop("params"), stats
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("guide", GUIDES)
 def test_the_optax_loops(blocks, guide, network, monkeypatch):
@@ -129,6 +130,7 @@ def test_the_optax_loops(blocks, guide, network, monkeypatch):
     assert_sam([ours, values], [expected, losses if values else []])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 def test_the_linen_loop(blocks, network, monkeypatch):
     module, forward, params, stats = linen_forward(network)
@@ -155,6 +157,7 @@ class Model(nnx.Module):
         return self.out(self.dropout(nnx.tanh(self.norm(self.hidden(x)))))[:, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["sam", "multi_step_sam"])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_the_nnx_loop(blocks, network, variant):

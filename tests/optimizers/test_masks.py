@@ -42,6 +42,7 @@ def path_of(tx, params, grad, steps=7):
     return jax.jit(run)(params)
 
 
+@pytest.mark.slow
 @every_variant
 def test_with_a_mask_a_variant_is_itself_on_the_trainable_part_alone(name, x64):
     params, _ = network()

@@ -132,6 +132,7 @@ def test_m_sam_is_the_mean_over_groups_of_sam_and_not_sam(x64):
     assert np.all(np.abs(mean["w"] - sharp(params, batch)[1]["w"]) > 1e-4)
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_ascend_globally_inside_and_by_group_outside(x64):
     params, batch = network()
     accumulated = sam_gradient(per_group(value_and_grad, 2), 0.3)
@@ -175,6 +176,7 @@ def test_over_devices_the_ascent_is_global_with_an_axis_name_and_local_without(n
     assert np.all(np.abs(each_alone["w"][0] - together["w"][0]) > 1e-6)
 
 
+@pytest.mark.slow
 def test_a_loop_written_for_optax_in_opaque_mode_runs_unchanged(x64):
     theirs = optax.contrib.sam(
         optax.sgd(0.05),

@@ -98,6 +98,7 @@ def test_trees_without_entries():
             jax.tree.map(np.testing.assert_array_equal, found, vector)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float64])
 def test_random_direction_has_norm_one_over_the_whole_tree(dtype):
     with jax.enable_x64(True):

@@ -176,6 +176,7 @@ def test_what_was_finished_is_kept_when_interrupted(out, bench, monkeypatch):
     assert (out / "checkpoints.csv").read_bytes() == (whole / "checkpoints.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_epochs_that_some_runs_have_are_measured_there(out, bench):
     path = out / "runs" / STUDY.members()[0].name
     shutil.rmtree(path / "checkpoints" / "epoch_0002")
@@ -276,6 +277,7 @@ def test_runs_are_saved_and_measured_at_the_first_epoch_below_each_loss(at_losse
     assert status.derive(at_losses).steps_done == status.derive(at_losses).steps_total
 
 
+@pytest.mark.slow
 def test_saving_at_losses_changes_no_bit_of_training(at_losses, trained):
     for path in (trained / "runs").iterdir():
         assert_same_end(path, at_losses / "runs" / path.name)

@@ -71,6 +71,7 @@ def test_training_has_the_bits_that_it_has_alone(followed, tmp_path, bench):
         assert {name.split(".")[1] for name in set(found) - set(own)} == {"tracked"}
 
 
+@pytest.mark.slow
 def test_every_second_epoch_has_numbers(followed):
     for path in followed[1]:
         history = directory.read_history(path)

@@ -192,6 +192,7 @@ def test_values_without_a_code_are_of_an_older_version_and_taken_again(made, tmp
     assert f"(unknown -> {code(norm_to(2))[:8]})" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_parts_of_two_functions_are_not_merged(made, tmp_path):
     root, first, _ = made
     for index, source in ((1, "first"), (2, "second")):

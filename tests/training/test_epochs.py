@@ -226,6 +226,7 @@ def test_the_data_is_an_argument_of_the_program_and_no_constant():
     assert max([np.size(c) for c in (*closed.consts, *call.params["jaxpr"].consts)] + [0]) < 50
 
 
+@pytest.mark.slow
 def test_no_hyper_parameter_value_compiles_anew():
     """A Python float would be a constant of the program (pitfall 35)."""
     recipe = recipe_of(mlp(), sam="sam")

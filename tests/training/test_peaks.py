@@ -93,6 +93,7 @@ def test_peaks_stay_under_the_budget_at_every_width(name, vmapped):
         assert found <= allowed + own, width
 
 
+@pytest.mark.slow
 def test_one_member_may_keep_what_four_may_not():
     kept = [peak(product, width, MEMORY) > MEMORY.chunk_bytes for width in (1, 4)]
     assert kept == [True, False]

@@ -32,6 +32,7 @@ def row(found, name="x"):
     return found.table.set_index("measure").loc[name]
 
 
+@pytest.mark.slow
 def test_controls_stand_below_the_measures():
     found = evaluate(table().assign(num_params=range(45)), controls=["seed"])
     names = ["x", "z", "rate", "name=a", "name=b", "name=c", "train_loss", "num_params", "seed"]

@@ -86,6 +86,7 @@ def test_the_maximum_of_a_quadratic_is_found(quadratic, ascent, near, norm):
     assert 0 <= peak.gap < 0.05 * want
 
 
+@pytest.mark.slow
 def test_the_gap_bounds_what_a_concave_function_could_still_rise_by(quadratic):
     _, linear, _ = quadratic
     matrix = -symmetric_matrix([3.0, 2.0, 1.0, 0.5, 0.4, 0.1])
@@ -185,6 +186,7 @@ def test_a_zero_gradient_is_left_by_random_starts_and_by_nothing_else(quadratic)
             np.testing.assert_allclose(peak.value, want, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ascent", [pgd, apgd])
 def test_the_clean_point_is_among_those_compared(ascent):
     """Of a function that falls on all sides the maximum is where the search starts (pitfall 23)."""

@@ -130,6 +130,7 @@ def test_sigma_is_the_root_of_the_mean_over_the_same_draws(setting, name, draw):
     np.testing.assert_allclose(found.error, stderr, rtol=0.03)
 
 
+@pytest.mark.slow
 def test_the_bound_is_that_of_its_sigma(setting):
     """Standard deviations, and not variances, enter (pitfall 22)."""
     sigma, bound = (taken(name, setting) for name in ("pacbayes_sigma", "pacbayes_bound"))

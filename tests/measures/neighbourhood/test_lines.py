@@ -46,6 +46,7 @@ def test_a_line_and_a_plane_are_plain_loops(setting, losses):
     np.testing.assert_allclose(plane[0], line, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_between_networks_the_line_ends_at_the_second(setting, losses):
     end = generic_point(setting[0], seed=3)[0]
     line = loss_along(*setting, directions.between(setting[1], end), [0.0, 1.0])
@@ -53,6 +54,7 @@ def test_between_networks_the_line_ends_at_the_second(setting, losses):
     np.testing.assert_allclose(line, [losses(), second], rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_along_an_eigenvector_the_curvature_is_the_eigenvalue(setting):
     network, params, stats, batch = setting
     values, vectors = np.linalg.eigh(dense_hessian(network.frozen_loss(stats), params, batch))
@@ -61,6 +63,7 @@ def test_along_an_eigenvector_the_curvature_is_the_eigenvalue(setting):
     np.testing.assert_allclose((low - 2 * middle + high) / h**2, values[-1], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_members_are_vmapped(setting):
     network, params, stats, batch = setting
     direction = directions.gaussian(jax.random.key(0), params)

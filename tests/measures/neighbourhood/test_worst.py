@@ -108,6 +108,7 @@ def test_the_stated_error_is_the_spread_over_draws_of_groups(setting):
     assert 0.90 <= np.mean(np.abs(values - values.mean()) < width * errors) <= 0.98
 
 
+@pytest.mark.slow
 def test_equal_logits_can_be_normalized():
     """A norm at zero has no NaN for a gradient (pitfall 8)."""
     network = Network(
