@@ -5,7 +5,7 @@ run        commands on a single run, and those that show runs and studies
 sharpness  the command that measures runs and studies
 study      commands on studies
 submit     the command that makes jobs of a study's shards
-evaluate   the command on tables of runs
+evaluate   the command on tables of runs, and a study evaluated at its end
 sources    the user's own networks and data
 parsing    arguments of a command, or one line
 signals    what ends a command from outside

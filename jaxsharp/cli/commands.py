@@ -23,12 +23,12 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "study": Command(
-        "study",
+        "study.command",
         "run_study",
         "Train a grid of runs, measure the sharpness of each, write tables and figures.",
     ),
     "merge": Command(
-        "study",
+        "study.command",
         "merge_parts",
         "Join the parts of a study that were made with --shard, and write its tables and figures.",
     ),
@@ -58,7 +58,7 @@ COMMANDS = {
         "Measure the sharpness of trained runs, into the files of their directories.",
     ),
     "evaluate": Command(
-        "evaluate",
+        "evaluate.command",
         "evaluate",
         "Say of each measure in tables of runs what it predicts, beside controls.",
     ),

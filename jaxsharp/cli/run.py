@@ -14,7 +14,7 @@ from jaxsharp.cli.output import make_console
 from jaxsharp.cli.parsing import naming
 from jaxsharp.cli.progress import Tracker
 from jaxsharp.cli.sources import dataset_name, network_of
-from jaxsharp.cli.study import Dataset, Model, Shared
+from jaxsharp.cli.study.asked import Dataset, Model, Shared
 from jaxsharp.core.choices import at_least_one, checked, known
 from jaxsharp.data import datasets
 from jaxsharp.measures.registry import MEASURES

@@ -13,7 +13,7 @@ from jaxsharp.cli import report
 from jaxsharp.cli.output import make_console
 from jaxsharp.cli.progress import Tracker
 from jaxsharp.cli.sources import dataset_name, network_of
-from jaxsharp.cli.study import Measures, Shared
+from jaxsharp.cli.study.asked import Measures, Shared
 from jaxsharp.cli.tables import Column, number, print_fitting
 from jaxsharp.core.choices import checked, counted, known, known_list
 from jaxsharp.data import datasets

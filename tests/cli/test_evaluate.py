@@ -8,7 +8,11 @@ import pandas as pd
 import pytest
 
 from jaxsharp import cli
-from jaxsharp.cli import commands, evaluate
+from jaxsharp.analysis import evaluation
+from jaxsharp.cli import commands
+from jaxsharp.cli.evaluate import ending
+from jaxsharp.cli.evaluate.output import print_evaluation
+from jaxsharp.cli.evaluate.tables import hyper_of, read_table, rows_where
 from jaxsharp.cli.output import Output, make_console
 from jaxsharp.runs import Settings
 from jaxsharp.studies import study
@@ -104,7 +108,7 @@ def test_rows_are_chosen_by_the_values_of_columns(own, tmp_path, capsys):
     note = "10 of 45 rows count with lr=1e-1,0.001 and width=2.0."
     assert note in chosen and [x for x in chosen if x != note] == alone.splitlines()
     runs["label"], runs["done"] = ["a", "b", np.nan] * 15, runs.index < 15
-    assert len(evaluate.rows_where(runs, ["label=a,nan", "done=False"])) == 20
+    assert len(rows_where(runs, ["label=a,nan", "done=False"])) == 20
 
 
 @pytest.mark.slow
@@ -121,12 +125,12 @@ def test_several_tables_are_one(own, tmp_path, capsys):
 
 @pytest.mark.parametrize("width", [80, 100, 140, 300])
 def test_the_printed_table_is_one_as_wide_as_its_place(own, width, capsys):
-    runs = evaluate.read_table(own)
-    found = evaluate.evaluation.evaluate(
+    runs = read_table(own)
+    found = evaluation.evaluate(
         runs, measures=["norm"], target="difference", hyper=["lr", "width"], seed=None,
         converged=None, loss="ce",
     )  # fmt: skip
-    evaluate.print_evaluation(Output(width=width), found)
+    print_evaluation(Output(width=width), found)
     out = capsys.readouterr().out
     lines = out.partition("\n\n")[2].partition("\n\n")[0].splitlines()
     assert max(map(len, lines)) <= width
@@ -147,7 +151,7 @@ def ended(tmp_path_factory):
 def test_a_study_has_at_its_end_what_the_command_finds_there(ended, tmp_path, capsys):
     out, result = ended
     before = {path: path.read_bytes() for path in out.glob("*.*")}
-    evaluate.evaluate_study(make_console(), VARIED, result, out)
+    ending.evaluate_study(make_console(), VARIED, result, out)
     said, place = capsys.readouterr().out.splitlines()
     assert said.startswith("0 of 1 measure predicts gap beyond training loss, hyper-parameters and")
     assert place == f"{out}: evaluation.csv, evaluation.md"
@@ -176,20 +180,20 @@ def test_a_study_without_numbers_or_with_many_runs_is_not_evaluated(
 ):
     _, result = ended
     if case == "many runs":
-        monkeypatch.setattr(evaluate, "MOST_RUNS", len(result.runs) - 1)
+        monkeypatch.setattr(ending, "MOST_RUNS", len(result.runs) - 1)
     else:
         column = {"no gap": "gap", "no measure": VARIED.measures[0]}[case]
         result = result._replace(runs=result.runs.assign(**{column: np.nan}))
-    evaluate.evaluate_study(make_console(), VARIED, result, tmp_path)
+    ending.evaluate_study(make_console(), VARIED, result, tmp_path)
     assert capsys.readouterr().out == "" and os.listdir(tmp_path) == []
 
 
 def test_hyper_parameters_that_others_determine_are_none():
     runs = pd.DataFrame({"optimizer": list("aabb"), "sam": ["none", "sam"] * 2, "seed": 0})
     runs = runs.assign(rho=[np.nan, 0.05] * 2, learning_rate=[0.1, 0.1, 0.01, 0.01], batch_size=32)
-    assert evaluate.hyper_of(runs) == ["optimizer", "sam"]
+    assert hyper_of(runs) == ["optimizer", "sam"]
     varied = pd.concat([runs, runs.assign(batch_size=64)])
-    assert evaluate.hyper_of(varied) == ["optimizer", "sam", "batch_size"]
+    assert hyper_of(varied) == ["optimizer", "sam", "batch_size"]
 
 
 @pytest.mark.parametrize(

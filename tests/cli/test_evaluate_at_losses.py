@@ -10,7 +10,7 @@ from jaxsharp import cli
 from jaxsharp.analysis.evaluation import evaluate, evaluate_at_losses
 from jaxsharp.analysis.evaluation.at_losses import losses_of, table_at_losses
 from jaxsharp.cli import commands
-from jaxsharp.cli.evaluate import evaluate_study
+from jaxsharp.cli.evaluate.ending import evaluate_study
 from jaxsharp.cli.output import make_console
 from jaxsharp.runs import Settings
 from jaxsharp.studies import study

@@ -8,7 +8,8 @@ import stat
 import pytest
 
 from jaxsharp import cli
-from jaxsharp.cli import commands, run, sharpness, study
+from jaxsharp.cli import commands, run, sharpness
+from jaxsharp.cli.study import command as study
 from jaxsharp.runs import Settings
 from jaxsharp.studies import measuring, sweep
 from jaxsharp.studies.workbench import load_workbench

@@ -1,6 +1,5 @@
 """Several data sets or networks in one command: a folder for each pair, and one table of all."""
 
-import importlib
 import json
 import shutil
 from dataclasses import replace
@@ -11,7 +10,10 @@ import pandas as pd
 import pytest
 
 from jaxsharp import cli
-from jaxsharp.cli import commands, evaluate, sources
+from jaxsharp.cli import commands, sources
+from jaxsharp.cli.evaluate.tables import hyper_of, read_table
+from jaxsharp.cli.study import command as module
+from jaxsharp.cli.study import doing
 from jaxsharp.data import datasets
 from jaxsharp.runs import RunError, claims, files, reading
 from jaxsharp.studies import study, sweep
@@ -73,8 +75,8 @@ def untrained(monkeypatch):
 
     monkeypatch.setattr(study, "conduct", conduct)
     monkeypatch.setattr(study, "summarize", lambda *_: None)
-    module = importlib.import_module("jaxsharp.cli.study")
-    monkeypatch.setattr(module, "finish", lambda *_: None)
+    for each in (module, doing):
+        monkeypatch.setattr(each, "finish", lambda *_: None)
     monkeypatch.setattr(module, "make_recipe", lambda *_: None)
     monkeypatch.setattr(module, "benches_of", lambda pairs, *_: [NO_BENCH] * len(pairs))
     return conduct
@@ -201,7 +203,7 @@ def test_status_plot_report_and_evaluate_take_the_folder(out, tmp_path, capsys):
     assert all(name in (tmp_path / "page.html").read_text() for name in names)
     cli.main(["evaluate", str(out), "--unconverged"])
     assert "top eigenvalue" in capsys.readouterr().out
-    found = evaluate.hyper_of(evaluate.read_table(out))
+    found = hyper_of(read_table(out))
     assert found == ["dataset"]
 
 

@@ -14,7 +14,7 @@ from jaxsharp.cli import commands
 from jaxsharp.cli.output import Output
 from jaxsharp.cli.progress import Tracker, duration
 from jaxsharp.cli.run import first_line, list_names
-from jaxsharp.cli.study import opening
+from jaxsharp.cli.study.doing import opening
 from jaxsharp.data.datasets import DATASETS
 from jaxsharp.measures import MEASURES
 from jaxsharp.networks.models import MODELS

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from jaxsharp.cli import run as run_commands
-from jaxsharp.cli import study as commands
 from jaxsharp.cli.parsing import bind
+from jaxsharp.cli.study import command as commands
 from jaxsharp.measures import Options
 from jaxsharp.runs import RunConfig, RunError, Settings
 from jaxsharp.studies import StudyConfig, study

@@ -8,7 +8,8 @@ import tyro
 
 from jaxsharp.cli.output import make_console
 from jaxsharp.cli.parsing import bind
-from jaxsharp.cli.study import Shared, asked, folder_of, merge_parts, run_study
+from jaxsharp.cli.study.asked import Shared, asked, folder_of
+from jaxsharp.cli.study.command import merge_parts, run_study
 from jaxsharp.cli.submit import jobs
 from jaxsharp.cli.submit.local import run
 from jaxsharp.core.choices import at_least_one, checked, counted

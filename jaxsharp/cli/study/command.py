@@ -1,44 +1,35 @@
 """Commands on studies: run one or a part of one, join parts."""
 
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import tyro
-from rich.console import Console
 
 from jaxsharp.analysis import canvas
-from jaxsharp.cli import evaluate, report
 from jaxsharp.cli.output import make_console
 from jaxsharp.cli.parsing import naming
-from jaxsharp.cli.progress import Tracker
-from jaxsharp.cli.sources import Pair, benches_of, pairs_of
-from jaxsharp.core.choices import at_least_one, checked, counted, known_list, width_of
-from jaxsharp.data import datasets, own
+from jaxsharp.cli.sources import benches_of
+from jaxsharp.cli.study.asked import (
+    USUAL_MEASURES,
+    Dataset,
+    Figures,
+    Measures,
+    Model,
+    Shared,
+    asked,
+    folder_of,
+)
+from jaxsharp.cli.study.doing import Doing, conduct, finish, tell_joined
+from jaxsharp.core.choices import counted, known_list
 from jaxsharp.measures.contract import Options
-from jaxsharp.measures.registry import DEFAULT_MEASURES, MEASURES
-from jaxsharp.networks import models
 from jaxsharp.optimizers.registry import OPTIMIZERS
 from jaxsharp.runs import files
 from jaxsharp.runs.config import SAM, Settings
-from jaxsharp.studies import interrupts, merge, status, study, sweep
-from jaxsharp.studies.grid import StudyConfig, parse_shard, parse_vary
+from jaxsharp.studies import merge, study, sweep
 from jaxsharp.studies.recipes import make_recipe
-from jaxsharp.studies.tensorboard import Scalars
-from jaxsharp.studies.workbench import Workbench
 from jaxsharp.studies.writing import joined
 from jaxsharp.training.hosts import Hosts, join
-from jaxsharp.training.members import agreed
-from jaxsharp.training.trackers import columns_of
-
-Shared = tyro.conf.OmitArgPrefixes
-Dataset = Annotated[str, naming([*datasets.DATASETS, *own.VALID])]
-Model = Annotated[str | None, naming([*models.MODELS, "FILE.py:FUNCTION"])]
-Measures = Annotated[str, naming(MEASURES)]
-Figures = Annotated[str, naming(canvas.FORMATS)]
-USUAL_MEASURES = ",".join(DEFAULT_MEASURES)
 
 
 def run_study(
@@ -134,143 +125,6 @@ def run_study(
     finally:
         written = joined.write_joined(out) if study.is_writer() else []
     tell_joined(out, written)
-
-
-class Doing(NamedTuple):
-    """How studies are done: what changes none of their numbers."""
-
-    save_every: int
-    layout: sweep.Layout
-    figures: tuple[str, ...]
-    quiet: bool
-    tensorboard: bool
-    fresh: bool
-
-
-def conduct(config: StudyConfig, out: Path, bench: Workbench, do: Doing, begin: float) -> None:
-    """Do a study in its folder, and print its result."""
-    console = make_console()
-    followed = columns_of(config.settings.tracked)
-    kept = Scalars(out / "tensorboard", followed) if do.tensorboard else nullcontext()
-    with interrupts.deferred() as requested, study.claimed(out, config, fresh=do.fresh):
-        if not do.quiet:
-            console.print(opening(config, bench, out))
-        total = len(config.shard_members()) * config.steps_per_run
-        with (
-            Tracker(console, "study", total, quiet=do.quiet) as tracker,
-            status.Board(out) as board,
-            kept as scalars,
-        ):
-
-            def tell(progress: study.Progress) -> None:
-                if agreed(requested()):
-                    raise KeyboardInterrupt
-                tracker.update(progress.steps, progress.group, progress.doing)
-                board.update(progress)
-                if scalars is not None:
-                    scalars.update(progress)
-
-            result = study.conduct(
-                *(config, out, bench),
-                save_every=do.save_every,
-                layout=do.layout,
-                report=tell,
-                figures=do.figures,
-            )
-        if study.is_writer():
-            finish(console, config, result, out, begin, do.figures)
-
-
-def finish(
-    console: Console,
-    config: StudyConfig,
-    result: study.StudyResult,
-    out: Path,
-    begin: float,
-    formats: Sequence[str],
-) -> None:
-    """Print the result of a study, and evaluate it."""
-    report.print_study(console, config, result, out, time.monotonic() - begin, formats)
-    evaluate.evaluate_study(console, config, result, out)
-
-
-def tell_joined(out: Path, names: Sequence[str]) -> None:
-    """Say which joined tables there are."""
-    if names:
-        folders = counted(len(joined.studies_in(out)), "study folder")
-        text = f"{out}: {', '.join(names)} of {folders}; for jaxsharp evaluate {out}"
-        make_console().print(text, highlight=False, soft_wrap=True)
-
-
-class Asked(NamedTuple):
-    """What the options of a study ask for: a study for each pair of a data set and a network."""
-
-    pairs: list[Pair]
-    configs: list[StudyConfig]
-    formats: tuple[str, ...]
-    layout: sweep.Layout
-
-
-def asked(
-    *,
-    dataset,
-    model,
-    optimizers,
-    sam,
-    seeds,
-    vary,
-    measures,
-    shard,
-    hosts,
-    training,
-    measuring,
-    figures,
-    width,
-    devices_per_member,
-    save_every,
-    **rest,
-) -> Asked:
-    """The options of `run_study`, checked without data; of the ``rest`` nothing is known here."""
-    if shard is not None:
-        parse_shard(shard)
-    checked(hosts)
-    formats = known_list("figure format", figures, canvas.FORMATS)
-    layout = sweep.Layout(width_of(width), at_least_one("devices_per_member", devices_per_member))
-    pairs = pairs_of(dataset, model)
-    configs = [
-        StudyConfig(
-            dataset=pair.dataset_name,
-            model=pair.model_name,
-            optimizers=known_list("optimizer", optimizers, OPTIMIZERS),
-            sam=known_list("SAM variant", sam, SAM),
-            seeds=at_least_one("seeds", seeds),
-            measures=known_list("measure", measures, MEASURES),
-            settings=checked(training),
-            options=checked(measuring),
-            vary=parse_vary(vary, training),
-            shard=shard,
-        )
-        for pair in pairs
-    ]
-    for config in configs:
-        config.check()
-    at_least_one("save_every", save_every)
-    return Asked(pairs, configs, formats, layout)
-
-
-def folder_of(configs: Sequence[StudyConfig]) -> str:
-    """What the folder of a study, or of several, is called."""
-    return joined.name_of(configs) if len(configs) > 1 else configs[0].name
-
-
-def opening(config: StudyConfig, bench, out: Path) -> str:
-    """What is about to be done."""
-    split, source = bench.dataset, bench.dataset.source
-    return (
-        f"{counted(len(config.shard_members()), 'run')} of {config.model} on {config.dataset} "
-        f"({len(split.train.labels)} training and {len(split.test.labels)} test examples from "
-        f"{source}) into {out}"
-    )
 
 
 def merge_parts(

@@ -4,7 +4,6 @@ import hashlib
 import itertools
 import json
 import math
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -28,9 +27,10 @@ from jaxsharp.runs.columns import COLUMNS
 from jaxsharp.runs.config import SAM, SHORT_NAMES, RunConfig, Settings
 from jaxsharp.runs.growth import obstacle
 from jaxsharp.runs.losses import thresholds
+from jaxsharp.studies.grid.axes import Value, check_axis
+from jaxsharp.studies.grid.parts import group_key, parse_shard
 
 MOST_RUNS = 100_000
-Value = int | float | str  # of a setting that is varied
 
 
 @dataclass(frozen=True)
@@ -227,68 +227,3 @@ def in_order(names: Iterable[str], order: Iterable[str]) -> tuple[str, ...]:
     """The names as they follow each other in ``order``, and what is unknown there last."""
     places = {name: place for place, name in enumerate(order)}
     return tuple(sorted(names, key=lambda name: places.get(name, len(places))))
-
-
-def group_key(member: RunConfig) -> tuple:
-    """What the runs of one program have in common: code and shapes, no numbers."""
-    settings = member.settings
-    given = (
-        *(settings.learning_rate, settings.momentum),
-        *(settings.weight_decay, settings.decoupled_weight_decay),
-    )
-    return (
-        *(member.optimizer, member.sam, settings.batch_size, settings.average),
-        tuple(value is not None for value in given),
-    )
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """The numbers of "i/n"; ValueError if they are no part of a whole."""
-    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
-    if found is None or not 1 <= int(found[1]) <= int(found[2]):
-        raise ValueError(f"shard is {shown(text)}; it must be i/n with i from 1 to n, as in 1/4")
-    return int(found[1]), int(found[2])
-
-
-def check_axis_name(name: str) -> None:
-    """Raise ValueError for what no grid varies."""
-    if name not in SHORT_NAMES:
-        raise ValueError(f"cannot vary {shown(name)}; valid are {', '.join(SHORT_NAMES)}")
-
-
-def check_axis(name: str, values: tuple[Value, ...], settings: Settings) -> None:
-    """Raise ValueError unless a grid can give a setting these values, each once."""
-    check_axis_name(name)
-    if not values or len(set(values)) < len(values):
-        raise ValueError(f"vary has {name} {shown(values)}; it must have values, each once")
-    for value in values:
-        if name == "batch_size" and not isinstance(value, int):
-            raise ValueError(f"vary has batch_size {value}; it must be a whole number")
-        if isinstance(value, str) != (name == "average"):
-            what = "a name" if name == "average" else "a number"
-            raise ValueError(f"vary has {name} {shown(value)}; it must be {what}")
-        replace(settings, **{name: value}).check()
-
-
-def parse_vary(texts: tuple[str, ...], settings: Settings) -> dict[str, tuple[Value, ...]]:
-    """The axes of a grid from texts like learning_rate=0.1,0.01; ValueError for one that is none.
-
-    Every value must be one that ``settings`` may have.
-    """
-    vary: dict[str, tuple[Value, ...]] = {}
-    for text in texts:
-        name, _, values = text.partition("=")
-        name = name.strip().replace("-", "_")
-        check_axis_name(name)
-        if name in vary:
-            raise ValueError(f"vary names {name} twice; give all its values at once")
-        kind = {"batch_size": int, "average": str}.get(name, float)
-        try:
-            found = tuple(dict.fromkeys(kind(value) for value in values.split(",")))
-        except ValueError:
-            raise ValueError(
-                f"vary is {text!r}; it must be {name}=VALUE,VALUE with numbers ({kind.__name__})"
-            ) from None
-        check_axis(name, found, settings)
-        vary[name] = found
-    return vary
