@@ -4,7 +4,7 @@ Inputs are of any shape, examples first: real numbers (kept as float32), uint8 a
 other integers, which are indices as tokens are (kept as int32). Targets are classes, integers from
 0 on, of shape (n,) or (n, tokens), -100 where a token does not count, or real numbers of shape (n,)
 or (n, outputs). Arrays are copied, but for those that `numpy.memmap` has in such a type, which stay
-in their file.
+in their file. A tensor of PyTorch is an array too, wherever it is.
 """
 
 from collections.abc import Iterator
@@ -18,6 +18,7 @@ from jaxsharp.data.parts import Dataset, divided, subset
 from jaxsharp.data.readers import DataError, Split
 
 INT32 = np.iinfo(np.int32)
+MOST_LABELS = 5  # that a line names
 BLOCK = 2**26  # bytes that are looked at together, of arrays that may not fit the memory
 
 
@@ -54,13 +55,8 @@ def from_arrays(
         )
     else:
         parts["test"] = split("test", test)
-    check_parts(parts)
-    labels = parts["train"].labels
-    classes = 0
-    if labels.dtype == np.int32:
-        classes = check_classes(parts, num_classes)
-    elif num_classes is not None:
-        raise DataError(f"num_classes is {num_classes}, and the targets are real numbers")
+    check_alike(parts)
+    classes = check_classes(parts, num_classes)
     if train_size is not None:
         parts["train"] = subset(parts["train"], train_size, classes)
     return Dataset(name, parts["train"], parts["test"], classes, 255, source)
@@ -90,10 +86,7 @@ def kept(what: str, given: ArrayLike | Any) -> np.ndarray:
     One that is mapped from a file in such a type stays there.
     """
     is_mapped = isinstance(given, np.memmap)
-    try:
-        found = np.asarray(given)
-    except Exception as error:
-        raise DataError(f"{what} cannot be an array: {type(error).__name__}: {error}") from None
+    found = as_array(what, given)
     kind = found.dtype.kind
     if found.ndim == 0 or found.size == 0:
         raise DataError(f"{what} have shape {found.shape}; there must be at least one example")
@@ -131,6 +124,17 @@ def kept(what: str, given: ArrayLike | Any) -> np.ndarray:
     )
 
 
+def as_array(what: str, given: ArrayLike | Any) -> np.ndarray:
+    """What can be one as an array, tensors of PyTorch too, which is not needed; else DataError."""
+    try:
+        if hasattr(given, "detach"):
+            given = given.detach().cpu()
+            given = given.float() if str(given.dtype) == "torch.bfloat16" else given
+        return np.asarray(given)
+    except Exception as error:
+        raise DataError(f"{what} cannot be an array: {type(error).__name__}: {error}") from None
+
+
 def blocks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """Parts of an array along its first axis, of `BLOCK` bytes or one row, each with its start."""
     rows = max(1, BLOCK // max(1, array[:1].nbytes))
@@ -138,41 +142,56 @@ def blocks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         yield start, array[start : start + rows]
 
 
-def check_parts(parts: dict[str, Split]) -> None:
-    """Raise DataError unless training and test examples are of one kind."""
-    train, test = parts["train"], parts["test"]
-    for what, first, second in zip(("inputs", "targets"), train, test, strict=True):
-        kinds = [f"{each.dtype} of shape {('n', *each.shape[1:])}" for each in (first, second)]
+def check_alike(splits: dict[str, Split]) -> None:
+    """Raise DataError unless the examples of two splits, each with what it is called, are alike."""
+    (first, one), (second, other) = splits.items()
+    for what, *pair in zip(("inputs", "targets"), one, other, strict=True):
+        kinds = [f"{x.dtype} of shape {('n', *x.shape[1:])}".replace("'n'", "n") for x in pair]
         if kinds[0] != kinds[1]:
             raise DataError(
-                f"train {what} are {kinds[0]}, test {what} {kinds[1]}; both must be alike".replace(
-                    "'n'", "n"
-                )
+                f"{first} {what} are {kinds[0]}, {second} {what} {kinds[1]}; both must be alike"
             )
 
 
 def check_classes(parts: dict[str, Split], num_classes: int | None) -> int:
-    """The number of classes; DataError for labels that are none, or classes without example."""
-    labels = parts["train"].labels
-    total = int(labels.max()) + 1 if num_classes is None else num_classes
-    if total < 2:
-        raise DataError(f"there is {total} class; there must be at least 2")
+    """The number of classes, 0 of real numbers; DataError for labels that are none, or classes
+    without example."""
+    labels, total = parts["train"].labels, num_classes
+    if total is None and labels.dtype == np.int32:
+        total = int(labels.max()) + 1
     for part, each in parts.items():
-        is_class = (each.labels >= 0) & (each.labels < total)
-        is_class |= (each.labels == IGNORED) & (each.labels.ndim > 1)
-        wrong = np.unique(each.labels[~is_class])
-        if wrong.size:
-            raise DataError(
-                f"{part} targets hold {shown(wrong[:5].tolist())}; the classes are 0 to {total - 1}"
-                " (numbers that are no classes must be of a floating type)"
-            )
-    if num_classes is None and labels.ndim == 1:
-        counts = np.bincount(labels.ravel(), minlength=total) if total <= labels.size + 1 else None
-        missing = np.array([0]) if counts is None else np.flatnonzero(counts == 0)
+        check_targets(part, each.labels, total)
+    if num_classes is None and total is not None and labels.ndim == 1:
+        missing = np.array([0])
+        if total <= labels.size + 1:
+            counts = sum(np.bincount(block, minlength=total) for _, block in blocks(labels))
+            missing = np.flatnonzero(counts == 0)
         if missing.size:
             raise DataError(
                 f"no training example has class {missing[0]}, the largest is {total - 1}; classes "
                 "are counted from 0, num_classes says how many (numbers that are no classes must "
                 "be of a floating type)"
             )
-    return total
+    return total or 0
+
+
+def check_targets(part: str, targets: np.ndarray, total: int | None) -> None:
+    """Raise DataError for labels that are none of ``total`` classes, of any number for None."""
+    if targets.dtype != np.int32:
+        if total is not None:
+            raise DataError(f"num_classes is {total}, and the targets are real numbers")
+        return
+    if total is not None and total < 2:
+        raise DataError(f"there is {total} class; there must be at least 2")
+    last = INT32.max if total is None else total - 1
+    wrong = np.array([], np.int32)
+    for _, block in blocks(targets):
+        is_class = (block >= 0) & (block <= last)
+        is_class |= (block == IGNORED) & (block.ndim > 1)
+        wrong = np.union1d(wrong, block[~is_class])[:MOST_LABELS]
+    if wrong.size:
+        valid = "counted from 0" if total is None else f"0 to {last}"
+        raise DataError(
+            f"{part} targets hold {shown(wrong.tolist())}; the classes are {valid} (numbers that "
+            "are no classes must be of a floating type)"
+        )

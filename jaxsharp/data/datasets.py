@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 from jaxsharp.data.own import VALID, is_own, load_own
 from jaxsharp.data.parts import Dataset, divided, subset
-from jaxsharp.data.prepared import prepared_directory, prepared_roots, read_prepared
 from jaxsharp.data.readers import (
     DataError,
     Shape,
@@ -30,6 +29,7 @@ from jaxsharp.data.readers import (
     read_npz,
     user_directory,
 )
+from jaxsharp.data.sources.prepared import prepared_directory, prepared_roots, read_prepared
 
 
 class DatasetSpec(NamedTuple):

@@ -10,12 +10,12 @@ import re
 from pathlib import Path
 
 from jaxsharp.core.choices import as_plain, shown
-from jaxsharp.data.huggingface import cached, from_huggingface, saved
-from jaxsharp.data.images import from_images
 from jaxsharp.data.parts import Dataset
-from jaxsharp.data.prepared import from_prepared
 from jaxsharp.data.readers import DataError, user_directory
-from jaxsharp.data.tables import SUFFIXES, is_folder, load_file
+from jaxsharp.data.sources.huggingface import cached, from_huggingface, saved
+from jaxsharp.data.sources.images import from_images
+from jaxsharp.data.sources.prepared import from_prepared
+from jaxsharp.data.sources.tables import SUFFIXES, is_folder, load_file
 
 HUBS = {"hf:": r"(\w[\w.-]*/)?\w[\w.-]*(:[\w.+-]+)?", "tfds:": r"\w+(/[\w.+-]+)?"}
 VALID = (*SUFFIXES, "a folder of images or .npy", *(f"{prefix}NAME" for prefix in HUBS))

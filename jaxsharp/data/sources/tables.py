@@ -16,7 +16,7 @@ from jaxsharp.core.choices import as_plain, shown
 from jaxsharp.data.arrays import from_arrays
 from jaxsharp.data.parts import Dataset
 from jaxsharp.data.readers import DataError
-from jaxsharp.data.text import from_text
+from jaxsharp.data.sources.text import from_text
 
 SUFFIXES = (".npz", ".csv", ".parquet", ".txt")
 TARGETS = ("target", "label", "y")

@@ -11,9 +11,9 @@ import numpy as np
 
 from jaxsharp.core.choices import shown
 from jaxsharp.data.arrays import from_arrays
-from jaxsharp.data.columns import chosen, joined, parts_of
 from jaxsharp.data.parts import Dataset
 from jaxsharp.data.readers import DataError, Shape, Split, checked, user_directory
+from jaxsharp.data.sources.columns import chosen, joined, parts_of
 
 
 def prepared_roots(data_dir: str | os.PathLike[str] | None) -> list[Path]:

@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 
 from jaxsharp.data.arrays import from_arrays
-from jaxsharp.data.columns import chosen, joined, parts_of, same_channels
-from jaxsharp.data.images import check_image, pixels
 from jaxsharp.data.parts import Dataset
 from jaxsharp.data.readers import DataError
+from jaxsharp.data.sources.columns import chosen, joined, parts_of, same_channels
+from jaxsharp.data.sources.images import check_image, pixels
 
 
 def from_huggingface(
