@@ -45,6 +45,8 @@ def train(
 ) -> None:
     """Train one network in a run directory, or continue an interrupted run there.
 
+    With more epochs a run that neither converged nor diverged is trained on.
+
     jaxsharp train --optimizer adam --sam asam --out runs/one
 
     jaxsharp train --dataset fashion_mnist --model lenet --learning-rate 0.05 --epochs 20
@@ -77,13 +79,16 @@ def train(
     make_recipe(config, bench)
     out = out or Path("runs") / f"{config.dataset}-{config.model}-{config.name}"
     console = make_console()
+    found = config
     if not fresh:
         directory.keep_config(out, config)
+        found = directory.held(out, config)
     with (
-        claims.claimed(out, asdict(config), fresh=fresh),
+        claims.claimed(out, asdict(found), fresh=fresh),
         Tracker(console, "epoch", training.epochs, quiet=quiet) as tracker,
     ):
         tracker.update(0, config.label, "compiling")
+        directory.train_on(out, config)
         sweep.train(
             *([config], [out], bench),
             save_every=save_every,

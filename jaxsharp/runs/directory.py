@@ -40,7 +40,7 @@ from jaxsharp.runs.claims import (
 from jaxsharp.runs.columns import ENDS, EPOCH, FOLLOWED, HISTORY, MEASUREMENTS, epoch_name
 from jaxsharp.runs.config import RunConfig
 from jaxsharp.runs.fingerprint import Fingerprint
-from jaxsharp.runs.growth import extends
+from jaxsharp.runs.growth import extends, refusal, with_epochs
 from jaxsharp.runs.measurements import read_measurements
 from jaxsharp.training.epochs import TrainState
 
@@ -77,7 +77,8 @@ def save(
 
 
 def keep_config(path: Path, config: RunConfig, warn: Warn = print_warning) -> None:
-    """Write a single run's config.json anew if it is missing or damaged, and ``config`` is its own.
+    """Write a single run's config.json anew if it is missing or damaged, and ``config`` is its own,
+    or that with more epochs.
 
     So says the newest intact checkpoint, and ``warn`` gets a line. Raises RunError, and changes
     nothing, if that is of another run, or if no intact one says of which it is.
@@ -100,17 +101,18 @@ def keep_config(path: Path, config: RunConfig, warn: Warn = print_warning) -> No
             "back, or choose another directory (--out)"
         )
     try:
-        found = asdict(checked(construct(RunConfig, files.read_json(telling / CONFIGURATION))))
+        found = checked(construct(RunConfig, files.read_json(telling / CONFIGURATION)))
     except ValueError as error:
         raise RunError(f"{telling / CONFIGURATION}: {error}") from None
-    if changes := differences(found, json.loads(json.dumps(asdict(config)))):
+    if not extends(config, found):
+        changes = differences(asdict(found), asdict(config))
         raise RunError(
             f"{file} is {damage}, and checkpoint {telling.name} is intact and of another run "
             f"({changes}); give the command that trained it, or choose another directory (--out)"
         )
     with files.lock(path):
         aside = f", and now {files.set_aside(file).name}" if file.exists() else ""
-        write_config(path, asdict(config))
+        write_config(path, asdict(found))
     warn(f"{file} is {damage}{aside}; it is written anew, as checkpoint {telling.name} has it")
 
 
@@ -142,6 +144,22 @@ def check_origin(path: Path, made_from: Fingerprint, advice: str = ELSEWHERE) ->
         except checkpoint.DamagedError:
             continue
         break
+
+
+def held(path: Path, config: RunConfig) -> RunConfig:
+    """The run that a directory has, if ``config`` is that one trained on; else ``config``.
+
+    Raises RunError where it would be but for what its epochs mean, see `growth.obstacle`.
+    """
+    try:
+        found = read_run_config(path)
+    except RunError:  # none, or one that `claims.claimed` refuses
+        return config
+    if with_epochs(config, found) != found:
+        return config
+    if not extends(config, found):
+        raise RunError(refusal(path, found.settings, config.settings, ELSEWHERE))
+    return found
 
 
 def train_on(path: Path, config: RunConfig) -> None:

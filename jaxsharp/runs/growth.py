@@ -1,6 +1,7 @@
 """Runs that are trained on to more epochs than they were begun with: whether they are the same."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from jaxsharp.core.choices import checked, construct
@@ -23,12 +24,22 @@ def obstacle(found: Settings, wanted: Settings) -> str | None:
     return None
 
 
+def refusal(path: Path, found: Settings, wanted: Settings, advice: str) -> str:
+    """What is said of a folder whose runs cannot be trained on to other epochs."""
+    epochs = f"epochs {found.epochs} -> {wanted.epochs}"
+    reason = obstacle(found, wanted)
+    return f"{path} holds another configuration ({epochs}): {reason}; {advice}"
+
+
+def with_epochs(run: RunConfig, other: RunConfig) -> RunConfig:
+    """A run with the epochs of another."""
+    return replace(run, settings=replace(run.settings, epochs=other.settings.epochs))
+
+
 def extends(wanted: RunConfig, found: RunConfig) -> bool:
     """Whether a run is another one trained on, or the same."""
-    settings = replace(wanted.settings, epochs=found.settings.epochs)
-    return replace(wanted, settings=settings) == found and not obstacle(
-        found.settings, wanted.settings
-    )
+    alike = with_epochs(wanted, found) == found
+    return alike and not obstacle(found.settings, wanted.settings)
 
 
 def is_before(found: dict[str, Any], wanted: RunConfig) -> bool:

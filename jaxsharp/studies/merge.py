@@ -1,5 +1,6 @@
 """Shards of a study, made by several processes or machines, put together as one study."""
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -7,12 +8,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
+
 from jaxsharp.measures.registry import MEASURES
-from jaxsharp.runs import claims, directory, files, measurements, reading
+from jaxsharp.runs import checkpoint, claims, directory, files, measurements, reading
 from jaxsharp.runs.claims import RunError
 from jaxsharp.runs.config import RunConfig
 from jaxsharp.runs.fingerprint import DATA, PROGRAMS, compare, read
-from jaxsharp.studies.grid import StudyConfig, group_key, parse_shard
+from jaxsharp.runs.growth import is_before
+from jaxsharp.studies.grid import StudyConfig, group_key, held, parse_shard
 from jaxsharp.studies.status import read_study, unmeasured
 
 SHARED = (*DATA, "network")
@@ -32,7 +36,9 @@ def merge(parts: list[Path], out: Path) -> StudyConfig:
 
     A part is a study folder with `shard` "i/n" in its config.json, or the only part and whole.
     Each run appears in ``out`` at once; one that is there and finished is left, so that a merge
-    may be repeated. The tables are for the caller to write.
+    may be repeated. So it may with parts of more epochs (`runs.growth`): then runs that had not
+    ended are replaced, but for what was measured at checkpoints before their ends. The tables are
+    for the caller to write.
 
     Raises RunError before anything is copied, naming the part: for parts of different studies, a
     shard that is missing or there twice, and a run that is missing, unfinished or damaged; and for
@@ -69,21 +75,49 @@ def copy_all(found: Merge) -> StudyConfig:
     """Copy the runs of checked parts to their places; the whole study."""
     whole, sources, out = found
     claims.keep_study(out, whole.as_dict(), whole.members())
-    with claims.claimed(out, whole.as_dict(), advice=ADVICE):
+    found = begun(out, whole)
+    with claims.claimed(out, found.as_dict(), advice=ADVICE):
         targets = {member: out / "runs" / member.name for member in sources}
-        due = [member for member, target in targets.items() if is_due(target, member, whole)]
+        for member, target in targets.items():
+            check_place(target, sources[member], member)
+        if found != whole:
+            claims.write_config(out, whole.as_dict())
+        for member, target in targets.items():
+            directory.train_on(target, member)
+        due = [
+            member
+            for member, target in targets.items()
+            if is_free(target) or shortcoming(target, member, whole) is not None
+        ]
         for member in due:
             copy(sources[member], targets[member])
     return whole
 
 
-def is_due(target: Path, member: RunConfig, config: StudyConfig) -> bool:
-    """Whether a run is to be copied to its place; RunError if something else is there."""
-    if not target.exists() or (target.is_dir() and claims.is_empty(target)):
-        return True
-    if changes := claims.differences(claims.read_config(target), asdict(member)):
+def begun(folder: Path, config: StudyConfig) -> StudyConfig:
+    """The study that a folder has, if it is ``config`` with fewer epochs; else ``config``."""
+    found = held(folder, config, ADVICE)
+    return found if found.with_epochs(config) == config else config
+
+
+def is_free(target: Path) -> bool:
+    """Whether there is nothing in the place of a run."""
+    return not target.exists() or (target.is_dir() and claims.is_empty(target))
+
+
+def check_place(target: Path, source: Path, member: RunConfig) -> None:
+    """Raise RunError if there is something else in the place of a run than that, or its begin."""
+    if is_free(target):
+        return
+    found = claims.read_config(target)
+    if not is_before(found, member):
+        changes = claims.differences(found, asdict(member))
         raise RunError(f"{target} is of another configuration ({changes}); {ADVICE}")
-    return shortcoming(target, member, config) is not None
+    if (saved := directory.latest_checkpoint(target)) is not None:
+        advice = f"it cannot be merged with {source}; {ADVICE}"
+        with contextlib.suppress(checkpoint.DamagedError):
+            made_from = read(directory.latest_checkpoint(source), advice)
+            compare(saved, read(saved, advice), made_from, advice=advice)
 
 
 def check_shards(configs: dict[Path, StudyConfig]) -> None:
@@ -164,6 +198,7 @@ def copy(source: Path, target: Path) -> None:
     with files.spoken_of(target):
         try:
             copy_files(source, temporary)
+            keep_earlier(target, temporary)
             files.sync_tree(temporary)
             if target.exists():  # begun there, and finished in the part
                 shutil.rmtree(target)
@@ -172,6 +207,16 @@ def copy(source: Path, target: Path) -> None:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         files.sync(target.parent)
+
+
+def keep_earlier(target: Path, copied: Path) -> None:
+    """Add to a copied run what was measured, before its end, in the one whose place it takes."""
+    old, new = (measurements.read_checkpoint_sharpness(path) for path in (target, copied))
+    names = ["checkpoint", "measure", "settings"]
+    both = pd.concat([new, old], ignore_index=True).drop_duplicates(names)
+    is_there = [(copied / "checkpoints" / name).is_dir() for name in both["checkpoint"]]
+    if len(both[is_there]) > len(new):
+        measurements.write_measurements(copied / "checkpoint_sharpness.csv", both[is_there])
 
 
 def copy_files(source: Path, target: Path) -> None:

@@ -13,7 +13,11 @@ import pytest
 
 from jaxsharp import cli
 from jaxsharp.cli import commands
+from jaxsharp.cli.parsing import bind
+from jaxsharp.cli.study.asked import asked
+from jaxsharp.cli.study.command import run_study
 from jaxsharp.cli.submit import local
+from jaxsharp.runs import claims
 from jaxsharp.training import members
 
 STUDY = [
@@ -161,7 +165,8 @@ def same_tables():
 @pytest.mark.slow
 def test_shards_that_run_here_are_the_whole_study(monkeypatch):
     monkeypatch.setattr(local, "start", in_this_process)
-    submitted("--local")
+    submitted("--local", study=[*STUDY, "--epochs", "1"])
+    submitted("--local")  # which goes on with all of them
     assert {"1of3", "2of3", "3of3"} <= set(os.listdir("grid-parts"))
     same_tables()
 
@@ -250,6 +255,42 @@ def test_a_folder_of_something_else_is_left_alone(capsys):
     Path("grid/thesis.tex").touch()
     assert "holds files but no config.json" in refused(capsys)
     assert os.listdir() == ["grid"]
+
+
+def claimed_by(folder, *options):
+    """A folder of a shard, or of the whole study, that nobody has begun."""
+    given = bind(run_study, "jaxsharp study", [*STUDY, *options]).keywords
+    claims.claim(Path(folder), asked(**given).configs[0].as_dict())
+
+
+@pytest.mark.parametrize(
+    ("folder", "shard"), [("grid", ()), ("grid-parts/2of3", ("--shard", "2/3"))]
+)
+def test_what_cannot_grow_is_refused_before_a_job_is_made(capsys, folder, shard):
+    claimed_by(folder, "--epochs", "1", *shard)
+    submitted("--dry-run")
+    submitted("--dry-run", study=[*STUDY, "--epochs", "1"])
+    capsys.readouterr()
+    before = sorted(Path().rglob("*"))
+    for options, said in {
+        ("--seeds", "5"): "(seeds 4 -> 5, epochs 1 -> 2)",
+        ("--batch-size", "9"): "(epochs 1 -> 2, batch_size 25 -> 9)",
+        ("--schedule", "step"): "(epochs 1 -> 2, schedule 'constant' -> 'step')",
+    }.items():
+        line = refused(capsys, study=[*STUDY, *options])
+        assert f"{folder} holds another configuration {said}; choose another directory" in line
+        assert "--fresh" not in line
+    Path(folder, "config.json").unlink()
+    claimed_by(folder, "--epochs", "3", *shard)
+    assert "(epochs 3 -> 2): epochs can be added and not taken back; choose" in refused(capsys)
+    Path(folder, "config.json").unlink()
+    claimed_by(folder, "--epochs", "1", "--schedule", "step", *shard)
+    line = refused(capsys, study=[*STUDY, "--schedule", "step"])
+    assert "(epochs 1 -> 2): schedule step depends on the number of epochs" in line
+    assert sorted(Path().rglob("*")) == before
+    Path(folder, "config.json").write_text("{")
+    if shard:  # which its job mends
+        submitted("--dry-run")
 
 
 def test_several_networks_are_shards_of_each(capsys):

@@ -1,7 +1,9 @@
 """The command that makes jobs of a study's shards."""
 
+import contextlib
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import tyro
@@ -14,6 +16,8 @@ from jaxsharp.cli.submit import jobs
 from jaxsharp.cli.submit.local import run
 from jaxsharp.core.choices import at_least_one, checked, counted
 from jaxsharp.runs import claims, files
+from jaxsharp.studies import merge
+from jaxsharp.studies.grid import StudyConfig
 from jaxsharp.studies.writing import joined
 
 SET_HERE = ("shard", "out", "fresh")
@@ -35,6 +39,8 @@ def submit(
     jaxsharp submit --shards 8 --time 4:00:00 --partition gpu --out runs/grid -- --seeds 5
 
     jaxsharp submit --shards 2 --local --processes 2 --out runs/grid -- --optimizers sgd,adam
+
+    Again with more --epochs after --, and its --out, all shards are trained on and merged anew.
 
     Args:
         study: Options of `jaxsharp study`, after --.
@@ -66,10 +72,7 @@ def submit(
     plan = jobs.Plan(study, shards, out, called(command))
     for folder in (plan.out, plan.folder):
         claims.check_outside(folder)
-    if len(configs) > 1:
-        joined.check_folder(out, configs)
-    else:
-        claims.is_claimed(out, configs[0].as_dict())
+    check_folders(plan, configs)
     texts = {} if local else jobs.scripts(plan, slurm)
     console = make_console()
     indices = range(1, shards + 1)
@@ -84,15 +87,38 @@ def submit(
         return merge_parts(parts, out=plan.out, figures=given["figures"])
     for file, text in texts.items():
         files.write_text(file, text)
-    array, merge = texts
+    array, last = texts
     if not jobs.has_slurm():
-        console.print(f"there is no sbatch here; written: {array}, {merge}")
+        console.print(f"there is no sbatch here; written: {array}, {last}")
         return
-    first, last = jobs.submit([array, merge])
+    first, last = jobs.submit([array, last])
     console.print(
         f"job {first}: {counted(shards, 'shard')} of {counted(sum(runs), 'run')} into "
         f"{plan.folder}; job {last} merges them into {plan.out}"
     )
+
+
+def check_folders(plan: jobs.Plan, configs: list[StudyConfig]) -> None:
+    """Raise RunError unless the folders of the whole and of its parts can take these studies.
+
+    Each is empty or absent, or has the study that is asked for, or that with fewer epochs.
+    """
+
+    def check(folder: Path, shard: str | None) -> None:
+        several = len(configs) > 1
+        if several:
+            joined.check_folder(folder, configs)
+        for config in configs:
+            place = folder / joined.folder_name(config) if several else folder
+            wanted = replace(config, shard=shard)
+            with contextlib.suppress(claims.DamagedConfigError):  # which is mended
+                found = merge.begun(place, wanted).as_dict()
+                claims.is_claimed(place, found, advice=merge.ADVICE)
+
+    check(plan.out, None)
+    for index in range(1, plan.shards + 1):
+        if plan.part(index).is_dir():
+            check(plan.part(index), f"{index}/{plan.shards}")
 
 
 def called(command: str | None) -> tuple[str, ...]:

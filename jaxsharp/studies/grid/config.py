@@ -25,7 +25,7 @@ from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE
 from jaxsharp.runs import claims
 from jaxsharp.runs.columns import COLUMNS
 from jaxsharp.runs.config import SAM, SHORT_NAMES, RunConfig, Settings
-from jaxsharp.runs.growth import obstacle
+from jaxsharp.runs.growth import obstacle, refusal
 from jaxsharp.runs.losses import thresholds
 from jaxsharp.studies.grid.axes import Value, check_axis
 from jaxsharp.studies.grid.parts import group_key, parse_shard
@@ -203,10 +203,11 @@ def listed(names: Sequence[str], noun: str) -> str:
     return joined if len(joined) <= 16 else f"{len(names)}{noun}"
 
 
-def held(out: Path, config: StudyConfig) -> StudyConfig:
+def held(out: Path, config: StudyConfig, advice: str = claims.ELSEWHERE) -> StudyConfig:
     """The study that a folder has, if ``config`` extends it; else ``config``.
 
-    Raises RunError where it does but for the number of epochs, and says what keeps it from that.
+    Raises RunError where it does but for the number of epochs, and says what keeps it from that,
+    and the ``advice``.
     """
     try:
         found = StudyConfig.from_dict(claims.read_config(out))
@@ -215,11 +216,7 @@ def held(out: Path, config: StudyConfig) -> StudyConfig:
     if config.extends(found):
         return found
     if config.with_epochs(found).extends(found):
-        epochs = f"{found.settings.epochs} -> {config.settings.epochs}"
-        reason = obstacle(found.settings, config.settings)
-        raise claims.RunError(
-            f"{out} holds another configuration (epochs {epochs}): {reason}; {claims.ELSEWHERE}"
-        )
+        raise claims.RunError(refusal(out, found.settings, config.settings, advice))
     return config
 
 
