@@ -161,3 +161,11 @@ def test_the_benchmark_of_mapped_arrays_has_the_bits_of_arrays_in_memory(tmp_pat
     assert list(timings["contender"]) == ["in memory", "mapped", "mapped, dropped"]
     assert (timings["error"] == 0).all() and (timings["median_s"] > 0).all()
     assert list(pd.read_csv(tmp_path / "targets.csv")["target"]) == ["<= 0.15"] * 2
+
+
+def test_a_plain_loop_and_the_study_train_the_same_network(tmp_path):
+    run("plain_loop.py", "--repeats", "1", "--out", str(tmp_path))
+    timings = pd.read_csv(tmp_path / "timings.csv").set_index("contender")
+    assert list(timings.index) == ["study", "plain loop"]
+    assert timings["error"]["plain loop"] < 1e-2 and (timings["median_s"] > 0).all()
+    assert list(pd.read_csv(tmp_path / "targets.csv")["target"]) == ["<= 1.05"]

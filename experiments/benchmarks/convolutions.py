@@ -1,12 +1,14 @@
 """What do products with a network of the user's own convolutions cost on this device?
 
     python experiments/benchmarks/convolutions.py --out DIR
+    python experiments/benchmarks/convolutions.py --model resnet_18 --examples 500 --rounds 1
 
 The Hessian product of `curvature.hessian` with its default arguments, of a network of three plain
-nnx.Conv (97,290 parameters, strides, no BatchNorm) on random images of 32 x 32 x 3, beside
-the plain jitted form, `jvp` of the gradient of all examples at once; and the same product with the
-convolutions left as XLA has them. Medians of rounds in turn; errors are against the plain form in
-float64.
+nnx.Conv (97,290 parameters, strides, no BatchNorm), or of a network of the package with its
+convolutions by ``lax.conv``, on random images of 32 x 32 x 3, beside the plain jitted form, `jvp`
+of the gradient of all examples at once; and the same product with the convolutions left as XLA has
+them. Medians of rounds in turn; errors are against the plain form, in float64 for the three plain
+convolutions.
 """
 
 import json
@@ -23,20 +25,21 @@ import tables
 import tyro
 from flax import nnx
 
-from jaxsharp import curvature, networks
+from jaxsharp import curvature, data, networks
 from jaxsharp.curvature import products
 
 
 class Sizes(NamedTuple):
-    """Examples, rounds, and channels of the network."""
+    """The network, or "" for the plain one and its channels; examples and rounds."""
 
     smoke: bool = False
+    model: str = ""
     examples: int = 250
     rounds: int = 5
     channels: tuple[int, ...] = (32, 64, 64)
 
 
-SMOKE = Sizes(True, 8, 2, (2, 2, 2))
+SMOKE = Sizes(True, "", 8, 2, (2, 2, 2))
 
 
 class Net(nnx.Module):
@@ -56,19 +59,34 @@ class Net(nnx.Module):
         return self.last(x.reshape(len(x), -1))
 
 
-def convolutions(*, out: Path = Path("runs/benchmarks-convolutions"), smoke: bool = False) -> None:
+def convolutions(
+    *,
+    out: Path = Path("runs/benchmarks-convolutions"),
+    model: str = "",
+    examples: int = 250,
+    rounds: int = 5,
+    smoke: bool = False,
+) -> None:
     """Time the products.
 
     Args:
         out: Folder of the tables.
+        model: One of the package's networks, such as resnet_18, in the place of the plain one.
+        examples: Images.
+        rounds: How often each form is timed.
         smoke: Fewer examples, channels and rounds.
     """
-    sizes = SMOKE if smoke else Sizes()
-    network = networks.from_nnx(lambda rngs: Net(sizes.channels, rngs))
-    params, stats = network.init(jax.random.key(0))
+    sizes = SMOKE if smoke else Sizes(False, model, examples, rounds)
     rng = np.random.default_rng(0)
-    images = jnp.asarray(rng.normal(size=(sizes.examples, 32, 32, 3)), jnp.float32)
-    batch = images, jnp.arange(sizes.examples) % 10
+    images = rng.normal(size=(sizes.examples, 32, 32, 3)).astype(np.float32)
+    labels = np.arange(sizes.examples) % 10
+    if sizes.model:
+        drawn = data.from_arrays((images, labels), (images, labels))
+        network = networks.load(sizes.model, drawn, lowering="conv")
+    else:
+        network = networks.from_nnx(lambda rngs: Net(sizes.channels, rngs))
+    params, stats = network.init(jax.random.key(0))
+    batch = images, labels = jnp.asarray(images), jnp.asarray(labels)
     loss, vector = network.frozen_loss(stats), jax.tree.map(jnp.ones_like, params)
     forms = {
         "plain": plain(loss, params, batch),
@@ -78,10 +96,10 @@ def convolutions(*, out: Path = Path("runs/benchmarks-convolutions"), smoke: boo
     fast, products.fast_in_loops = products.fast_in_loops, lambda fn: fn
     forms["left as convolutions"] = curvature.hessian(loss, params, batch)
     products.fast_in_loops = fast
-    with jax.enable_x64(True):
-        in_double = lambda x: np.asarray(x, np.float64)  # noqa: E731
-        double, along = jax.tree.map(in_double, params), jax.tree.map(in_double, vector)
-        want = plain(loss, double, (in_double(images), batch[1]))(along)
+    with jax.enable_x64(not sizes.model):
+        as_is = np.float32 if sizes.model else np.float64
+        at, along, inputs = jax.tree.map(lambda x: np.asarray(x, as_is), (params, vector, images))
+        want = plain(loss, at, (inputs, labels))(along)
     errors = {name: error(form(vector), want) for name, form in forms.items()}
     seconds = {name: [] for name in forms}
     for _ in range(sizes.rounds):
@@ -105,6 +123,8 @@ def convolutions(*, out: Path = Path("runs/benchmarks-convolutions"), smoke: boo
         ]
     )
     command = f"python experiments/benchmarks/convolutions.py{' --smoke' * smoke}"
+    if sizes.model:
+        command += f" --model {model} --examples {examples} --rounds {rounds}"
     config = tables.configuration({"command": command, "sizes": sizes._asdict()})
     write(out, table, config)
     print((out / "README.md").read_text())
@@ -141,13 +161,15 @@ def write(out: Path, table: pd.DataFrame, config: dict) -> None:
         for row in table.itertuples()
     ]
     columns = ["Hessian product", "how", "seconds", "times the plain form", "error"]
-    page = f"""# Convolutions of the user's own
+    model = config["sizes"]["model"]
+    page = f"""# Convolutions {f"of {model}" if model else "of the user's own"}
 
     {config["command"]}
 
 JAX {config["versions"]["jax"]} on {config["device"]}; {config["sizes"]["examples"]} images. On the
 CPU convolutions are taken as matrix products (`core.convolutions`), as XLA runs them slowly inside
-of loops. Errors: largest deviation from the plain form in float64, relative to the largest entry.
+of loops. Errors: largest deviation from the plain form{" in float64" * (not model)}, relative
+to the largest entry.
 
 {tables.markdown(columns, lines)}"""
     (out / "README.md").write_text(page)

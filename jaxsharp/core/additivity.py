@@ -22,10 +22,13 @@ from jaxsharp.core.memory import Budget, affordable_chunk, budget
 from jaxsharp.core.programs import compiled, constants, own_settings
 from jaxsharp.core.trees import merge, norm, select
 
-# Each is evaluated three times: less than two passes over a thousand.
+# Each is evaluated three times, less than two passes over a thousand; again where that is in doubt.
 MOST_EXAMPLES = 600
 # What rounding may add up to, relative to what changing the last bits of the parameters does.
 ROUNDING = 64.0
+# In doubt the parameters are scaled by these: outputs of a well-trained network, of which little
+# but rounding is left in the gradient, so come away from where the loss is flat.
+ELSEWHERE = (0.5, 0.1)
 ADVICE = "give one loss per example and weights=, or take all data at once with chunk_size='whole'"
 
 
@@ -43,8 +46,10 @@ class Additivity(NamedTuple):
 
     Compared on at most MOST_EXAMPLES examples from all over the data, in pieces that the memory
     holds, each with its first third and the rest, in values and in gradients. Rounding is allowed
-    for by what the same piece gives at parameters whose last bits were changed, so that tiny
-    losses of well-trained networks pass, and by eps relative to the parts.
+    for by what the same piece gives at parameters whose last bits were changed, and by eps relative
+    to the parts. Gradients of a well-trained network are smaller than what rounding leaves of
+    softmax(f) - 1, eps whatever the loss; so pieces that differ are compared again with all
+    parameters scaled by ELSEWHERE, and a mean is equal there.
     """
 
     means: Callable
@@ -85,11 +90,16 @@ class Additivity(NamedTuple):
         _check_parts(self.means, self.params, sample, size)
 
         def compared(params, point, sample):
-            values = partial(_values_and_gradients, self.means, params)
             pieces = jax.tree.map(
                 lambda a: a[: count * size].reshape(count, size, *a.shape[1:]), sample
             )
-            return jax.lax.map(partial(_compare_parts, values, point), pieces)
+
+            def at(factor):
+                scaled_params, scaled = _scaled((params, point), factor)
+                values = partial(_values_and_gradients, self.means, scaled_params)
+                return jax.lax.map(partial(_compare_parts, values, scaled), pieces)
+
+            return _in_doubt_elsewhere(at)
 
         compared = compiled(compared, of_known_program(compared, self.params, point, sample))
         # What is not finite is unequal here, and said so in one line; debug_nans would end before.
@@ -101,6 +111,33 @@ def spread(n: int, most: int) -> np.ndarray:
     """Return the places of at most so many of n examples, evenly spread."""
     count = min(n, most)
     return np.arange(count) * n // count
+
+
+def _in_doubt_elsewhere(at: Callable) -> Comparison:
+    """``at(1)``, where what is finite and unequal counts as equal if it is so elsewhere."""
+    factors = jnp.array([1.0, *ELSEWHERE], jnp.float32)
+
+    def step(state):
+        i, here = state
+        found = at(factors[i])
+        equal = found.equal | here.equal
+        equal &= jnp.isfinite(here.whole) | (i == 0)
+        here = jax.tree.map(lambda a, b: jnp.where(i == 0, a, b), found, here)
+        return i + 1, here._replace(equal=equal)
+
+    nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(at, factors[0]))
+    in_doubt = lambda state: (state[0] < len(factors)) & ~state[1].equal.all()  # noqa: E731
+    return jax.lax.while_loop(in_doubt, step, (0, nothing))[1]
+
+
+def _scaled(tree: PyTree, factor: Array) -> PyTree:
+    """A tree whose real numbers are multiplied."""
+
+    def scale(leaf):
+        real = jnp.issubdtype(leaf.dtype, jnp.floating)
+        return leaf * factor.astype(leaf.dtype) if real else leaf
+
+    return jax.tree.map(scale, tree)
 
 
 def _compare_parts(values, point, piece) -> Comparison:

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxsharp.core import Batches, additivity, memory
@@ -102,6 +103,61 @@ def test_means_pass_however_small_large_or_flat():
     for loss, w in ((decayed, W), (sure, W), (squared, least), (far, 1e5 * W), (mean, 0 * W)):
         for factor in (1e-12, 1.0, 1e12):
             hessian(lambda w, b, f=factor, loss=loss: f * loss(w, b), w, DATA, chunk_size=20)
+
+
+LARGE = {"x": RNG.standard_normal((N, 64)).astype(np.float32), "m": MASK, "y": np.arange(N) % 10}
+
+
+def sure_network(margin):
+    """Parameters of a ReLU network that is right on all of LARGE by a margin of logits."""
+    hidden = RNG.standard_normal((64, 256)).astype(np.float32) / 8
+    logits = margin * np.eye(10)[LARGE["y"]]
+    last = np.linalg.lstsq(np.maximum(LARGE["x"] @ hidden, 0), logits, rcond=None)[0]
+    return {"hidden": jnp.asarray(hidden), "last": jnp.asarray(last, jnp.float32)}
+
+
+def logits_of(p, batch):
+    return jax.nn.relu(batch["x"] @ p["hidden"]) @ p["last"]
+
+
+def cross_entropies(p, batch):
+    return optax.softmax_cross_entropy_with_integer_labels(logits_of(p, batch), batch["y"])
+
+
+def of_statistics(p, batch):
+    """Logits less their mean over the batch."""
+    logits = logits_of(p, batch)
+    logits = logits - logits.mean(0)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean()
+
+
+SURE_WRONG = {
+    "sum": lambda p, b: cross_entropies(p, b).sum(),
+    "masked mean": lambda p, b: (b["m"] * cross_entropies(p, b)).sum() / b["m"].sum(),
+    "batch statistics": of_statistics,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("margin", [9, 15, 40])
+def test_networks_that_are_sure_of_all_examples_pass(margin):
+    """Of softmax(f) - 1 rounding is all that is left; the loss is 1e-3 at 9 and 0 from 18 on."""
+    loss = lambda p, b: cross_entropies(p, b).mean()  # noqa: E731
+    hessian(loss, sure_network(margin), LARGE, chunk_size=20)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SURE_WRONG)
+def test_what_is_no_mean_is_refused_at_networks_that_are_sure_too(name):
+    with pytest.raises(ValueError, match="no mean over examples"):
+        hessian(SURE_WRONG[name], sure_network(12), LARGE, chunk_size=20)
+
+
+def test_what_is_not_finite_is_not_looked_for_elsewhere():
+    """It is finite, and a mean, at smaller parameters."""
+    loss = lambda w, b: mean(w, b) + 0 * jnp.sqrt(1.5 - w[2])  # noqa: E731
+    with pytest.raises(ValueError, match="it is nan"):
+        hessian(loss, W, DATA, chunk_size=20)
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """The scale problem against closed forms and brute force, and the measure built on it."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,9 @@ import pytest
 import scipy.optimize
 from jax.flatten_util import ravel_pytree
 
+from jaxsharp import networks
 from jaxsharp.measures import chain_exponents, minimize_over_scales, minimum_sharpness
+from jaxsharp.measures.minimum import sharpness
 from jaxsharp.measures.minimum.scales import duality_gap
 from tests.tinynets import cnn, generic_point, mlp, tiny_dataset
 
@@ -202,3 +206,33 @@ def test_exponents_degenerate_to_rounding_are_so(name, eps):
     found = minimize_over_scales(np.ones(len(exponents(eps))), exponents(eps))
     assert found.attained == (name == "rank")
     np.testing.assert_allclose(found.value, limit, rtol=1e-9)
+
+
+def test_the_program_is_read_once_for_all_models_of_a_network(monkeypatch):
+    """The same rescalings, and the same warning of constants, for each of them."""
+    network, count = mlp(), []
+    plain = sharpness.read_linear
+    monkeypatch.setattr(sharpness, "read_linear", lambda *a: count.append(1) or plain(*a))
+    held = jnp.ones(5)
+
+    def apply(params, stats, x, train):
+        return jax.nn.relu(x.reshape(len(x), -1) @ params["a"] + held) @ params["b"], stats
+
+    def init(key):
+        a, b = jax.random.split(key)
+        return {"a": jax.random.normal(a, (72, 5)), "b": jax.random.normal(b, (5, 3))}, {}
+
+    closed = networks.Network(init, apply)
+    images = np.zeros((3, 6, 6, 2), np.float32)
+    for made, warned in ((network, 0), (closed, 1)):
+        count.clear()
+        for seed in range(2):
+            params, stats = made.init(jax.random.key(seed))
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                found = sharpness.structure_of(made, params, stats, images).exponents
+            assert len(caught) == warned and len(found) == len(jax.tree.leaves(params))
+        assert len(count) == 1
+    of_pixels = (*network.init(jax.random.key(0)), images.astype(np.uint8))  # another program
+    sharpness.structure_of(network, *of_pixels)
+    assert len(count) == 2

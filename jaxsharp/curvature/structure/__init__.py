@@ -12,6 +12,7 @@ from jaxsharp.curvature.structure.analysis import Structure as Structure
 from jaxsharp.curvature.structure.analysis import analyze as analyze
 from jaxsharp.curvature.structure.analysis import read as read
 from jaxsharp.curvature.structure.analysis import read_linear as read_linear
+from jaxsharp.curvature.structure.analysis import warn_of_missed as warn_of_missed
 from jaxsharp.curvature.structure.reading import Product as Product
 from jaxsharp.curvature.structure.reading import StructureError as StructureError
 from jaxsharp.curvature.structure.taps import activation_rows as activation_rows

@@ -59,14 +59,19 @@ def analyze(
     a running mean: it is no rescaling of this network, while with the constant in ``stats`` it is.
     """
     structure = read_linear(fn, params, stats, image)
+    warn_of_missed(structure)
+    return structure
+
+
+def warn_of_missed(structure: Structure) -> None:
+    """Warn of constants that a rescaling would have to move."""
     if structure.missed:
         warnings.warn(
             "the network closes over constants that a rescaling of its parameters would have to "
             f"move, so that fewer rescalings are seen: {'; '.join(structure.missed)}; if these are "
             "statistics, pass them as stats",
-            stacklevel=2,
+            stacklevel=3,
         )
-    return structure
 
 
 def read_linear(fn: Callable, params: PyTree, stats: PyTree, image: Any) -> Structure:

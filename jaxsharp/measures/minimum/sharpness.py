@@ -12,7 +12,7 @@ certificate (`scales`).
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 
 import jax
 import numpy as np
@@ -22,7 +22,7 @@ from jaxsharp.core.chunks import check_pair
 from jaxsharp.core.memory import Budget, budget
 from jaxsharp.core.programs import own_settings
 from jaxsharp.curvature import exact
-from jaxsharp.curvature.structure import Structure, analyze
+from jaxsharp.curvature.structure import Structure, read_linear, warn_of_missed
 from jaxsharp.measures.minimum.scales import ScaleMinimum, minimize_over_scales
 from jaxsharp.measures.output_losses import check_known, factors_of
 from jaxsharp.networks.losses import loss_of
@@ -78,8 +78,18 @@ def from_traces(
 
 def structure_of(network: Network, params: PyTree, stats: PyTree, images: ArrayLike) -> Structure:
     """The rescalings that a network admits; StructureError if it is not piecewise linear."""
+    like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (params, stats))
     image = jax.ShapeDtypeStruct(images.shape[1:], images.dtype)
-    return analyze(example_of(network), params, stats, image)
+    leaves, tree = jax.tree.flatten((*like, image))
+    structure = _structure(network, tree, tuple(leaves), jax.config.jax_enable_x64)
+    warn_of_missed(structure)
+    return structure
+
+
+@lru_cache(maxsize=8)
+def _structure(network: Network, tree: PyTree, leaves: tuple, double: bool) -> Structure:
+    """Read once for all models of a network: half a second for one with four convolutions."""
+    return read_linear(example_of(network), *jax.tree.unflatten(tree, leaves))
 
 
 def example_of(network: Network) -> Callable:
