@@ -8,11 +8,11 @@ submit     the command that makes jobs of a study's shards
 evaluate   the command on tables of runs, and a study evaluated at its end
 sources    the user's own networks and data
 parsing    arguments of a command, or one line
-signals    what ends a command from outside
+signals    the entry point, and what ends a command from outside
 output     where commands print
 progress   progress lines
 report     what commands print at their end
 tables     tables as wide as the place they are printed in
 """
 
-from jaxsharp.cli.commands import main as main
+from jaxsharp.cli.signals import main as main

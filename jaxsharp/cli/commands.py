@@ -8,17 +8,26 @@ import atexit
 import importlib
 import os
 import sys
+from collections.abc import Callable
 from typing import NamedTuple
 
 from jaxsharp.cli import signals
 
 
 class Command(NamedTuple):
-    """Where a command's function stands, and the first line of its docstring."""
+    """Where a command's function stands, and the first line of its docstring.
+
+    ``after`` is the command whose options stand after a --.
+    """
 
     module: str
     function: str
     summary: str
+    after: str = ""
+
+    def load(self) -> Callable:
+        """The function; its module is imported."""
+        return getattr(importlib.import_module(f"jaxsharp.cli.{self.module}"), self.function)
 
 
 COMMANDS = {
@@ -36,6 +45,7 @@ COMMANDS = {
         "submit.command",
         "submit",
         "Submit the shards of a study as a Slurm array and a merge after them, or run them here.",
+        "study",
     ),
     "status": Command(
         "run",
@@ -76,8 +86,7 @@ COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point of ``jaxsharp``. JAXSHARP_DEBUG=1 shows tracebacks of errors in the input."""
-    signals.handle()
+    """Do what a command line says. JAXSHARP_DEBUG=1 shows tracebacks of errors in the input."""
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         if name in ("-h", "--help"):
@@ -124,7 +133,7 @@ def call(name: str, arguments: list[str]) -> None:
     """Run a command; an error in its input becomes one line and exit status 2."""
 
     from jaxsharp.cli.output import accept_any_text
-    from jaxsharp.cli.parsing import bind
+    from jaxsharp.cli.parsing import Beside, bind
     from jaxsharp.core.choices import known
     from jaxsharp.training.members import cores_as_devices, leave
 
@@ -135,9 +144,9 @@ def call(name: str, arguments: list[str]) -> None:
     allow_transfers()
     try:
         command = COMMANDS[known("command", name, COMMANDS)]
-        module = importlib.import_module(f"jaxsharp.cli.{command.module}")
-        function = getattr(module, command.function)
-        bind(function, f"jaxsharp {name}", arguments)()
+        after = command.after
+        beside = Beside(f"jaxsharp {after}", COMMANDS[after].load(), "after") if after else None
+        bind(command.load(), f"jaxsharp {name}", arguments, beside)()
     except BrokenPipeError:
         signals.output_to_nowhere()
         raise signals.PipeClosed from None

@@ -11,6 +11,7 @@ import itertools
 import os
 import re
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import tyro
 
@@ -19,7 +20,17 @@ RULE = re.compile(r"[╭╰+].*[╮╯+]$|[─-]+$")
 KINDS = {"INT": "a whole number", "FLOAT": "a number", "PATH": "a path", "STR": "a text"}
 
 
-def bind(function: Callable, prog: str, arguments: list[str]) -> Callable[[], None]:
+class Beside(NamedTuple):
+    """The command whose options stand on the other side of --, "before" or "after" it."""
+
+    prog: str
+    function: Callable
+    where: str
+
+
+def bind(
+    function: Callable, prog: str, arguments: list[str], beside: Beside | None = None
+) -> Callable[[], None]:
     """The function with the arguments of its command line; ValueError if they do not fit it."""
 
     @functools.wraps(function)
@@ -35,7 +46,7 @@ def bind(function: Callable, prog: str, arguments: list[str]) -> Callable[[], No
     except SystemExit as stopped:
         if not stopped.code:
             raise
-        raise ValueError(one_line(box.getvalue(), prog, arguments, help_of)) from None
+        raise ValueError(one_line(box.getvalue(), prog, arguments, help_of, beside)) from None
 
 
 def naming(valid: Iterable[str]):
@@ -81,7 +92,13 @@ def spelled_none(arguments: list[str], help_of: Callable[[], str]) -> list[str]:
     return found
 
 
-def one_line(box: str, prog: str, arguments: list[str], help_of: Callable[[], str]) -> str:
+def one_line(
+    box: str,
+    prog: str,
+    arguments: list[str],
+    help_of: Callable[[], str],
+    beside: Beside | None = None,
+) -> str:
     """What a box of tyro says, in one line: the option as the user typed it, and what is valid."""
     lines = [line.strip(EDGES) for line in box.splitlines()]
     text = " ".join(line for line in lines if line and not RULE.match(line))
@@ -90,10 +107,7 @@ def one_line(box: str, prog: str, arguments: list[str], help_of: Callable[[], st
         token = match[1].rstrip(",").partition("=")[0]
         if not token.startswith("-"):
             return f"unexpected argument {token!r}; {hint}"
-        options = re.findall(r"^\W*(--[a-z][a-z-]*)", help_of(), re.M)  # not those of examples
-        closest = [o for o in options if initials(o) == token.strip("-")]
-        closest += difflib.get_close_matches(token, options, n=1)
-        return f"unknown option {token}; {f'the closest is {closest[0]}' if closest else hint}"
+        return unknown(token, options_in(help_of()), beside, hint)
     if match := re.search(r"Error parsing (--[a-z-]+)", text):
         kind = re.search(rf"{match[1]} (\S+)", text.partition("Argument helptext:")[2])
         given = [(o, v) for o, v in pairs(arguments) if o.replace("_", "-") == match[1]]
@@ -106,6 +120,24 @@ def one_line(box: str, prog: str, arguments: list[str], help_of: Callable[[], st
     if match := re.search(r"Missing from .+?: (.+?) (\S.*?) ?\(required\)", text):
         return f"{prog} needs {match[1]} {match[2]}".rstrip(". ")
     return text.partition(" For full helptext")[0]
+
+
+def unknown(token: str, options: list[str], beside: Beside | None, hint: str) -> str:
+    """What is said of an option that is not one of ``options``: whose it is, or the closest."""
+    others = [] if beside is None else options_in(help_text(beside.function, beside.prog))
+    if token.replace("_", "-") in others:
+        return f"{token} is an option of {beside.prog}; those stand {beside.where} --"
+    closest = [option for option in options if initials(option) == token.strip("-")]
+    closest += difflib.get_close_matches(token, [*options, *others], n=1)
+    if not closest:
+        return f"unknown option {token}; {hint}"
+    side = "" if closest[0] in options else f" of {beside.prog}, {beside.where} --"
+    return f"unknown option {token}; the closest is {closest[0]}{side}"
+
+
+def options_in(text: str) -> list[str]:
+    """The options that a help lists, not those of its examples."""
+    return re.findall(r"^\W*(--[a-z][a-z-]*)", text, re.M)
 
 
 def initials(option: str) -> str:

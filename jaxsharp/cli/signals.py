@@ -1,6 +1,7 @@
 """What ends a command from outside: Ctrl-C, SIGTERM, a closed terminal, a pipe that nobody reads.
 
-Imports nothing that takes time: it is in force before anything heavy is imported.
+Imports nothing that takes time: it is in force before anything else is imported, by the entry
+point, which so stands here.
 """
 
 import os
@@ -18,6 +19,14 @@ CLOSED_PIPE = 141  # what a shell reports of a process that SIGPIPE ended
 
 class PipeClosed(KeyboardInterrupt):
     """The reader of the output has gone, as in ``jaxsharp study | head``: save and end, quietly."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of ``jaxsharp``: signals are handled before the commands are imported."""
+    handle()
+    from jaxsharp.cli import commands
+
+    commands.main(arguments)
 
 
 def handle() -> None:

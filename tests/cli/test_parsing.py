@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import tyro
 
-from jaxsharp.cli.parsing import bind
+from jaxsharp.cli.parsing import Beside, bind
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,32 @@ def test_a_refusal_is_one_line(arguments, line, columns, monkeypatch):
         bound(*GOOD, *arguments)
     assert str(refused.value).startswith(line)
     assert "\n" not in str(refused.value)
+
+
+def other(*, optimizers: str = "sgd", train_size: int = 10, out: Path = Path("c")):
+    """Do something else."""
+
+
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [
+        ("--optimizers", "--optimizers is an option of jaxsharp other; those stand after --"),
+        ("--optimizers=adam", "--optimizers is an option of jaxsharp other; those stand after --"),
+        ("--train_size", "--train_size is an option of jaxsharp other; those stand after --"),
+        (
+            "--optimizer",
+            "unknown option --optimizer; the closest is --optimizers of jaxsharp other, after --",
+        ),
+        ("--lr", "unknown option --lr; the closest is --learning-rate"),
+        ("--nams", "unknown option --nams; the closest is --names"),
+        ("--zzz", "unknown option --zzz; jaxsharp command --help lists the options"),
+    ],
+)
+def test_an_option_of_the_command_beside_it_is_told_where_it_stands(option, line):
+    beside = Beside("jaxsharp other", other, "after")
+    with pytest.raises(ValueError) as refused:
+        bind(command, "jaxsharp command", [*GOOD, option, "x"], beside)
+    assert str(refused.value) == line
 
 
 def test_what_is_missing_is_named():

@@ -55,6 +55,15 @@ def test_a_signal_while_modules_are_imported_ends_in_one_line(number):
     assert (process.returncode, out, err) == (130, "", GO_ON)
 
 
+def test_signals_are_handled_before_anything_else_is_imported():
+    """Until then Python alone is there, which prints a traceback of the imports."""
+    program = "import os, signal, sys; before = set(sys.modules); from jaxsharp.cli import main;"
+    program += "print(sorted(set(sys.modules) - before))"
+    done = run(sys.executable, "-c", program)
+    modules = ["jaxsharp", "jaxsharp.cli", "jaxsharp.cli.signals"]
+    assert (done.returncode, done.stdout.decode().strip()) == (0, str(modules))
+
+
 @pytest.mark.slow
 def test_a_signal_that_the_caller_ignores_stays_ignored():
     program = """

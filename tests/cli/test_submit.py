@@ -225,6 +225,9 @@ WRONG = {
     "are Slurm's; local has none": ["--local", "--time", "9"],
     "processes is 2 without local": ["--processes", "2"],
     "processes is 0": ["--local", "--processes", "0"],
+    "--optimizers is an option of jaxsharp study; those stand after --": ["--optimizers", "sgd"],
+    "--train_size is an option of jaxsharp study; those stand after --": ["--train_size=100"],
+    "the closest is --optimizers of jaxsharp study, after --": ["--optimizer", "sgd"],
     "a path that sbatch does not read": ["--out", "a b"],
 }
 WRONG_STUDIES = {
@@ -233,6 +236,8 @@ WRONG_STUDIES = {
     "--out stands after --": ["--out", "x"],
     "--fresh stands after --": ["--fresh"],
     "unknown option --seed": ["--seed", "1"],
+    "--partition is an option of jaxsharp submit; those stand before --": ["--partition", "gpu"],
+    "the closest is --grace of jaxsharp submit, before --": ["--grce", "60"],
     "unknown figure format 'jpg'": ["--figures", "jpg"],
     "epochs is 0": ["--epochs", "0"],
 }

@@ -1,6 +1,5 @@
 """What commands print while they work, and of themselves."""
 
-import importlib
 import inspect
 import re
 from pathlib import Path
@@ -137,5 +136,4 @@ def test_help_has_two_examples_and_names_what_is_valid(name, options, capsys):
 def test_help_says_of_a_command_what_its_function_says(name):
     """The line stands twice, as help imports no command."""
     command = commands.COMMANDS[name]
-    module = importlib.import_module(f"jaxsharp.cli.{command.module}")
-    assert command.summary == first_line(getattr(module, command.function))
+    assert command.summary == first_line(command.load())

@@ -9,7 +9,7 @@ from pathlib import Path
 import tyro
 
 from jaxsharp.cli.output import make_console
-from jaxsharp.cli.parsing import bind
+from jaxsharp.cli.parsing import Beside, bind
 from jaxsharp.cli.study.asked import Shared, asked, folder_of
 from jaxsharp.cli.study.command import merge_parts, run_study
 from jaxsharp.cli.submit import jobs
@@ -59,7 +59,8 @@ def submit(
         raise ValueError("time, partition, sbatch, setup and grace are Slurm's; local has none")
     if not local and processes != 1:
         raise ValueError(f"processes is {processes} without local; Slurm runs what it has room for")
-    given = bind(run_study, "jaxsharp study", [*study]).keywords
+    beside = Beside("jaxsharp submit", submit, "before")
+    given = bind(run_study, "jaxsharp study", [*study], beside).keywords
     for option in SET_HERE:
         if given[option]:
             raise ValueError(f"--{option} stands after --; it is not for all shards")
