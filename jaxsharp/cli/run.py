@@ -24,7 +24,7 @@ from jaxsharp.runs import claims, directory, files, reading
 from jaxsharp.runs.config import HYPER_PARAMETERS, SAM, RunConfig, Settings
 from jaxsharp.studies import report as report_of
 from jaxsharp.studies import status, study, sweep
-from jaxsharp.studies.checkpoints import choice
+from jaxsharp.studies.checkpoints.again import train_again
 from jaxsharp.studies.recipes import make_recipe
 from jaxsharp.studies.workbench import load_workbench
 
@@ -94,7 +94,7 @@ def train(
             save_every=save_every,
             report=lambda p: tracker.update(p.epochs, config.label, study.describe(p)),
         )
-    choice.tell_lost(out, config.settings)
+        train_again([config], [out], bench)
     report.print_run(console, out)
 
 

@@ -73,7 +73,8 @@ def save(
         if config is not None:
             texts[CONFIGURATION] = json.dumps(asdict(config), indent=2) + "\n"
         checkpoint.save(target, state, texts)
-    files.write_text(path / "history.csv", text, durable=False)  # `load` makes the copy again
+    if latest_checkpoint(path) == target:  # and none before it that was lost
+        files.write_text(path / "history.csv", text, durable=False)  # `load` makes the copy again
 
 
 def keep_config(path: Path, config: RunConfig, warn: Warn = print_warning) -> None:
@@ -116,17 +117,21 @@ def keep_config(path: Path, config: RunConfig, warn: Warn = print_warning) -> No
     warn(f"{file} is {damage}{aside}; it is written anew, as checkpoint {telling.name} has it")
 
 
-def checkpoints(path: Path) -> list[Path]:
-    """Checkpoints of a run, the one to continue from first: its end, then the latest epoch."""
+def checkpoints(path: Path, before: int | None = None) -> list[Path]:
+    """Checkpoints of a run, the one to continue from first: its end, then the latest epoch.
+
+    Those before an epoch alone, if it is given.
+    """
     folder = path / "checkpoints"
     ends = [folder / name for name in ENDS if (folder / name).is_dir()]
     epochs = [p for p in folder.glob("epoch_*") if EPOCH.fullmatch(p.name) and p.is_dir()]
-    return ends + sorted(epochs, key=lambda p: int(p.name[6:]), reverse=True)
+    epochs.sort(key=lambda p: int(p.name[6:]), reverse=True)
+    return ends + epochs if before is None else [p for p in epochs if int(p.name[6:]) < before]
 
 
-def latest_checkpoint(path: Path) -> Path | None:
+def latest_checkpoint(path: Path, before: int | None = None) -> Path | None:
     """The checkpoint to continue a run from, not yet read."""
-    return next(iter(checkpoints(path)), None)
+    return next(iter(checkpoints(path, before)), None)
 
 
 def check_origin(path: Path, made_from: Fingerprint, advice: str = ELSEWHERE) -> None:
@@ -183,28 +188,33 @@ def train_on(path: Path, config: RunConfig) -> None:
 
 
 def load(
-    path: Path, like: TrainState, made_from: Fingerprint, warn: Warn = print_warning
+    path: Path,
+    like: TrainState,
+    made_from: Fingerprint,
+    warn: Warn = print_warning,
+    before: int | None = None,
 ) -> tuple[TrainState, pd.DataFrame] | None:
     """Training state and history of the newest intact checkpoint of a run, None if it has none.
 
     A damaged one is renamed, and ``warn`` gets a line that names it. Without one, nothing says what
     measurements were taken of: they are renamed too. Raises ValueError for an intact one of other
-    data, another network or optimizer.
+    data, another network or optimizer. ``before`` an epoch, where a checkpoint was lost, the copy
+    of the history and what was measured stay as they are.
     """
 
     def mend(latest: Path, error: checkpoint.DamagedError) -> None:
         aside = files.set_aside(latest)
-        before = latest_checkpoint(path)
-        start = "the start" if before is None else before.name
+        left = latest_checkpoint(path, before)
+        start = "the start" if left is None else left.name
         warn(f"{error}; it is now {aside.name}, and training continues from {start}")
 
-    if (found := newest_state(path, like, made_from, mend)) is not None:
+    if (found := newest_state(path, like, made_from, mend, before)) is not None:
         state, text, history = found
         copy = path / "history.csv"
-        if not files.holds(copy, text):
+        if before is None and not files.holds(copy, text):
             files.write_text(copy, text)
         return state, history
-    for file in MEASUREMENTS:
+    for file in MEASUREMENTS if before is None else ():
         if (path / file).is_file():
             aside = files.set_aside(path / file)
             warn(f"{path} has measurements and no checkpoint; they are now in {aside.name}")
@@ -216,9 +226,10 @@ def newest_state(
     like: TrainState,
     made_from: Fingerprint,
     damaged: Callable[[Path, checkpoint.DamagedError], Any],
+    before: int | None = None,
 ) -> tuple[TrainState, str, pd.DataFrame] | None:
     """State and history, also as text, of the newest intact checkpoint; ``damaged`` gets others."""
-    for latest in checkpoints(path):
+    for latest in checkpoints(path, before):
         try:
             return state_of(latest, like, made_from)
         except checkpoint.DamagedError as error:

@@ -22,12 +22,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+
 from jaxsharp.analysis.results import StudyResult
-from jaxsharp.runs import checkpoint, claims, columns, directory, files, measurements
+from jaxsharp.runs import claims, columns, directory, files, measurements
 from jaxsharp.runs.config import RunConfig
 from jaxsharp.runs.fingerprint import DIGITS, Fingerprint
 from jaxsharp.studies import measuring, sweep
-from jaxsharp.studies.checkpoints.choice import saved_at_losses, tell_lost
+from jaxsharp.studies.checkpoints.again import train_again
+from jaxsharp.studies.checkpoints.choice import saved_at_losses
 from jaxsharp.studies.grid import StudyConfig, held
 from jaxsharp.studies.origins import contents, fingerprint
 from jaxsharp.studies.workbench import Workbench
@@ -38,7 +41,7 @@ from jaxsharp.studies.writing.tables import (
     summarize,
     write_tables,
 )
-from jaxsharp.training.members import barrier, is_mine
+from jaxsharp.training.members import barrier
 
 
 class Progress(NamedTuple):
@@ -64,6 +67,7 @@ class Progress(NamedTuple):
 Report = Callable[[Progress], Any]
 
 
+@jax.transfer_guard("allow")
 def conduct(
     config: StudyConfig,
     out: Path,
@@ -177,11 +181,18 @@ class Work:
             options=self.config.options,
             report=after_epoch,
         )
+        train_again(
+            *(group, paths, self.bench),
+            layout=self.layout,
+            made_from=made_from,
+            options=self.config.options,
+            report=lambda progress: tell(f"a lost checkpoint, {describe(progress)}", 0),
+        )
         trained_at = time.monotonic()
         latest = standing(group, paths)._replace(trained=latest.trained)
         names = self.config.measures
 
-        def measure(at, before, where="", **more):
+        def measure(at, before, where=""):
             members, folders, saved = map(list, zip(*at, strict=True))
             measuring.measure(
                 *(members, folders, self.bench, names, self.config.options),
@@ -191,15 +202,12 @@ class Work:
                 report=lambda name, done: tell(
                     f"measuring {name}{where}", before + names.index(name) * len(at) + done
                 ),
-                **more,
             )
 
         pairs = list(zip(group, paths, strict=True))
         measure([(m, p, None) for m, p in pairs], 0)
-        for member, path in pairs if is_writer() else ():
-            tell_lost(path, member.settings, damaged=False)
         if at := [(m, p, saved) for m, p in pairs for saved in saved_at_losses(p, m.settings)]:
-            measure(at, len(names) * len(group), " at losses", lost=set_aside)
+            measure(at, len(names) * len(group), " at losses")
         seconds = (trained_at - start, time.monotonic() - trained_at)
         if is_writer():
             note_times(self.out, group[0].label, latest.trained, *seconds)
@@ -228,15 +236,6 @@ def claimed(out: Path, config: StudyConfig, *, fresh: bool = False) -> Iterator[
     else:
         barrier()
         yield
-
-
-def set_aside(place: measuring.Place, error: ValueError) -> None:
-    """Rename a damaged checkpoint before the end of a run; what is no damage is raised."""
-    if not isinstance(error, checkpoint.DamagedError):
-        raise error
-    if is_mine(place.path.name):
-        aside = files.set_aside(place.saved)
-        claims.print_warning(f"{error}; it is now {aside.name}, and the run is not measured there")
 
 
 def standing(members: list[RunConfig], paths: list[Path]) -> sweep.GroupProgress:

@@ -7,7 +7,7 @@ neighbours or on interruptions.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,6 +102,7 @@ def train(
     made_from: Fingerprint | None = None,
     options: Options | None = None,
     report: Callable[[GroupProgress], Any] = lambda progress: None,
+    lost: Sequence[Sequence[int]] | None = None,
 ) -> None:
     """Train the members of a group to their ends, from wherever their directories stand.
 
@@ -109,11 +110,13 @@ def train(
     when the user interrupts, which raises KeyboardInterrupt at the end of the epoch; checkpoints
     are written beside the training.
     ``made_from``, if known, is the group's `fingerprint`; what was made from another is refused.
-    ``options`` are those of measures that are followed along the way.
+    ``options`` are those of measures that are followed along the way. Of a trained group, ``lost``
+    has for each member the epochs of checkpoints that are made again, and nothing else is trained.
     """
     made_from = made_from or fingerprint(configs[0], bench)
     recipe = make_recipe(configs[0], bench, split_batches=layout.devices_per_member > 1)
-    crew = [Member(c, p, recipe, bench, made_from) for c, p in zip(configs, paths, strict=True)]
+    each = zip(configs, paths, lost or [()] * len(paths), strict=True)
+    crew = [Member(config, path, recipe, bench, made_from, epochs) for config, path, epochs in each]
     waiting = deque(member for member in crew if member.active)
     if not waiting:
         return

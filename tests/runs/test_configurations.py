@@ -111,7 +111,7 @@ def train(monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_train_goes_on_and_says_what_of_its_losses_is_lost(train, tmp_path):
+def test_train_makes_what_of_its_losses_is_lost_again_and_says_so(train, tmp_path):
     out = tmp_path / "run"
     assert train(out) == []
     content = {p: p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name != ".lock"}
@@ -127,9 +127,11 @@ def test_train_goes_on_and_says_what_of_its_losses_is_lost(train, tmp_path):
     damage(out / "checkpoints" / names[0])
     (line,) = train(out)
     assert f"{names[0]}, at the first epoch below a loss, cannot be read: arrays.npz is" in line
+    assert line.endswith("is trained again from the start")
     (out / "checkpoints" / names[0]).rename(tmp_path / "elsewhere")
     (line,) = train(out)
     assert f"{names[0]}, at the first epoch below a loss, cannot be read: it is missing" in line
+    assert {p: p.read_bytes() for p in content} == content
     with pytest.raises(SystemExit):
         (out / "config.json").unlink()
         train(out, "--seed", "5")

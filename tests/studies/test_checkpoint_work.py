@@ -8,33 +8,21 @@ import pandas as pd
 import pytest
 
 from jaxsharp import runs, studies
-from jaxsharp.measures import Options
-from jaxsharp.runs import RunError, Settings, claims, directory, measurements
-from jaxsharp.studies import measuring, status, study
+from jaxsharp.runs import RunError, claims, directory, measurements
+from jaxsharp.studies import measuring, status
 from jaxsharp.studies.checkpoints import parse_epochs, work
-from jaxsharp.studies.workbench import workbench
 from jaxsharp.studies.writing.tables import write_checkpoints
 from tests.folders import damage
-from tests.studies.test_sweep import assert_same_end
-from tests.tinynets import mlp, tiny_dataset
-
-MEASURES = ("top_eigenvalue", "gradient_norm")
-STUDY = studies.StudyConfig(
-    dataset="tiny",
-    model="small_mlp",
-    optimizers=("sgd", "adam"),
-    sam=("none",),
-    seeds=2,
-    measures=("top_eigenvalue",),
-    settings=Settings(epochs=6, batch_size=5, loss_below=None),
+from tests.studies.checkpointed import (
+    MEASURES,
+    OPTIONS,
+    STUDY,
+    TABLES,
+    asked,
+    bench_of,
+    conducted,
 )
-OPTIONS = Options()
-TABLES = ("runs.csv", "history.csv", "summary.csv", "correlations.csv")
-
-
-def bench_of(_=None):
-    network = mlp()
-    return workbench(tiny_dataset(num=40), "small_mlp")._replace(network=network, trained=network)
+from tests.tinynets import tiny_dataset
 
 
 @pytest.fixture(scope="module")
@@ -44,19 +32,12 @@ def bench():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, bench):
-    out = tmp_path_factory.mktemp("trained") / "study"
-    with study.claimed(out, STUDY):
-        studies.conduct(STUDY, out, bench, save_every=2)
-    return out
+    return conducted(tmp_path_factory.mktemp("trained") / "study", bench, STUDY, save_every=2)
 
 
 @pytest.fixture
 def out(trained, tmp_path):
     return shutil.copytree(trained, tmp_path / "study")
-
-
-def asked(measures=MEASURES, options=OPTIONS):
-    return lambda config: (measures, options)
 
 
 def measure(folders, epochs, bench, measures=MEASURES, warn=pytest.fail, report=lambda *_: None):
@@ -238,117 +219,3 @@ def test_epochs_that_are_none_are_refused(text):
 def test_runs_without_the_epochs_are_refused_with_what_they_have(out):
     with pytest.raises(RunError, match="has no checkpoint of --epochs 3; it has epoch_0002, "):
         work.tasks([out], parse_epochs("3"), asked())
-
-
-LOSSES = replace(STUDY, settings=replace(STUDY.settings, save_losses="1.06,1.055,1.03,1.015,1e-3"))
-
-
-def conducted(out, bench, config=LOSSES, **options):
-    with study.claimed(out, config):
-        studies.conduct(config, out, bench, save_every=50, **options)
-    return out
-
-
-@pytest.fixture(scope="module")
-def at_losses(tmp_path_factory, bench):
-    return conducted(tmp_path_factory.mktemp("losses") / "study", bench)
-
-
-@pytest.mark.slow
-def test_runs_are_saved_and_measured_at_the_first_epoch_below_each_loss(at_losses, trained):
-    table = pd.read_csv(at_losses / "checkpoints.csv")
-    flags = [f"first_below_{loss}" for loss in (1.06, 1.055, 1.03, 1.015, 0.001)]
-    assert [name for name in table if name.startswith("first_below")] == flags
-    assert not table["first_below_0.001"].any()
-    history = pd.read_csv(at_losses / "history.csv")
-    for (optimizer, seed), rows in table.groupby(["optimizer", "seed"]):
-        own = history[(history["optimizer"] == optimizer) & (history["seed"] == seed)]
-        saved = set()
-        for flag in flags:
-            below = own[own["train_loss"] < float(flag.removeprefix("first_below_"))]["epoch"]
-            assert list(rows[rows[flag]]["epochs"]) == list(below[:1])
-            saved |= set(below[:1])
-        assert set(rows["epochs"]) == saved | {6}
-        path = at_losses / "runs" / f"{optimizer}-bs5-seed{seed}"
-        names = {p.name for p in (path / "checkpoints").iterdir()}
-        assert names == {f"epoch_{epoch:04d}" for epoch in saved | {6}}
-    assert table[flags[:2]].any(axis=1).sum() >= 4 and table["top_eigenvalue"].notna().all()
-    assert status.derive(at_losses).measured == 4
-    assert status.derive(at_losses).steps_done == status.derive(at_losses).steps_total
-
-
-@pytest.mark.slow
-def test_saving_at_losses_changes_no_bit_of_training(at_losses, trained):
-    for path in (trained / "runs").iterdir():
-        assert_same_end(path, at_losses / "runs" / path.name)
-        other = at_losses / "runs" / path.name / "sharpness.csv"
-        assert (path / "sharpness.csv").read_bytes() == other.read_bytes()
-
-
-@pytest.mark.slow
-def test_an_interrupted_study_has_the_same_checkpoints_table(at_losses, bench, tmp_path):
-    """Interrupted while it trains and while it measures at losses."""
-    out = tmp_path / "study"
-    for stop in ("epoch 2", "at losses"):
-
-        def report(progress, stop=stop):
-            if stop in progress.doing:
-                raise KeyboardInterrupt
-
-        with pytest.raises(KeyboardInterrupt):
-            conducted(out, bench, report=report)
-    conducted(out, bench)
-    for name in (*TABLES, "checkpoints.csv"):
-        assert (out / name).read_bytes() == (at_losses / name).read_bytes()
-
-
-@pytest.mark.slow
-def test_a_damaged_checkpoint_of_a_loss_is_set_aside_and_the_study_ends(
-    at_losses, bench, tmp_path, capsys
-):
-    out = shutil.copytree(at_losses, tmp_path / "study")
-    path = out / "runs" / LOSSES.members()[0].name
-    saved = sorted((path / "checkpoints").iterdir())[0]
-    damage(saved)
-    (path / "checkpoint_sharpness.csv").unlink()
-    assert status.derive(out).measured == 3
-    conducted(out, bench)
-    assert f"it is now damaged-{saved.name}" in capsys.readouterr().err
-    table = pd.read_csv(out / "checkpoints.csv")
-    before = pd.read_csv(at_losses / "checkpoints.csv")
-    assert len(table) == len(before) - 1
-    assert status.derive(out).measured == 4
-    conducted(out, bench)
-    missing = f"checkpoint {saved}, at the first epoch below a loss, cannot be read: it is missing"
-    assert missing in capsys.readouterr().err
-    lines = []
-    work.tasks([out], parse_epochs("losses"), asked(), lines.append)
-    assert sum(missing in line for line in lines) == 1
-
-
-def test_the_same_losses_are_the_same_settings_and_others_are_refused(at_losses, bench):
-    same = replace(
-        LOSSES, settings=replace(LOSSES.settings, save_losses="0.001, 1.015,1.03,1.055,1.060")
-    )
-    assert same == LOSSES
-    other = replace(LOSSES, settings=replace(LOSSES.settings, save_losses="1"))
-    with pytest.raises(RunError, match=r"save_losses '1.06,1.055,1.03,1.015,0.001' -> '1'"):
-        conducted(at_losses, bench, other)
-
-
-def test_a_run_by_itself_is_measured_at_its_losses(at_losses, bench, tmp_path):
-    path = shutil.copytree(at_losses / "runs" / LOSSES.members()[0].name, tmp_path / "run")
-    found = work.tasks([path], parse_epochs("losses,final"), asked(("top_eigenvalue",)))
-    table = work.joined(found)
-    want = pd.read_csv(at_losses / "checkpoints.csv")[: len(table)]
-    assert list(table["checkpoint"]) == list(want["checkpoint"])
-    np.testing.assert_array_equal(table["top_eigenvalue"], want["top_eigenvalue"])
-
-
-@pytest.mark.parametrize(
-    "losses", ["", "x", "0", "-1", "nan", "inf", "1,1.0", "1,", "1e-60", "1e39", [1, "a"], [], True]
-)
-def test_losses_that_are_none_are_refused_before_anything_is_written(losses, tmp_path):
-    with pytest.raises(ValueError, match=r"save_losses is .*; it must be finite numbers above 0"):
-        studies.run(mlp(), tiny_dataset(), out=tmp_path / "out", epochs=1, save_losses=losses)
-    assert not (tmp_path / "out").exists()

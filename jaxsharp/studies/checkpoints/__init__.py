@@ -2,6 +2,7 @@
 
 choice    those that a user asks for
 work      runs and studies, measured there in few programs
+again     those at losses that were lost, trained again
 """
 
 from jaxsharp.studies.checkpoints.choice import Choice as Choice

@@ -97,14 +97,20 @@ def due_at_losses(path: Path, settings: Settings) -> list[Path]:
     return [path / "checkpoints" / epoch_name(epoch) for epoch in epochs]
 
 
-def tell_lost(
-    path: Path, settings: Settings, warn: Warn = print_warning, *, damaged: bool = True
-) -> None:
-    """Give ``warn`` a line for each of these checkpoints that is missing, or ``damaged``."""
+def lost_at_losses(path: Path, settings: Settings) -> dict[Path, str]:
+    """What is wrong with those of these checkpoints that are missing or damaged, in a line each."""
+    found = {
+        saved: reading.damage(saved) if saved.is_dir() else "it is missing"
+        for saved in due_at_losses(path, settings)
+    }
+    return {saved: reason for saved, reason in found.items() if reason is not None}
+
+
+def tell_missing(path: Path, settings: Settings, warn: Warn = print_warning) -> None:
+    """Give ``warn`` a line for each of these checkpoints that is missing."""
     for saved in due_at_losses(path, settings):
-        reason = "it is missing" if not saved.is_dir() else reading.damage(saved) if damaged else ""
-        if reason:
+        if not saved.is_dir():
             warn(
-                f"checkpoint {saved}, at the first epoch below a loss, cannot be read: {reason}; "
-                "the run is not measured there; trained in another directory (--out) it has it"
+                f"checkpoint {saved}, at the first epoch below a loss, is missing; the run is not "
+                "measured there; the command that trained it makes it again"
             )

@@ -16,7 +16,7 @@ from jaxsharp.runs.columns import epoch_of
 from jaxsharp.runs.config import SHORT_NAMES, RunConfig, Settings
 from jaxsharp.runs.fingerprint import Fingerprint
 from jaxsharp.studies import measuring, origins
-from jaxsharp.studies.checkpoints.choice import FINAL, Choice, chosen, tell_lost
+from jaxsharp.studies.checkpoints.choice import FINAL, Choice, chosen, tell_missing
 from jaxsharp.studies.grid import StudyConfig, group_key
 from jaxsharp.studies.measuring import Place
 from jaxsharp.studies.status import read_study
@@ -68,7 +68,7 @@ def tasks(
             try:
                 task.places.extend(here := places_of(path, choice))
                 if choice.losses:
-                    tell_lost(path, here[0].config.settings, warn, damaged=False)
+                    tell_missing(path, here[0].config.settings, warn)
             except claims.RunError as error:
                 left.append(str(error))
         found += [task] * bool(task.places)

@@ -1,5 +1,6 @@
 """Members of a group on the host: continued from their directories, and saved there."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,19 +22,29 @@ from jaxsharp.training.trackers import columns_of
 class Member:
     """One run of a group on the host: configuration, latest state, and the rows of its history.
 
-    While it is on the devices, ``state`` is that of when it got there.
+    While it is on the devices, ``state`` is that of when it got there. With epochs of checkpoints
+    that were ``lost`` it is continued from before the first of them, and ends with the last.
     """
 
-    def __init__(self, config: RunConfig, path: Path, recipe: Recipe, bench: Workbench, made_from):
+    def __init__(
+        self,
+        config: RunConfig,
+        path: Path,
+        recipe: Recipe,
+        bench: Workbench,
+        made_from: Fingerprint,
+        lost: Sequence[int] = (),
+    ):
         self.config, self.path, self.made_from = config, path, made_from
         self.hyper = hyper_arrays(config, bench.optimizers)
         self.order = np.asarray(jax.random.key_data(streams(config.seed).order))
         self.follow_key = np.asarray(jax.random.key_data(streams(config.seed).measure))
         self.labels = labels_of(config, bench)
         self.columns = (*columns.HISTORY, *columns_of(config.settings.tracked))
-        self.state, self.history = resume(recipe, config, path, bench, made_from)
+        before = min(lost, default=None)
+        self.state, self.history = resume(recipe, config, path, bench, made_from, before)
         self.start = self.epoch
-        self.max_epochs = recipe.stopping.max_epochs
+        self.max_epochs = max(lost, default=recipe.stopping.max_epochs)
         self.converged, self.diverged = bool(self.state.converged), bool(self.state.diverged)
 
     @property
@@ -99,11 +110,19 @@ class Saver:
 
 
 def resume(
-    recipe: Recipe, config: RunConfig, path: Path, bench: Workbench, made_from: Fingerprint
+    recipe: Recipe,
+    config: RunConfig,
+    path: Path,
+    bench: Workbench,
+    made_from: Fingerprint,
+    before: int | None = None,
 ) -> tuple[TrainState, list[tuple]]:
-    """State of a member and the rows of its history, where its directory left them."""
+    """State of a member and the rows of its history, where its directory left them.
+
+    If an epoch is given, as they were ``before`` it.
+    """
     fresh = lambda: beginning(recipe, config, bench)  # noqa: E731
-    saved = directory.load(path, jax.eval_shape(fresh), made_from)
+    saved = directory.load(path, jax.eval_shape(fresh), made_from, before=before)
     if saved is None:
         return jax.device_get(fresh()), []
     state, history = saved
