@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from studies import (
     wait,
 )
 
+from jaxsharp.core.choices import counted
 from jaxsharp.studies import interrupts
 
 
@@ -200,19 +202,49 @@ def hang_up(place: Place, out: Path, seed: int) -> str:
 def early(place: Place, out: Path, seed: int) -> str:
     """Any of the three in the first five seconds of the process, also while modules are imported.
 
-    In its first tenth of a second, in which Python itself starts, a process may end without a word.
+    In its first tenths of a second, in which Python itself starts, it hears no signal yet: it may
+    end without a word, or with one of Python's.
     """
     rng = np.random.default_rng(seed)
-    seconds, which = rng.uniform(0, 5), rng.choice(interrupts.SIGNALS)
+    seconds, which = rng.uniform(0, 5), signal.Signals(rng.choice(interrupts.SIGNALS))
     process = start(place, out)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(seconds)
+    heard = hears(process)
     process.send_signal(which)
-    if seconds < 0.1:
+    if not heard:
         process.communicate()
         must_finish(place, out)
-        return "same tables"
-    return judged(place, out, process)
+        return f"{which.name} as Python started, then same tables"
+    return f"{which.name}: {judged(place, out, process)}"
+
+
+def late(place: Place, out: Path, seed: int) -> str:
+    """Any of the three after the first five seconds, up to the end of an uninterrupted run.
+
+    In its second half, if that takes less than ten. Where the process has ended before, the machine
+    is faster than it was: it is started again.
+    """
+    rng = np.random.default_rng(seed)
+    whole, which = place.whole, signal.Signals(rng.choice(interrupts.SIGNALS))
+    while True:
+        begin, process = time.monotonic(), start(place, out)
+        try:
+            process.wait(rng.uniform(min(5, whole / 2), whole))
+        except subprocess.TimeoutExpired:
+            process.send_signal(which)
+            return f"{which.name}: {judged(place, out, process)}"
+        whole = time.monotonic() - begin
+        remove(out)
+
+
+def hears(process: subprocess.Popen) -> bool:
+    """Whether the program of a process, and not Python alone, handles signals; or it has ended."""
+    if process.poll() is not None:
+        return True
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    caught = re.search(r"^SigCgt:\s*(\w+)", status, re.M)
+    return bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def signalled(place: Place, out: Path, seed: int, which: signal.Signals) -> str:
@@ -224,14 +256,19 @@ def signalled(place: Place, out: Path, seed: int, which: signal.Signals) -> str:
 
 
 def judged(place: Place, out: Path, process: subprocess.Popen) -> str:
-    """How a process ends that got a signal: at most two lines, and going on the same tables."""
+    """How a process ends that got a signal: at most two lines, and going on the same tables.
+
+    One that ended as if there had been none has them already.
+    """
     code, lines = end(process)
     if code != 0:
         must_refuse(code, lines, names=["continue"], expected=130)
+    else:
+        must_have_tables(place, out)
     if len(lines) > 2:
         raise Unexpected(f"{len(lines)} lines: {' / '.join(lines)}")
     must_finish(place, out)
-    return "one line, then same tables" if code else "it had ended"
+    return f"{counted(len(lines), 'line')}, then same tables" if code else "it had ended"
 
 
 def remove(folder: Path) -> None:
@@ -244,6 +281,6 @@ ATTEMPTS: dict[str, Callable[[Place, Path, int], str]] = {
     attempt.__name__: attempt
     for attempt in (
         *(kill, damage, full_disk, no_permission, divergence, diverging_study),
-        *(rivals, interrupt, terminate, hang_up, early),
+        *(rivals, interrupt, terminate, hang_up, early, late),
     )
 }

@@ -10,6 +10,7 @@ fall where the machine's speed lets them.
 """
 
 import json
+import signal
 import sys
 import tempfile
 from collections import Counter
@@ -21,6 +22,8 @@ import pandas as pd
 import studies
 import tables
 import tyro
+
+from jaxsharp.studies import interrupts
 
 TRIES = {
     "kill": 50,
@@ -34,6 +37,7 @@ TRIES = {
     "terminate": 20,
     "hang_up": 20,
     "early": 50,
+    "late": 50,
 }
 
 
@@ -58,6 +62,7 @@ def faults(
     """
     if unknown := set(faults) - set(TRIES):
         sys.exit(f"unknown fault {', '.join(sorted(unknown))}; valid are {', '.join(TRIES)}")
+    hear_signals()
     counts = {name: tries or (2 if smoke else TRIES[name]) for name in faults}
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         place = studies.make_place(Path(folder), studies.SMOKE if smoke else studies.STUDY)
@@ -75,6 +80,13 @@ def faults(
     print((out / "README.md").read_text())
     if (table["as_expected"] == "no").any():
         sys.exit("not every fault ended as expected")
+
+
+def hear_signals() -> None:
+    """Ignore no signal that nohup or a shell ignores: started processes would ignore it too."""
+    for number in interrupts.SIGNALS:
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def ending(place: studies.Place, name: str, seed: int) -> tuple[str, str]:

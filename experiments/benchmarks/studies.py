@@ -24,7 +24,10 @@ class Unexpected(Exception):
 
 
 class Place(NamedTuple):
-    """A folder for tries, and what an uninterrupted run of the same command left and needed."""
+    """A folder for tries, and what an uninterrupted run of the same command left and needed.
+
+    ``seconds`` are from the moment at which its folder appeared, ``whole`` from its start.
+    """
 
     folder: Path
     arguments: tuple[str, ...]
@@ -32,6 +35,7 @@ class Place(NamedTuple):
     finished: Path
     tables: dict[str, bytes]
     seconds: float
+    whole: float
 
 
 def make_place(folder: Path, study: str) -> Place:
@@ -44,17 +48,17 @@ def make_place(folder: Path, study: str) -> Place:
         "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
         "PYTHONPYCACHEPREFIX": str(folder / "bytecode"),
     }
-    place = Place(folder, tuple(study.split()), environment, folder / "finished", {}, 0.0)
+    place = Place(folder, tuple(study.split()), environment, folder / "finished", {}, 0.0, 0.0)
     for out in (folder / "compiled", place.finished):
-        process = start(place, out)
+        started, process = time.monotonic(), start(place, out)
         wait(process, out, 0.0)
         begin = time.monotonic()
         code, lines = end(process)
         if code != 0:
             raise RuntimeError(f"without a fault the study ended with code {code}: {lines}")
-        seconds = time.monotonic() - begin
+        seconds, whole = (time.monotonic() - moment for moment in (begin, started))
     tables = {name: (place.finished / name).read_bytes() for name in TABLES}
-    place = place._replace(tables=tables, seconds=seconds)
+    place = place._replace(tables=tables, seconds=seconds, whole=whole)
     must_have_tables(place, folder / "compiled")
     return place
 

@@ -44,7 +44,7 @@ def test_every_fault_ends_as_expected(tmp_path):
 
 
 def test_a_changed_table_is_noticed(judge, tmp_path):
-    place = judge.Place(tmp_path, (), {}, tmp_path, {"runs.csv": b"1\n"}, 0.0)
+    place = judge.Place(tmp_path, (), {}, tmp_path, {"runs.csv": b"1\n"}, 0.0, 0.0)
     with pytest.raises(judge.Unexpected, match=r"no runs\.csv"):
         judge.must_have_tables(place, tmp_path)
     (tmp_path / "runs.csv").write_bytes(b"1 \n")
@@ -78,6 +78,43 @@ def test_a_traceback_and_a_crash_are_noticed(judge):
         )
         with pytest.raises(judge.Unexpected, match="traceback"):
             judge.end(process)
+
+
+@pytest.mark.parametrize(
+    ("command", "wrong"),
+    [
+        ("exit 0", "no runs.csv"),  # a signal that was lost, and so was the work
+        ("echo a >&2; echo b >&2; echo continue >&2; exit 0", "3 lines"),
+        ("echo jaxsharp: error: full >&2; exit 130", "does not name continue"),
+        ("echo jaxsharp: continue >&2; exit 2", "code 2, not 130"),
+        ("echo jaxsharp: continue >&2; exit 130", ""),
+    ],
+)
+def test_a_signal_has_its_words_and_its_status(
+    attempts, judge, monkeypatch, tmp_path, command, wrong
+):
+    again = []
+    monkeypatch.setattr(attempts, "must_finish", lambda *_: again.append(1))
+    place = judge.Place(tmp_path, (), {}, tmp_path, {"runs.csv": b"1\n"}, 0.0, 0.0)
+    if wrong == "3 lines":
+        (tmp_path / "runs.csv").write_bytes(b"1\n")
+    process = subprocess.Popen(["sh", "-c", command], stderr=subprocess.PIPE, text=True)
+    if wrong:
+        with pytest.raises(judge.Unexpected, match=wrong):
+            attempts.judged(place, tmp_path, process)
+    else:
+        assert attempts.judged(place, tmp_path, process) == "1 line, then same tables"
+    assert len(again) == (not wrong)
+
+
+def test_who_hears_signals_is_told_from_who_does_not_yet(attempts):
+    for command, heard in (("echo; read x", False), ("trap : TERM; echo; read x", True)):
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with subprocess.Popen(["sh", "-c", command], **pipes) as process:
+            process.stdout.readline()
+            assert attempts.hears(process) == heard
+            process.kill()
+    assert attempts.hears(process)
 
 
 @pytest.mark.parametrize("how", ["cut off", "deleted", "changed"])
