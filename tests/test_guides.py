@@ -1,9 +1,15 @@
 """The examples of the README and of the guides at the doors run and print what they say."""
 
 import contextlib
+import functools
+import importlib
+import inspect
 import io
 import re
+import subprocess
+import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -23,7 +29,40 @@ def examples(text):
     return re.findall(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", text, re.S)
 
 
+@pytest.fixture
+def strict(monkeypatch):
+    """JAX's switches that users set, at their strictest.
+
+    The guard of transfers is on in the public functions of the rooms alone: the examples
+    themselves make arrays of JAX of NumPy's, and of numbers.
+    """
+    for folder in FOLDERS:
+        room = importlib.import_module(".".join(folder.relative_to(ROOT).parts))
+        for name in listed((folder / "__init__.py").read_text()):
+            if inspect.isfunction(function := getattr(room, name)):
+                monkeypatch.setattr(room, name, guarded(function))
+    with (
+        jax.numpy_dtype_promotion("strict"),
+        jax.numpy_rank_promotion("raise"),
+        jax.debug_nans(True),
+        jax.enable_checks(True),
+    ):
+        yield
+
+
+def guarded(function):
+    """The function, as if in a loop in which nothing may move between host and device."""
+
+    @functools.wraps(function)
+    def call(*args, **named):
+        with jax.transfer_guard("disallow"):
+            return function(*args, **named)
+
+    return call
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("strict")
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_examples_print_what_the_guide_says(guide, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
@@ -32,12 +71,26 @@ def test_examples_print_what_the_guide_says(guide, monkeypatch, tmp_path):
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             exec(compile(code, str(guide), "exec"), names)
-        lines, promised = (x.strip().splitlines() for x in (printed.getvalue(), output))
-        assert [re.sub(NUMBER, "#", line) for line in lines] == [
-            re.sub(NUMBER, "#", line) for line in promised
-        ]
-        for line, promise in zip(lines, promised, strict=True):
-            compare(line, promise)
+        compare_texts(printed.getvalue(), output)
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_readme_need_neither_assertions_nor_docstrings():
+    found = examples((ROOT / "README.md").read_text())
+    program = "\n".join(code for code, _ in found)
+    done = subprocess.run([sys.executable, "-OO", "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    compare_texts(done.stdout, "".join(output for _, output in found))
+
+
+def compare_texts(printed, promised):
+    """The lines are those that are promised, but for numbers, which are compared."""
+    lines, promised = (text.strip().splitlines() for text in (printed, promised))
+    assert [re.sub(NUMBER, "#", line) for line in lines] == [
+        re.sub(NUMBER, "#", line) for line in promised
+    ]
+    for line, promise in zip(lines, promised, strict=True):
+        compare(line, promise)
 
 
 def compare(line, promise):

@@ -29,6 +29,7 @@ MODES = {
 STATISTICS = "batch_stats"
 
 
+@jax.transfer_guard("allow")
 def from_linen(
     module: nn.Module, example: PyTree, loss: str | Callable | Loss = CROSS_ENTROPY
 ) -> Network:

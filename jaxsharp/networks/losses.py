@@ -48,6 +48,7 @@ def name_of(fn: Callable) -> str:
     return getattr(fn, "__name__", type(fn).__name__)
 
 
+@jax.transfer_guard("allow")
 def cross_entropy(logits: Float[Array, "n ... classes"], labels: ArrayLike) -> Float[Array, ""]:
     """Mean over the examples of -log softmax(logits)[label], in nats, in at least float32.
 
@@ -61,6 +62,7 @@ def cross_entropy(logits: Float[Array, "n ... classes"], labels: ArrayLike) -> F
     return (losses if known is None else losses * known.astype(losses.dtype)).mean()
 
 
+@jax.transfer_guard("allow")
 def accuracy(logits: Float[Array, "n ... classes"], labels: ArrayLike) -> Float[Array, ""]:
     """Fraction of examples whose largest logit is the label's; labels as in `cross_entropy`."""
     known = known_classes(labels, logits.shape[:-1], logits.shape[-1])
@@ -68,6 +70,7 @@ def accuracy(logits: Float[Array, "n ... classes"], labels: ArrayLike) -> Float[
     return jnp.mean(right if known is None else jnp.where(jnp.isnan(known), jnp.nan, right))
 
 
+@jax.transfer_guard("allow")
 def binary_cross_entropy(logits: Float[Array, "n ..."], targets: ArrayLike) -> Float[Array, ""]:
     """Mean over the examples of the cross-entropy of sigmoid(logits) and targets from 0 to 1.
 
@@ -80,12 +83,14 @@ def binary_cross_entropy(logits: Float[Array, "n ..."], targets: ArrayLike) -> F
     return jnp.where(inside, losses, jnp.nan).sum() / len(logits)
 
 
+@jax.transfer_guard("allow")
 def binary_accuracy(logits: Float[Array, "n ..."], targets: ArrayLike) -> Float[Array, ""]:
     """Fraction of outputs whose sign says on which side of 1/2 the target lies."""
     logits, targets = alike(logits, targets)
     return jnp.mean(((logits > 0) == (targets > 0.5)).astype(logits.dtype))
 
 
+@jax.transfer_guard("allow")
 def squared_error(outputs: Float[Array, "n ..."], targets: ArrayLike) -> Float[Array, ""]:
     """Mean over the examples of the sum over outputs of (f - y)^2, in at least float32."""
     outputs, targets = alike(outputs, targets)

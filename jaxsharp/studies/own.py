@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxsharp.analysis import canvas
@@ -29,6 +30,7 @@ SETTINGS = tuple(field.name for field in dataclasses.fields(Settings) if field.n
 OPTIONS = tuple(field.name for field in dataclasses.fields(Options))
 
 
+@jax.transfer_guard("allow")
 def run(
     network: Network | str,
     dataset: Dataset | str,

@@ -62,6 +62,7 @@ def workbench(
     return bench
 
 
+@jax.transfer_guard("allow")
 def load_workbench(
     dataset: str, model: str | Network, settings: Settings, data_dir: Path | None
 ) -> Workbench:
