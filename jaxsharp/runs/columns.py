@@ -1,7 +1,12 @@
 """What the tables of a run have: columns by name, and the names of its checkpoints."""
 
+import io
 import re
+from pathlib import Path
 
+import pandas as pd
+
+from jaxsharp.runs.claims import RunError
 from jaxsharp.training import trackers
 
 HISTORY = ("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
@@ -55,3 +60,24 @@ def epoch_name(epochs: int) -> str:
 def epoch_of(name: str | None) -> int:
     """The epochs that such a name says, 0 of no name."""
     return 0 if name is None else int(name.removeprefix("epoch_"))
+
+
+def parse_history(text: str, saved: Path) -> pd.DataFrame:
+    """The table that the history of a checkpoint was written from; RunError if it is none."""
+    try:
+        table = pd.read_csv(io.StringIO(text))
+    except ValueError:
+        table = pd.DataFrame()
+    numbers = all(kind.kind in "if" for kind in table.dtypes)
+    epochs = range(1, len(table) + 1)
+    named = saved.name in (epoch_name(len(table)), *ENDS)
+    own, followed = tuple(table)[: len(HISTORY)], tuple(table)[len(HISTORY) :]
+    valid = own == HISTORY and set(followed) <= set(FOLLOWED) and numbers
+    valid = valid and list(table["epoch"]) == list(epochs)
+    if not (valid and epochs and named):
+        raise RunError(
+            f"{saved / 'history.csv'} is no history: it must have the columns {', '.join(HISTORY)} "
+            "and those of what is followed, with numbers, and a row for each epoch from 1 to that "
+            "of its checkpoint"
+        )
+    return table

@@ -11,7 +11,6 @@ Training is deterministic, so whatever is damaged is left out, with a warning, a
 """
 
 import contextlib
-import io
 import json
 from collections.abc import Callable
 from dataclasses import asdict
@@ -37,7 +36,7 @@ from jaxsharp.runs.claims import (
     read_run_config,
     write_config,
 )
-from jaxsharp.runs.columns import ENDS, EPOCH, FOLLOWED, HISTORY, MEASUREMENTS, epoch_name
+from jaxsharp.runs.columns import ENDS, EPOCH, MEASUREMENTS, epoch_name, parse_history
 from jaxsharp.runs.config import RunConfig
 from jaxsharp.runs.fingerprint import Fingerprint
 from jaxsharp.runs.growth import extends, refusal, with_epochs
@@ -282,27 +281,6 @@ def newest_history(path: Path) -> tuple[Path, pd.DataFrame]:
         except checkpoint.DamagedError:
             continue
     raise RunError(f"{path} has no intact checkpoint yet; train the run first")
-
-
-def parse_history(text: str, saved: Path) -> pd.DataFrame:
-    """The table that the history of a checkpoint was written from; RunError if it is none."""
-    try:
-        table = pd.read_csv(io.StringIO(text))
-    except ValueError:
-        table = pd.DataFrame()
-    numbers = all(kind.kind in "if" for kind in table.dtypes)
-    epochs = range(1, len(table) + 1)
-    named = saved.name in (epoch_name(len(table)), *ENDS)
-    own, followed = tuple(table)[: len(HISTORY)], tuple(table)[len(HISTORY) :]
-    valid = own == HISTORY and set(followed) <= set(FOLLOWED) and numbers
-    valid = valid and list(table["epoch"]) == list(epochs)
-    if not (valid and epochs and named):
-        raise RunError(
-            f"{saved / 'history.csv'} is no history: it must have the columns {', '.join(HISTORY)} "
-            "and those of what is followed, with numbers, and a row for each epoch from 1 to that "
-            "of its checkpoint"
-        )
-    return table
 
 
 def is_trained(path: Path, epochs: int) -> bool:
