@@ -50,7 +50,9 @@ from jaxsharp.curvature.sketches import hutchpp as hutchpp
 from jaxsharp.curvature.sketches import xtrace as xtrace
 from jaxsharp.curvature.structure import Structure as Structure
 from jaxsharp.curvature.structure import StructureError as StructureError
+from jaxsharp.curvature.structure import Units as Units
 from jaxsharp.curvature.structure import analyze as analyze
+from jaxsharp.curvature.structure import analyze_units as analyze_units
 from jaxsharp.curvature.traces import Estimate as Estimate
 from jaxsharp.curvature.traces import Trace as Trace
 from jaxsharp.curvature.traces import diagonal as diagonal

@@ -25,8 +25,11 @@ from jaxsharp.measures.minimum import ScaleMinimum as ScaleMinimum
 from jaxsharp.measures.minimum import chain_exponents as chain_exponents
 from jaxsharp.measures.minimum import ibayashi_minimum as ibayashi_minimum
 from jaxsharp.measures.minimum import minimize_over_scales as minimize_over_scales
+from jaxsharp.measures.minimum import minimize_over_units as minimize_over_units
 from jaxsharp.measures.minimum import minimum_sharpness as minimum_sharpness
+from jaxsharp.measures.minimum import minimum_sharpness_units as minimum_sharpness_units
 from jaxsharp.measures.minimum import rescaled as rescaled
+from jaxsharp.measures.minimum import rescaled_units as rescaled_units
 from jaxsharp.measures.minimum import sampled_minimum_sharpness as sampled_minimum_sharpness
 from jaxsharp.measures.neighbourhood import RandomSharpness as RandomSharpness
 from jaxsharp.measures.neighbourhood import WorstCase as WorstCase

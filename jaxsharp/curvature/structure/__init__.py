@@ -5,6 +5,11 @@ reading    reads a program equation by equation
 tables     operations by what they do to linearity and scale; which run a program of their own
 scales     the rescalings that its constraints leave
 taps       runs it with its products tapped; their operands as matrices
+units      the rescalings of single hidden units, from labels of all numbers of a program
+arranging  operations that rearrange numbers, on labels
+layouts    products of matrices and convolutions, on labels
+meetings   entries of parameters, and the units that they lead from and to
+ties       labels that are equal
 rules      derivative rules of users, against the functions that they belong to
 """
 
@@ -20,3 +25,5 @@ from jaxsharp.curvature.structure.taps import evaluate_tapped as evaluate_tapped
 from jaxsharp.curvature.structure.taps import like_leaf as like_leaf
 from jaxsharp.curvature.structure.taps import parameter_matrix as parameter_matrix
 from jaxsharp.curvature.structure.taps import signal_rows as signal_rows
+from jaxsharp.curvature.structure.units import Units as Units
+from jaxsharp.curvature.structure.units import analyze_units as analyze_units

@@ -34,6 +34,12 @@ NONLINEAR = {
     *("sqrt", "rsqrt", "cbrt", "square", "integer_pow", "pow", "div", "lgamma", "digamma"),
     *("reduce_prod", "cumprod", "cumlogsumexp", "scatter_mul", "scatter-mul"),
 }
+# Each number of the result is made of those at its own place.
+ELEMENTWISE = COMPARISONS | {
+    *("add", "sub", "add_any", "max", "min", "clamp", "select_n", "neg", "abs", "sign", "copy"),
+    *("copy_p", "convert_element_type", "reduce_precision", "sharding_constraint"),
+    "optimization_barrier",
+}
 # Operations that run one program on the same operands, by the parameter that has it.
 CALLS = {
     **dict.fromkeys(("jit", "pjit", "remat2", "checkpoint", "remat"), "jaxpr"),
@@ -49,6 +55,30 @@ def subprogram(eqn) -> core.ClosedJaxpr | None:
     """The program that a call (jit, custom derivative, checkpoint) runs on the same operands."""
     inner = eqn.params.get(CALLS.get(eqn.primitive.name))
     return core.ClosedJaxpr(inner, ()) if isinstance(inner, core.Jaxpr) else inner
+
+
+def scaled_operands(name: str, operands: list) -> list | None:
+    """The operands whose scale is that of the result; None for an operation that has none.
+
+    Others are indices and predicates.
+    """
+    if name in UPDATES:
+        return [operands[i] for i in UPDATES[name]]
+    if name == "select_n":
+        return operands[1:]
+    if name in UNARY | DIRECTIONS or name == "top_k":
+        return operands[:1]
+    return operands if name in ADDITIVE | COMPARISONS | SEPARATE else None
+
+
+def mixed_axes(name: str, eqn) -> tuple[int, ...] | None:
+    """Axes along which an operation mixes the numbers of its operand; None where it may be all."""
+    if name.startswith("reduce_window"):
+        sizes = eqn.params["window_dimensions"]
+        return tuple(axis for axis, size in enumerate(sizes) if size > 1)
+    if name.startswith("cum"):
+        return (eqn.params["axis"],)
+    return tuple(eqn.params["axes"]) if "axes" in eqn.params else None
 
 
 def kind(eqn) -> str:

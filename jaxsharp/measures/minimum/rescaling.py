@@ -1,16 +1,18 @@
 """The parameters at the minimum over all rescalings."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PyTree
+from jaxtyping import PyTree
 
 from jaxsharp.core.memory import Budget
 from jaxsharp.core.programs import own_settings
 from jaxsharp.measures.minimum.scales import ScaleMinimum
 from jaxsharp.measures.minimum.sharpness import minimum_sharpness, structure_of
+from jaxsharp.measures.minimum.units import minimum_sharpness_units, units_of
 from jaxsharp.networks.network import Network
 
 
@@ -53,20 +55,55 @@ def rescaled(
         )
     structure = structure_of(network, params, stats, batch[0])
     moved = (
-        scaled(params, structure.exponents @ found.log_scales),
-        scaled(stats, structure.statistics @ found.log_scales),
+        scaled(params, list(structure.exponents @ found.log_scales)),
+        scaled(stats, list(structure.statistics @ found.log_scales)),
     )
     return Rescaled(*moved, found)
 
 
-def scaled(tree: PyTree, log_factors: Float[np.ndarray, " J"]) -> PyTree:
-    """Each array of a tree times a factor of its own; those that stay are the same arrays."""
+@own_settings()
+def rescaled_units(
+    network: Network,
+    params: PyTree,
+    stats: PyTree,
+    batch: PyTree,
+    *,
+    loss: str | None = None,
+    chunk_size: int | None = None,
+    memory: Budget | None = None,
+) -> Rescaled:
+    """The same over the rescalings of single hidden units, those of `minimum_sharpness_units`.
+
+    Each entry of a parameter that leads from unit u to unit v is multiplied by exp(x_v - x_u), each
+    of a statistic of unit u by exp(x_u), with x the minimizing log scales.
+    """
+    options = {"loss": loss, "chunk_size": chunk_size, "memory": memory}
+    found = minimum_sharpness_units(network, params, stats, batch, **options)
+    if not found.attained:
+        raise ValueError(
+            f"no rescaling attains the infimum {found.value:.3g} of the trace; where all that "
+            "leads to a unit, or from it, has a trace of 0, that unit may be scaled without end"
+        )
+    units = units_of(network, params, stats, batch[0])
+    x = np.concatenate([[0.0], found.log_scales])
+    tails, heads, of_stats = map(jax.tree.leaves, units[1:])
+    factors = [x[head] - x[tail] for head, tail in zip(heads, tails, strict=True)]
+    moved = scaled(params, factors), scaled(stats, [x[each] for each in of_stats])
+    return Rescaled(*moved, found)
+
+
+def scaled(tree: PyTree, log_factors: Sequence[float | np.ndarray]) -> PyTree:
+    """Each array of a tree times a factor of its own, or a factor for each entry.
+
+    Those that stay are the same arrays.
+    """
     leaves, treedef = jax.tree.flatten(tree)
     for leaf, power in zip(leaves, log_factors, strict=True):
-        if power and abs(power) > 0.9 * np.log(float(jnp.finfo(leaf.dtype).max)):
-            raise ValueError(f"a factor of exp({power:.0f}) is beyond {leaf.dtype}")
+        largest = np.abs(power).max(initial=0.0)
+        if largest and largest > 0.9 * np.log(float(jnp.finfo(leaf.dtype).max)):
+            raise ValueError(f"a factor of exp({largest:.0f}) is beyond {leaf.dtype}")
     moved = [
-        leaf if power == 0 else (leaf * np.exp(power)).astype(leaf.dtype)
+        (leaf * np.exp(power)).astype(leaf.dtype) if np.any(power) else leaf
         for leaf, power in zip(leaves, log_factors, strict=True)
     ]
     return jax.tree.unflatten(treedef, moved)
