@@ -162,6 +162,7 @@ def example(network):
     return lambda params, stats, x: network.evaluate(params, stats, x[None])[0]
 
 
+@pytest.mark.slow
 def test_units_of_an_mlp_are_its_neurons():
     network = mlp()
     params, stats = generic_point(network)
@@ -180,6 +181,7 @@ def test_units_of_an_mlp_are_its_neurons():
     assert not units.heads["dense3"]["bias"].any() and not flat(units.tails)[:5].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lowering", ["auto", "conv"])
 def test_units_of_a_cnn_are_channels_before_and_behind_batch_norm(lowering):
     network = cnn(lowering)

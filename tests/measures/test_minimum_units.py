@@ -98,6 +98,7 @@ def test_the_minimum_is_the_least_trace_of_the_dense_hessian():
     assert brute.fun < 0.99 * trace(np.zeros(3))
 
 
+@pytest.mark.slow
 def test_units_of_width_one_are_layers():
     network, batch = mlp(widths=(1, 1), features=12), tiny_dataset(num=13, shape=(2, 3, 2)).train
     at = generic_point(network)
@@ -128,6 +129,7 @@ def test_rescaling_of_units_changes_the_trace_and_not_the_minimum(name):
     assert abs(traces[1] / traces[0] - 1) > 0.05
 
 
+@pytest.mark.slow
 def test_the_loss_and_the_chunks_are_those_asked_for():
     network, params, stats, batch = setting("mlp")
     want = minimum_sharpness_units(network, params, stats, batch)
@@ -140,6 +142,7 @@ def test_the_loss_and_the_chunks_are_those_asked_for():
     assert squared.value > 1.5 * want.value
 
 
+@pytest.mark.slow
 def test_a_unit_without_weights_that_lead_on_leaves_an_infimum():
     network, params, stats, batch = setting("mlp")
     kernel = params["dense3"]["kernel"].at[0].set(0.0)
@@ -161,6 +164,7 @@ def test_a_unit_without_weights_that_lead_on_leaves_an_infimum():
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_a_unit_that_is_never_active_is_left_as_it_is():
     network, params, stats, batch = setting("mlp")
     bias = params["dense1"]["bias"].at[0].set(-1e4)
@@ -170,6 +174,7 @@ def test_a_unit_that_is_never_active_is_left_as_it_is():
     assert found.attained and np.sum(found.log_scales == 0) == 1
 
 
+@pytest.mark.slow
 def test_single_precision_stays_single_and_agrees():
     network, batch = block(), tiny_dataset(num=13).train
     double = generic_point(network)
