@@ -27,3 +27,4 @@ from jaxsharp.curvature.structure.taps import parameter_matrix as parameter_matr
 from jaxsharp.curvature.structure.taps import signal_rows as signal_rows
 from jaxsharp.curvature.structure.units import Units as Units
 from jaxsharp.curvature.structure.units import analyze_units as analyze_units
+from jaxsharp.curvature.structure.units import read_units as read_units

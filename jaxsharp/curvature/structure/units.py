@@ -26,7 +26,7 @@ from jax.extend import core
 from jaxtyping import Array, PyTree
 
 from jaxsharp.curvature.structure import layouts, tables
-from jaxsharp.curvature.structure.analysis import analyze
+from jaxsharp.curvature.structure.analysis import Structure, analyze
 from jaxsharp.curvature.structure.arranging import arranged
 from jaxsharp.curvature.structure.meetings import Meetings, Value, constant
 from jaxsharp.curvature.structure.reading import StructureError, where
@@ -56,7 +56,16 @@ def analyze_units(
     Raises and warns as ``analyze``, whose rescalings are among these; StructureError too for
     parameters that enter several products, and for products of two values that both have units.
     """
-    structure = analyze(fn, params, stats, image)
+    return read_units(analyze(fn, params, stats, image), params, stats, image)
+
+
+def read_units(
+    structure: Structure,
+    params: PyTree,
+    stats: PyTree,
+    image: Array | np.ndarray | jax.ShapeDtypeStruct,
+) -> Units:
+    """What ``analyze_units`` returns, of a program that was read before."""
     leaves, treedef = jax.tree.flatten(params)
     of_stats, stats_treedef = jax.tree.flatten(stats)
     names = [jax.tree_util.keystr(p) or "params" for p, _ in jax.tree.leaves_with_path(params)]

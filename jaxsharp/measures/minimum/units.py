@@ -21,10 +21,10 @@ from jaxsharp.core.chunks import check_pair
 from jaxsharp.core.memory import Budget, budget
 from jaxsharp.core.programs import own_settings
 from jaxsharp.curvature import exact
-from jaxsharp.curvature.structure import Units, analyze_units
+from jaxsharp.curvature.structure import Units, read_units
 from jaxsharp.measures.minimum.balancing import minimize_over_units
 from jaxsharp.measures.minimum.scales import ScaleMinimum
-from jaxsharp.measures.minimum.sharpness import example_of
+from jaxsharp.measures.minimum.sharpness import example_of, structure_of
 from jaxsharp.measures.output_losses import check_known, factors_of
 from jaxsharp.networks.losses import loss_of
 from jaxsharp.networks.network import Network
@@ -80,7 +80,7 @@ def _flat(tree: PyTree) -> np.ndarray:
 def units_of(network: Network, params: PyTree, stats: PyTree, images: ArrayLike) -> Units:
     """The rescalings of single units that a network admits; StructureError where not known."""
     image = jax.ShapeDtypeStruct(images.shape[1:], images.dtype)
-    return analyze_units(example_of(network), params, stats, image)
+    return read_units(structure_of(network, params, stats, images), params, stats, image)
 
 
 @partial(jax.jit, static_argnums=range(3))
