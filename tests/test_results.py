@@ -193,3 +193,14 @@ def test_study_a_at_equal_loss():
         ]
         assert f"| {words} | {' | '.join(found)} |" in text
     assert all(cell in ledger for cell in found)
+
+
+def test_no_signal_loses_anything():
+    tries = pd.read_csv(RESULTS / "faults-signals" / "tries.csv")
+    assert tries.groupby("fault").size().to_dict() == {"early": 50, "late": 50}
+    assert (tries["as_expected"] == "yes").all() and not tries.duplicated(["fault", "seed"]).any()
+    how = r"SIG(INT|TERM|HUP)(: [12] lines?, then same tables|: it had ended| as Python started.*)"
+    assert tries["ending"].str.fullmatch(how).all()
+    ledger = (RESULTS / "README.md").read_text()
+    assert tries["ending"].str.contains("as Python started").sum() == 1
+    assert "nothing in 100 of 100 tries, at most two lines each; one of them came while" in ledger
