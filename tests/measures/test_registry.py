@@ -26,7 +26,10 @@ def recorded(name, network, params, stats, batch, options=OPTIONS):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["minimum_sharpness", "top_eigenvalue", "random_perturbation", "random_perturbation_bn"],
+    [
+        *("minimum_sharpness", "minimum_sharpness_units", "top_eigenvalue"),
+        *("random_perturbation", "random_perturbation_bn"),
+    ],
 )
 def test_a_record_has_value_error_flag_and_cost(name):
     network, batch = cnn(), tiny_dataset(num=12).train
@@ -35,9 +38,9 @@ def test_a_record_has_value_error_flag_and_cost(name):
     assert isinstance(found, Record) and found.finished is True
     assert np.isfinite(found.value) and 0 < found.error < abs(found.value) + 1
     outputs = network.apply(params, stats, batch.images, False)[0].shape[1]
-    drawn = {"minimum_sharpness": 0, "top_eigenvalue": 2}.get(name, 4)
+    drawn = {"minimum_sharpness": 0, "minimum_sharpness_units": 0, "top_eigenvalue": 2}.get(name, 4)
     assert (found.examples, found.directions, found.exact) == (12, drawn, drawn == 0)
-    if name == "minimum_sharpness":
+    if "minimum_sharpness" in name:
         assert found.cost == 12 * (1 + outputs)
     elif name == "top_eigenvalue":
         assert 2 * 2 <= found.cost <= 2 * 200
@@ -46,17 +49,18 @@ def test_a_record_has_value_error_flag_and_cost(name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["minimum_sharpness", "minimum_sharpness_units"])
 @pytest.mark.parametrize("scale", [1.0, 8.0])
-def test_the_error_of_minimum_sharpness_holds_for_its_float32_traces(scale):
+def test_the_error_of_minimum_sharpness_holds_for_its_float32_traces(scale, name):
     """At large logits too, where rounding weighs most; the duality gap alone is far below it."""
     network, batch = mlp(widths=(16, 8)), tiny_dataset(num=40).train
     params, stats = generic_point(network, dtype=jnp.float32)
     last = max(params)
     params = {**params, last: jax.tree.map(lambda a: scale * a, params[last])}
-    single = recorded("minimum_sharpness", network, params, stats, batch)
+    single = recorded(name, network, params, stats, batch)
     with jax.enable_x64(True):
         double = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), (params, stats, batch))
-        exact = recorded("minimum_sharpness", network, *double)
+        exact = recorded(name, network, *double)
     off = abs(single.value - exact.value)
     assert exact.error < 1e-12 * exact.value < off < single.error < 1e-3 * single.value
 
