@@ -69,6 +69,12 @@ STUDY = {
     "--optimizers": NAMES,
     "--figures": (*NAMES, "jpg", "png,eps", "PNG"),
     "--sam": tuple(name for name in NAMES if name != "None"),
+    "--hypotheses": (
+        *("", ",", "bogus", "top_eigenvalue:+", "top_eigenvalue:0:gap", "top_eigenvalue::gap"),
+        *("top_eigenvalu:+:gap", "top_eigenvalue:+:gaps", "gradient_norm:+:gap"),
+        *("top_eigenvalue:+:gap,", "top_eigenvalue:+:gap,top_eigenvalue:+:gap"),
+        "top_eigenvalue:+:gap,top_eigenvalue:-:gap",
+    ),
     "--seeds": COUNT,
     "--save-every": COUNT,
     "--devices-per-member": COUNT,

@@ -4,6 +4,7 @@ statistics     which runs of a table count; summaries over seeds; correlations w
 means          means of a few values, and their intervals
 coefficients   correlation coefficients of arrays, and their intervals
 evaluation     what each measure of a table predicts, beside controls
+hypotheses     which sign is expected of which measure and target
 results        what the table of a study says
 comparisons    the figure of sharpness against the gap
 effects        figures of gap and measures against what a study varies

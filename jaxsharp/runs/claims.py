@@ -21,6 +21,7 @@ Warn = Callable[[str], Any]
 MOST_NAMED = 20
 SHARED = ("dataset", "model", "settings")
 CONFIGURATION = "configuration.json"  # of a run, in each of its checkpoints
+PREREGISTRATION = "preregistration"  # in a study's config.json, beside what decides its numbers
 KINDS = {"run": "seed", "study": "seeds"}  # by the field that the other one has not
 ELSEWHERE = "choose another directory (--out); --fresh would delete what is there"
 
@@ -97,10 +98,13 @@ def claim(path: Path, config: dict[str, Any], *, fresh: bool = False) -> None:
     write_config(path, config)
 
 
-def write_config(path: Path, config: dict[str, Any]) -> None:
+def write_config(
+    path: Path, config: dict[str, Any], preregistration: dict[str, Any] | None = None
+) -> None:
     """Write config.json into a directory, made if there is none."""
     path.mkdir(parents=True, exist_ok=True)
-    config = json.loads(json.dumps(config))
+    more = {} if preregistration is None else {PREREGISTRATION: preregistration}
+    config = json.loads(json.dumps(config | more))
     text = json.dumps({**config, "checksum": checksum(config)}, indent=2)
     files.write_text(path / "config.json", text + "\n")
 
@@ -235,7 +239,7 @@ def checksum(config: dict[str, Any]) -> str:
 def read_config(path: Path) -> dict[str, Any]:
     """Configuration of a run or study directory; RunError if it is none, or was damaged.
 
-    One without a checksum, of an older version, is taken as it is.
+    Without what a study registers. One without a checksum, of an older version, is taken as it is.
     """
     file = path / "config.json"
     if not file.is_file():
@@ -245,6 +249,7 @@ def read_config(path: Path) -> dict[str, Any]:
     found = parse_config(file)
     if found.pop("checksum", checksum(found)) != checksum(found):
         raise DamagedConfigError(f"{file} is damaged: its checksum does not fit; {mending(path)}")
+    found.pop(PREREGISTRATION, None)
     return found
 
 

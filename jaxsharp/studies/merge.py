@@ -10,13 +10,15 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from jaxsharp.analysis.hypotheses import written
 from jaxsharp.measures.registry import MEASURES
 from jaxsharp.runs import checkpoint, claims, directory, files, measurements, reading
 from jaxsharp.runs.claims import RunError
 from jaxsharp.runs.config import RunConfig
 from jaxsharp.runs.fingerprint import DATA, PROGRAMS, compare, read
 from jaxsharp.runs.growth import is_before
-from jaxsharp.studies.grid import StudyConfig, group_key, held, parse_shard
+from jaxsharp.studies.grid import StudyConfig, group_key, held, parse_shard, registration
+from jaxsharp.studies.grid.registration import Registration
 from jaxsharp.studies.status import read_study, unmeasured
 
 SHARED = (*DATA, "network")
@@ -24,11 +26,15 @@ ADVICE = "choose another directory (--out)"
 
 
 class Merge(NamedTuple):
-    """The parts of a study, checked: the whole, the folder that each run is in, and the output."""
+    """The parts of a study, checked: the whole, the folder that each run is in, and the output.
+
+    ``registered`` is what all parts register, the earliest.
+    """
 
     whole: StudyConfig
     sources: dict[RunConfig, Path]
     out: Path
+    registered: Registration | None
 
 
 def merge(parts: list[Path], out: Path) -> StudyConfig:
@@ -60,6 +66,7 @@ def check_parts(parts: list[Path], out: Path) -> Merge:
             raise RunError(f"{part} and {folders[-1]} are one in the other; lay them side by side")
     configs = {part: read_study(part) for part in parts}
     check_shards(configs)
+    registered = joint_registration(parts, out)
     sources = {}
     for part, config in configs.items():
         for member in config.shard_members():
@@ -68,12 +75,12 @@ def check_parts(parts: list[Path], out: Path) -> Merge:
                 raise RunError(f"{part} cannot be merged: run {member.name} {reason}")
     check_origins(sources)
     check_codes(sources, configs[parts[0]])
-    return Merge(replace(configs[parts[0]], shard=None), sources, out)
+    return Merge(replace(configs[parts[0]], shard=None), sources, out, registered)
 
 
 def copy_all(found: Merge) -> StudyConfig:
     """Copy the runs of checked parts to their places; the whole study."""
-    whole, sources, out = found
+    whole, sources, out, registered = found
     claims.keep_study(out, whole.as_dict(), whole.members())
     found = begun(out, whole)
     with claims.claimed(out, found.as_dict(), advice=ADVICE):
@@ -81,7 +88,8 @@ def copy_all(found: Merge) -> StudyConfig:
         for member, target in targets.items():
             check_place(target, sources[member], member)
         if found != whole:
-            claims.write_config(out, whole.as_dict())
+            claims.write_config(out, whole.as_dict(), registered and registered.entry)
+        registration.keep(out, registered)
         for member, target in targets.items():
             directory.train_on(target, member)
         due = [
@@ -143,6 +151,31 @@ def check_shards(configs: dict[Path, StudyConfig]) -> None:
     missing = list(itertools.islice(absent, claims.MOST_NAMED))
     if missing:
         raise RunError(f"{', '.join(map(str, configs))}: shard {', '.join(missing)} is missing")
+
+
+def joint_registration(parts: list[Path], out: Path) -> Registration | None:
+    """The earliest registration of parts that register the same; None if they register nothing.
+
+    Raises RunError for parts that differ in it, and for an output that has runs and another one.
+    """
+    found = {part: registration.read(part) for part in parts}
+    (first, like), *others = found.items()
+    said = lambda kept: "no hypotheses" if kept is None else written(kept.hypotheses)  # noqa: E731
+    for part, kept in others:
+        if said(kept) != said(like):
+            raise RunError(
+                f"{part} registers {said(kept)}, but {first} {said(like)}; they cannot be merged"
+            )
+        if kept and like and kept.sha256 != like.sha256:
+            grids = (each.grid.as_dict() for each in (like, kept))
+            raise RunError(
+                f"{part} registers another grid than {first} ({claims.differences(*grids)})"
+            )
+    there = registration.salvaged(out) if registration.is_begun(out) else None
+    if there and (like is None or there.sha256 != like.sha256):
+        raise RunError(f"{out} registers {said(there)}, but {first} {said(like)}; {ADVICE}")
+    every = [kept for kept in (*found.values(), there) if kept is not None]
+    return min(every, key=lambda kept: kept.registered, default=None)
 
 
 def check_origins(sources: dict[RunConfig, Path]) -> None:

@@ -22,6 +22,7 @@ from jaxsharp.runs import losses
 from jaxsharp.runs.config import Settings
 from jaxsharp.studies import interrupts, study, sweep
 from jaxsharp.studies.grid import StudyConfig
+from jaxsharp.studies.grid.registration import check_targets, hypotheses_of
 from jaxsharp.studies.origins import with_code
 from jaxsharp.studies.recipes import make_recipe
 from jaxsharp.studies.workbench import workbench
@@ -48,6 +49,7 @@ def run(
     layout: sweep.Layout = sweep.ANYHOW,
     report: Callable[[study.Progress], Any] = lambda progress: None,
     figures: Sequence[str] = ("png",),
+    hypotheses: str | Sequence[Any] = (),
     **settings: Any,
 ) -> study.StudyResult:
     """Train a grid of runs of a network on a data set, measure each, write tables and figures.
@@ -60,7 +62,8 @@ def run(
     network's, which is cross-entropy for classes, and squared error where targets are numbers.
     ``settings`` are those of `runs.Settings` and `measures.Options`, by name: epochs, batch_size,
     learning_rate, schedule, augment, num_perturbations, track, ... ``figures`` are their
-    formats, of png, pdf and svg.
+    formats, of png, pdf and svg. ``hypotheses`` are texts like "minimum_sharpness:+:gap" (measure,
+    sign of Kendall's tau, target), which the folder's config.json registers before the first run.
 
     The folder ``out`` is that of ``jaxsharp study``: the same call continues what was interrupted,
     and repeats nothing. Every checkpoint knows its data, network and optimizer by their content, so
@@ -105,11 +108,14 @@ def run(
         vary={axis: tuple(map(own_number, values)) for axis, values in (vary or {}).items()},
     )
     config.check()
+    stated = hypotheses_of(hypotheses, config, bench.measures) if len(hypotheses) else ()
+    check_targets(stated, bench.network)
     sweep.check_layout(layout)
     for first, *_ in config.groups():
         make_recipe(first, bench)
     out = Path(out)
-    with interrupts.deferred() as requested, study.claimed(out, config, fresh=fresh):
+    claim = study.claimed(out, config, fresh=fresh, hypotheses=stated)
+    with interrupts.deferred() as requested, claim:
 
         def tell(progress: study.Progress) -> None:
             if requested():

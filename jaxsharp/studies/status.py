@@ -15,7 +15,7 @@ from jaxsharp.runs import claims, directory, files, measurements, reading
 from jaxsharp.runs.columns import MEASUREMENTS
 from jaxsharp.runs.losses import thresholds
 from jaxsharp.studies.checkpoints.choice import saved_at_losses
-from jaxsharp.studies.grid import StudyConfig
+from jaxsharp.studies.grid import StudyConfig, registration
 from jaxsharp.studies.study import Progress, is_writer, standing
 
 SECONDS = 1.0  # between two writings of the file
@@ -125,12 +125,14 @@ def latest_news(*folders: Path) -> float:
 def read_study(out: Path) -> StudyConfig:
     """Configuration of a study; RunError if the folder holds something else.
 
-    Its names and numbers are checked, and the folder holds no links (`files.check_tree`).
+    Its names and numbers are checked, and what it registers; the folder holds no links
+    (`files.check_tree`).
     """
     files.check_tree(out)
     if not (out / "config.json").is_file():
         what = f"{out} is not the folder of a study: it has no config.json"
         raise claims.RunError(f"{what}; {claims.mending(out)}")
+    registration.read(out)
     config = claims.read_config(out)
     if "seeds" not in config:
         raise claims.RunError(f"{out} is not the folder of a study")
@@ -197,6 +199,7 @@ def describe(out: Path) -> str:
     holds no study.
     """
     config, holder = read_study(out), files.holder(out)
+    kept = registration.read(out)
     status = read(out) if holder else derive(out)
     shard = "" if config.shard is None else f", shard {config.shard}"
     age = duration(time.time() - status.updated)
@@ -208,6 +211,7 @@ def describe(out: Path) -> str:
     lines = [
         f"{out}: {config.model} on {config.dataset}{shard}",
         f"grid: {grid_of(config)}",
+        *(registered_lines(kept, config) if kept else []),
         f"{f'running as {holder}' if holder else 'not running'}; last news {age} ago",
         f"{runs}: {status.trained} trained ({ended}), {status.measured} measured",
         f"steps: {status.steps_done} of at most {status.steps_total}{speed}",
@@ -216,6 +220,12 @@ def describe(out: Path) -> str:
     paths = sorted(out / "runs" / member.name for member in config.shard_members())
     damaged = [line for path in paths if path.is_dir() for line in damages(path)]
     return "\n".join([*lines, *(f"damaged: {line}" for line in damaged)])
+
+
+def registered_lines(kept: registration.Registration, config: StudyConfig) -> list[str]:
+    """What a study registers, and what came later."""
+    after = registration.later(kept, config)
+    return [f"registered: {kept.text}", *([f"since then: {after}"] if after else [])]
 
 
 def grid_of(config: StudyConfig) -> str:

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jaxsharp.analysis.hypotheses import Hypothesis
 from jaxsharp.analysis.results import StudyResult
 from jaxsharp.runs import claims, columns, directory, files, measurements
 from jaxsharp.runs.config import RunConfig
@@ -31,7 +32,7 @@ from jaxsharp.runs.fingerprint import DIGITS, Fingerprint
 from jaxsharp.studies import measuring, sweep
 from jaxsharp.studies.checkpoints.again import train_again
 from jaxsharp.studies.checkpoints.choice import saved_at_losses
-from jaxsharp.studies.grid import StudyConfig, held
+from jaxsharp.studies.grid import StudyConfig, held, registration
 from jaxsharp.studies.origins import contents, fingerprint
 from jaxsharp.studies.workbench import Workbench
 from jaxsharp.studies.writing.tables import (
@@ -98,7 +99,8 @@ def conduct(
             directory.check_origin(work.path(member), each)
     if is_writer():
         if held(out, config) != config:
-            claims.write_config(out, config.as_dict())
+            kept = registration.read(out)
+            claims.write_config(out, config.as_dict(), kept and kept.entry)
         for member in config.shard_members():  # what was begun with fewer epochs
             directory.train_on(work.path(member), member)
         forget(work)
@@ -220,17 +222,26 @@ class Work:
 
 
 @contextmanager
-def claimed(out: Path, config: StudyConfig, *, fresh: bool = False) -> Iterator[None]:
+def claimed(
+    out: Path,
+    config: StudyConfig,
+    *,
+    fresh: bool = False,
+    hypotheses: tuple[Hypothesis, ...] = (),
+) -> Iterator[None]:
     """Keep ``out`` as the directory of the study, and other processes out of it.
 
     A config.json that is missing or damaged among its runs is written anew, one of a study that
-    this one extends is left to `conduct`.
+    this one extends is left to `conduct`. The hypotheses are registered there, before the first
+    run; RunError for others than those that are (`registration.due`).
     """
     if is_writer():
+        due = registration.due(out, config, hypotheses, fresh=fresh)
         if not fresh:
             claims.keep_study(out, config.as_dict(), config.shard_members())
         found = config if fresh else held(out, config)
         with claims.claimed(out, found.as_dict(), fresh=fresh):
+            registration.keep(out, due)
             barrier()
             yield
     else:

@@ -14,6 +14,7 @@ from jaxsharp.analysis.evaluation.inputs import Plan, Roles, planned
 from jaxsharp.analysis.evaluation.notes import headline, notes
 from jaxsharp.analysis.evaluation.samples import Sample, covariates, sample
 from jaxsharp.analysis.evaluation.verdicts import verdict
+from jaxsharp.analysis.hypotheses import EXPLORATORY, agreement
 from jaxsharp.analysis.means import check_confidence
 from jaxsharp.core.choices import known, shown
 
@@ -66,6 +67,7 @@ def evaluate(
     columns: Sequence[str] = EXTRAS,
     rounds: int = ROUNDS,
     draw: int = 0,
+    hypotheses: str | Sequence[str] = (),
 ) -> Evaluation:
     """Return what each measure says of the target, with controls in the same table.
 
@@ -96,6 +98,13 @@ def evaluate(
     without such a column) are tied where they differ by less than two of it. There is no interval
     with fewer than 8 configurations.
 
+    With `hypotheses` there are more columns: hypothesis, the sign expected of a measure or
+    "exploratory"; raw_agrees and within_agrees, "yes" if the interval lies on the side of 0 that
+    was expected (and within_p_holm is below the level), "no" if on the other one, else "open".
+    within_p_holm is then adjusted for the number of hypotheses, on other targets and of measures
+    that are not evaluated too, whose p-values count as 1; apart from them, for that of the
+    exploratory measures.
+
     Args:
         table: One row a run.
         measures: Columns to evaluate.
@@ -112,6 +121,8 @@ def evaluate(
         columns: Which of `EXTRAS` to compute.
         rounds: Draws of the bootstrap, and permutations.
         draw: Seed of these, and of the random control. A row depends on no other row.
+        hypotheses: What was expected before the runs were seen, as in "x:+:gap": a positive tau of
+            the measure x with the target gap. Measures without one are exploratory.
 
     Raises ValueError for columns that are missing, twice, no numbers or without a finite value, and
     for other arguments outside of their ranges.
@@ -123,7 +134,7 @@ def evaluate(
     roles = Roles(
         *(tuple(measures), target, tuple(hyper), seed, converged, diverged, loss, tuple(controls))
     )
-    plan = planned(table, roles, unconverged, draw)
+    plan = planned(table, roles, unconverged, draw, hypotheses)
     for name in columns:
         known("column", name, EXTRAS)
     check_confidence(confidence)
@@ -230,18 +241,29 @@ def _judge(rows: list[dict[str, Any]], plan: Plan, confidence: float) -> None:
     """Adjust the p-values of measures for their number, and give each its verdict."""
     of_measures = [row for row in rows if row["kind"] == "measure"]
     taus = {r["measure"]: r["raw"] for r in rows if r["kind"] == "control" and r["raw"] == r["raw"]}
-    adjusted = resampling.holm([row["within_p"] for row in of_measures])
-    for row, p_value in zip(of_measures, adjusted, strict=True):
-        row["within_p_holm"] = p_value
+    stated = [row for row in of_measures if row["measure"] in plan.expected]
+    others = [row for row in of_measures if row["measure"] not in plan.expected]
+    for family, more in ((stated, len(plan.elsewhere)), (others, 0)):
+        adjusted = resampling.holm([row["within_p"] for row in family], more)
+        for row, p_value in zip(family, adjusted, strict=True):
+            row["within_p_holm"] = p_value
+    for row in of_measures:
+        p_value = row["within_p_holm"]
         raw, within, given_loss, given_all = (
             Coefficient(*(row[f"{name}{end}"] for end in ("", "_low", "_high", "_remark")))
             for name in ("raw", "within", "given_loss", "given_all")
         )
+        if plan.expected or plan.elsewhere:
+            sign = plan.expected.get(row["measure"])
+            row |= {"hypothesis": sign or EXPLORATORY, "raw_agrees": "", "within_agrees": ""}
+            if sign is not None:
+                row["raw_agrees"] = agreement(sign, raw)
+                row["within_agrees"] = agreement(sign, within, p_value < 1 - confidence)
         told = verdict(
             *(raw, within, p_value, None if plan.loss is None else given_loss, given_all),
             *(taus, 1 - confidence),
         )
         row |= {"verdict": told.text, "verdict_reason": told.reason}
     for row in rows:
-        row.setdefault("verdict", "")
-        row.setdefault("verdict_reason", "")
+        for name in of_measures[0]:
+            row.setdefault(name, "")

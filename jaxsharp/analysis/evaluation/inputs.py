@@ -1,5 +1,6 @@
 """What an evaluation is asked for, checked: columns, what they are, and the controls."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -7,6 +8,7 @@ import pandas as pd
 
 from jaxsharp.analysis import statistics
 from jaxsharp.analysis.evaluation.samples import is_number
+from jaxsharp.analysis.hypotheses import Hypothesis, parse_hypotheses
 from jaxsharp.core.choices import known, shown
 
 RANDOM = "random number"
@@ -39,7 +41,9 @@ class Plan(NamedTuple):
 
     It has the columns `converged` and `diverged`, and every control is a column. `hyper` vary,
     `constant` do not; `errors` has the column of standard errors of a measure. `judged`: something
-    says which runs converged; `unconverged` of those that enter did not.
+    says which runs converged; `unconverged` of those that enter did not. `expected` has the sign
+    that each hypothesis on the target expects of a measure that is evaluated, `elsewhere` are the
+    other hypotheses.
     """
 
     table: pd.DataFrame
@@ -53,11 +57,23 @@ class Plan(NamedTuple):
     errors: dict[str, str]
     judged: bool
     unconverged: int
+    expected: dict[str, str]
+    elsewhere: tuple[Hypothesis, ...]
 
 
-def planned(table: pd.DataFrame, roles: Roles, unconverged: bool, draw: int) -> Plan:
+def planned(
+    table: pd.DataFrame,
+    roles: Roles,
+    unconverged: bool,
+    draw: int,
+    hypotheses: str | Sequence[str] = (),
+) -> Plan:
     """The plan of an evaluation; ValueError for what cannot be evaluated."""
     _check(table, roles)
+    stated = ()
+    if hypotheses != ():
+        stated = parse_hypotheses(hypotheses, *([str(c) for c in table.columns],) * 2)
+    here = [h for h in stated if h.target == roles.target and h.measure in roles.measures]
     columns = dict.fromkeys((*roles.measures, roles.target, *roles.controls, roles.loss))
     columns.pop(None, None)
     values = {name: numbers(table, name) for name in columns}
@@ -88,6 +104,8 @@ def planned(table: pd.DataFrame, roles: Roles, unconverged: bool, draw: int) -> 
         errors,
         judged=converged is not None and bool(converged.notna().any()),
         unconverged=int((converged == 0).sum()) if unconverged and converged is not None else 0,
+        expected={h.measure: h.sign for h in here},
+        elsewhere=tuple(h for h in stated if h not in here),
     )
 
 

@@ -7,6 +7,7 @@ from jaxsharp.analysis.evaluation.inputs import Plan
 from jaxsharp.analysis.evaluation.pairs import LEAST_PAIRS
 from jaxsharp.analysis.evaluation.samples import covariates, numbered
 from jaxsharp.analysis.evaluation.verdicts import PREDICTS, UNDECIDED
+from jaxsharp.analysis.hypotheses import EXPLORATORY, NO, OPEN, YES, written
 from jaxsharp.core.choices import counted
 
 
@@ -24,13 +25,27 @@ def headline(found: pd.DataFrame, plan: Plan) -> str:
     text = (
         f"{len(good)} of {counted(len(measures), 'measure')} {verb} {plan.target} beyond {beyond}"
     )
-    text += f": {', '.join(good)}" if good else ""
+    unplanned = f" ({EXPLORATORY})" if plan.expected else ""
+    named = [name if name in plan.expected else name + unplanned for name in good]
+    text += f": {', '.join(named)}" if named else ""
     text += f"; {open_} undecided" if open_ else ""
     ranked = controls[controls["raw"].notna()]
     if len(ranked):
         best = ranked.loc[ranked["raw"].abs().idxmax()]
         text += f". The strongest control is {best['measure']}, raw tau {best['raw']:+.2f}"
-    return f"{text}."
+    return f"{text}.{_of_hypotheses(measures, plan)}"
+
+
+def _of_hypotheses(measures: pd.DataFrame, plan: Plan) -> str:
+    """How many hypotheses on the target the intervals agree with, in a sentence."""
+    if not plan.expected:
+        return ""
+    told = []
+    for name in ("raw", "within"):
+        counts = measures[f"{name}_agrees"].value_counts()
+        yes, no, unknown = (int(counts.get(word, 0)) for word in (YES, NO, OPEN))
+        told.append(f"{name} tau agrees with {yes}, contradicts {no}, leaves {unknown} open")
+    return f" Hypotheses on {plan.target}, {len(plan.expected)}: {'; '.join(told)}."
 
 
 def notes(found: pd.DataFrame, plan: Plan, noise: float, confidence: float) -> tuple[str, ...]:
@@ -65,11 +80,37 @@ def notes(found: pd.DataFrame, plan: Plan, noise: float, confidence: float) -> t
     lines.append(f"tau given all: given {', '.join(map(str, given)) or 'nothing'}")
     lines.append(
         f"Intervals: {100 * confidence:g} %, over configurations; within: p-values by permutation, "
-        f"adjusted by Holm for {counted(len(measures), 'measure')}"
+        f"adjusted by Holm for {_families(len(measures), plan)}"
     )
+    lines += _hypotheses(plan, confidence)
     reasons = measures[measures["verdict_reason"] != ""]
     lines += [f"{r.measure}: {r.verdict}, {r.verdict_reason}" for r in reasons.itertuples()]
     return tuple(lines)
+
+
+def _families(num: int, plan: Plan) -> str:
+    """What p-values are adjusted for: the hypotheses, and the measures without one."""
+    stated = len(plan.expected) + len(plan.elsewhere)
+    if not stated:
+        return counted(num, "measure")
+    rest = counted(num - len(plan.expected), f"{EXPLORATORY} measure")
+    words = "1 hypothesis" if stated == 1 else f"{stated} hypotheses"
+    return f"{words}, and apart from that for {rest}"
+
+
+def _hypotheses(plan: Plan, confidence: float) -> list[str]:
+    """Which measures a hypothesis is on, and what it means to agree with it."""
+    if not plan.expected and not plan.elsewhere:
+        return ["No hypotheses: every measure is exploratory"]
+    stated = [f"{name}:{sign}:{plan.target}" for name, sign in plan.expected.items()]
+    lines = [
+        f"Hypotheses: {', '.join(stated) or 'none on this target'}; other measures are "
+        f"{EXPLORATORY}. Agrees: {YES} where the interval lies on the expected side of 0 (within: "
+        f"and p is below {1 - confidence:.3g}), {NO} where on the other, else {OPEN}"
+    ]
+    if plan.elsewhere:
+        lines.append(f"Not in this table, and counted by Holm as p = 1: {written(plan.elsewhere)}")
+    return lines
 
 
 def _epochs(table: pd.DataFrame) -> str:

@@ -86,8 +86,10 @@ def _permuted(
     return np.concatenate(sums)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm(p_values: Sequence[float], more: int = 0) -> list[float]:
     """Return p-values adjusted for their number by Holm's step-down method; NaN stays NaN.
+
+    There are so many `more` that are not known, which count as 1: no others would adjust by more.
 
     Reference: Holm (1979), Scand. J. Stat. 6, 65-70.
     """
@@ -95,6 +97,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     known = np.flatnonzero(~np.isnan(p))
     order = known[np.argsort(p[known], kind="stable")]
     adjusted = np.full(len(p), NAN)
-    steps = p[order] * np.arange(len(order), 0, -1)
+    steps = p[order] * (more + np.arange(len(order), 0, -1))
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
     return [float(value) for value in adjusted]

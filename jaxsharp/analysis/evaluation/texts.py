@@ -59,6 +59,9 @@ HEADINGS = {
     "given_all": Heading("tau given all", _value("given_all"), 5),
     "increment": Heading("R2 added", _value("increment"), 10),
     "slope": Heading("slope", _interval("slope", _short), 13),
+    "hypothesis": Heading("hypothesis", lambda row: row["hypothesis"] or "-", 2),
+    "raw_agrees": Heading("raw agrees", lambda row: row["raw_agrees"] or "-", 3),
+    "within_agrees": Heading("within agrees", lambda row: row["within_agrees"] or "-", 5),
     "verdict": Heading("verdict", lambda row: row["verdict"] or "(control)", 4),
 }
 WIDE = {name: _interval(name) for name in ("within", "given_loss", "given_all")}

@@ -7,6 +7,7 @@ import tyro
 from jaxsharp.analysis import evaluation
 from jaxsharp.analysis.evaluation.at_losses import evaluate_at_losses
 from jaxsharp.cli.evaluate.output import print_evaluation, tell_at_losses, write
+from jaxsharp.cli.evaluate.registered import hypotheses_of, only_registered, registered
 from jaxsharp.cli.evaluate.tables import (
     CHECKPOINTS,
     CONVERGED,
@@ -40,6 +41,8 @@ def evaluate(
     unconverged: bool = False,
     noise: float = 0.0,
     confidence: float = 0.95,
+    hypotheses: str | None = None,
+    registered_only: bool = False,
     out: Path | None = None,
 ) -> None:
     """Say of each measure in tables of runs what it predicts, beside controls.
@@ -64,6 +67,9 @@ def evaluate(
         unconverged: Let runs enter that did not converge.
         noise: Differences of the target that are noise, for the worst environment.
         confidence: Confidence of the intervals.
+        hypotheses: What is expected in tables of your own, as in norm:+:gap (measure, sign of
+            Kendall's tau, target), separated by commas; a study has those that it registered.
+        registered_only: Leave out runs of a study that are not of the grid that it registered.
         out: Folder for evaluation.csv, evaluation.md and evaluation.png.
     """
     if not table:
@@ -72,8 +78,13 @@ def evaluate(
         claims.check_outside(out / "evaluation.csv")
         if out.exists() and not out.is_dir():
             raise ValueError(f"out is {out}, which is a file; it must be a folder")
-    every = joined({path: read_table(path) for path in table})
+    kept = registered(table)
+    tables, chosen = {path: read_table(path) for path in table}, ""
+    if registered_only:
+        tables, chosen = only_registered(kept, tables)
+    every = joined(tables)
     runs = rows_where(every, where)
+    stated, remarks = hypotheses_of(hypotheses, kept, {"where": where, "unconverged": unconverged})
     columns = list(map(str, runs.columns))
     named = lambda name, usual: name or (usual if usual in columns else None)  # noqa: E731
     listed = lambda names: known_list("column", names, columns)  # noqa: E731
@@ -89,14 +100,20 @@ def evaluate(
     }
     converged = named(converged_column, CONVERGED)
     check_one_row_a_run(runs, None if unconverged else converged)
-    found = evaluation.evaluate(runs, **asked, converged=converged, unconverged=unconverged)
+    found = evaluation.evaluate(
+        runs, **asked, converged=converged, unconverged=unconverged, hypotheses=stated
+    )
     at_losses = []
     if all((path / CHECKPOINTS).is_file() for path in table):
-        every = joined({path: read_table(path / CHECKPOINTS) for path in table})
-        at_losses = evaluate_at_losses(rows_where(every, where), **asked)
+        tables = {path: read_table(path / CHECKPOINTS) for path in table}
+        if registered_only:
+            tables, _ = only_registered(kept, tables)
+        at_losses = evaluate_at_losses(rows_where(joined(tables), where), **asked)
     if where:
         note = f"{len(runs)} of {counted(len(every), 'row')} count with {' and '.join(where)}."
         found = found._replace(notes=(note, *found.notes))
+    remarks = (chosen, *remarks) if chosen else remarks
+    found = found._replace(notes=(*found.notes, *remarks))
     console = make_console()
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)

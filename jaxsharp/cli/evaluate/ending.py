@@ -9,6 +9,7 @@ from jaxsharp.analysis import evaluation
 from jaxsharp.analysis.evaluation.at_losses import evaluate_at_losses
 from jaxsharp.analysis.results import StudyResult
 from jaxsharp.cli.evaluate.output import tell_at_losses, write_texts
+from jaxsharp.cli.evaluate.registered import registered
 from jaxsharp.cli.evaluate.tables import CHECKPOINTS, CONVERGED, LOSS, SEED, read_table
 from jaxsharp.cli.report import say
 from jaxsharp.studies.grid import StudyConfig
@@ -31,6 +32,7 @@ def evaluate_study(console: Console, config: StudyConfig, result: StudyResult, o
     measures = [name for name in config.measures if name in finite]
     if len(runs) > MOST_RUNS or not measures or not {result.gap, LOSS} <= set(finite):
         return
+    kept = registered([out])
     found = evaluation.evaluate(
         runs,
         measures=measures,
@@ -38,7 +40,9 @@ def evaluate_study(console: Console, config: StudyConfig, result: StudyResult, o
         hyper=config.axes(),
         seed=SEED,
         converged=CONVERGED,
+        hypotheses=kept.hypotheses,
     )
+    found = found._replace(notes=(*found.notes, *kept.notes))
     write_texts(out, EVALUATION, found.table, evaluation.markdown(found))
     say(console, found.headline)
     console.print(f"{out}: {', '.join(EVALUATION)}")

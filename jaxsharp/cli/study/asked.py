@@ -6,6 +6,7 @@ from typing import Annotated, NamedTuple
 import tyro
 
 from jaxsharp.analysis import canvas
+from jaxsharp.analysis.hypotheses import Hypothesis
 from jaxsharp.cli.parsing import naming
 from jaxsharp.cli.sources import Pair, pairs_of
 from jaxsharp.core.choices import at_least_one, checked, known_list, width_of
@@ -16,6 +17,7 @@ from jaxsharp.optimizers.registry import OPTIMIZERS
 from jaxsharp.runs.config import SAM
 from jaxsharp.studies import sweep
 from jaxsharp.studies.grid import StudyConfig, parse_shard, parse_vary
+from jaxsharp.studies.grid.registration import hypotheses_of
 from jaxsharp.studies.writing import joined
 
 Shared = tyro.conf.OmitArgPrefixes
@@ -33,6 +35,7 @@ class Asked(NamedTuple):
     configs: list[StudyConfig]
     formats: tuple[str, ...]
     layout: sweep.Layout
+    hypotheses: tuple[Hypothesis, ...]
 
 
 def asked(
@@ -52,6 +55,7 @@ def asked(
     width,
     devices_per_member,
     save_every,
+    hypotheses,
     **rest,
 ) -> Asked:
     """The options of `run_study`, checked without data; of the ``rest`` nothing is known here."""
@@ -79,7 +83,8 @@ def asked(
     for config in configs:
         config.check()
     at_least_one("save_every", save_every)
-    return Asked(pairs, configs, formats, layout)
+    stated = () if hypotheses is None else hypotheses_of(hypotheses, configs[0])
+    return Asked(pairs, configs, formats, layout, stated)
 
 
 def folder_of(configs: Sequence[StudyConfig]) -> str:

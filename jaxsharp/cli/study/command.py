@@ -27,6 +27,7 @@ from jaxsharp.optimizers.registry import OPTIMIZERS
 from jaxsharp.runs import files
 from jaxsharp.runs.config import SAM, Settings
 from jaxsharp.studies import merge, study, sweep
+from jaxsharp.studies.grid import registration
 from jaxsharp.studies.recipes import make_recipe
 from jaxsharp.studies.writing import joined
 from jaxsharp.training.hosts import Hosts, join
@@ -51,6 +52,7 @@ def run_study(
     shard: str | None = None,
     tensorboard: bool = False,
     figures: Figures = "png",
+    hypotheses: str | None = None,
     hosts: Shared[Hosts] = Hosts(),
     training: Shared[Settings] = Settings(),
     measuring: Shared[Options] = Options(),
@@ -92,12 +94,15 @@ def run_study(
         shard: Do one part of the grid, as in 2/4 for the second of four; see `jaxsharp merge`.
         tensorboard: Write losses and accuracies as TensorBoard scalars into OUT/tensorboard.
         figures: Formats of the figures, separated by commas.
+        hypotheses: What is expected, separated by commas, as in minimum_sharpness:+:gap (measure,
+            sign of Kendall's tau, target), which OUT/config.json registers before the first run.
     """
-    pairs, configs, formats, layout = asked(
+    pairs, configs, formats, layout, stated = asked(
         **{"dataset": dataset, "model": model, "optimizers": optimizers, "sam": sam},
         **{"seeds": seeds, "vary": vary, "measures": measures, "shard": shard, "hosts": hosts},
         **{"training": training, "measuring": measuring, "figures": figures, "width": width},
         **{"devices_per_member": devices_per_member, "save_every": save_every},
+        hypotheses=hypotheses,
     )
     several = len(pairs) > 1
     out = out or Path("runs") / folder_of(configs)
@@ -115,13 +120,19 @@ def run_study(
             )
         for first, *_ in config.groups():
             make_recipe(first, bench)
-    do = Doing(save_every, layout, formats, quiet or not study.is_writer(), tensorboard, fresh)
+    folders = [out / joined.folder_name(each) for each in configs] if several else [out]
+    for bench, config, folder in zip(benches, configs, folders, strict=True):
+        registration.check_targets(stated, bench.network)
+        if study.is_writer():  # all before the first of them is trained
+            registration.due(folder, config, stated, fresh=fresh)
+    quiet = quiet or not study.is_writer()
+    do = Doing(save_every, layout, formats, quiet, tensorboard, fresh, stated)
     if not several:
         conduct(configs[0], out, benches[0], do, begin)
         return
     try:
-        for config, bench in zip(configs, benches, strict=True):
-            conduct(config, out / joined.folder_name(config), bench, do, time.monotonic())
+        for config, bench, folder in zip(configs, benches, folders, strict=True):
+            conduct(config, folder, bench, do, time.monotonic())
     finally:
         written = joined.write_joined(out) if study.is_writer() else []
     tell_joined(out, written)

@@ -8,13 +8,14 @@ from typing import NamedTuple
 
 from rich.console import Console
 
+from jaxsharp.analysis.hypotheses import Hypothesis
 from jaxsharp.cli import report
 from jaxsharp.cli.evaluate import ending
 from jaxsharp.cli.output import make_console
 from jaxsharp.cli.progress import Tracker
 from jaxsharp.core.choices import counted
 from jaxsharp.studies import interrupts, status, study, sweep
-from jaxsharp.studies.grid import StudyConfig
+from jaxsharp.studies.grid import StudyConfig, registration
 from jaxsharp.studies.tensorboard import Scalars
 from jaxsharp.studies.workbench import Workbench
 from jaxsharp.studies.writing import joined
@@ -31,6 +32,7 @@ class Doing(NamedTuple):
     quiet: bool
     tensorboard: bool
     fresh: bool
+    hypotheses: tuple[Hypothesis, ...]
 
 
 def conduct(config: StudyConfig, out: Path, bench: Workbench, do: Doing, begin: float) -> None:
@@ -38,9 +40,12 @@ def conduct(config: StudyConfig, out: Path, bench: Workbench, do: Doing, begin: 
     console = make_console()
     followed = columns_of(config.settings.tracked)
     kept = Scalars(out / "tensorboard", followed) if do.tensorboard else nullcontext()
-    with interrupts.deferred() as requested, study.claimed(out, config, fresh=do.fresh):
+    claim = study.claimed(out, config, fresh=do.fresh, hypotheses=do.hypotheses)
+    with interrupts.deferred() as requested, claim:
         if not do.quiet:
             console.print(opening(config, bench, out))
+            if (found := registration.read(out)) is not None:
+                console.print(f"registered: {found.text}")
         total = len(config.shard_members()) * config.steps_per_run
         with (
             Tracker(console, "study", total, quiet=do.quiet) as tracker,

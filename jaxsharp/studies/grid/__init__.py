@@ -1,8 +1,9 @@
 """The grid of a study: its configuration, its members in order, and its parts.
 
-config   everything that decides the numbers of a study; the one that a folder holds
-axes     settings that a grid varies, and their values
-parts    what one program trains, and shards
+config         everything that decides the numbers of a study; the one that a folder holds
+axes           settings that a grid varies, and their values
+parts          what one program trains, and shards
+registration   hypotheses and grid as they were before the first run
 """
 
 from jaxsharp.studies.grid.axes import parse_vary as parse_vary

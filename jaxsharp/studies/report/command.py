@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
+from jaxsharp.analysis.hypotheses import Hypothesis, written
 from jaxsharp.data.datasets import DATASETS
 from jaxsharp.measures.registry import MEASURES
 from jaxsharp.networks.models import MODELS
@@ -15,7 +16,7 @@ from jaxsharp.studies.grid import StudyConfig
 OWN = {"dataset": "MINE.npz", "model": "MINE.py:MAKE"}
 
 
-def command_of(config: StudyConfig | RunConfig) -> str:
+def command_of(config: StudyConfig | RunConfig, hypotheses: Sequence[Hypothesis] = ()) -> str:
     """Return the command with which ``jaxsharp`` makes a study or run of this configuration.
 
     Options at their defaults are left out. A data set or network of the user's own is known by its
@@ -36,6 +37,7 @@ def command_of(config: StudyConfig | RunConfig) -> str:
         axes = [f"{name}={','.join(map(str, values))}" for name, values in config.vary.items()]
         words += ["--vary", *axes] if axes else []
         words += option("shard", config.shard)
+        words += option("hypotheses", written(hypotheses), "")
     else:
         words += option("optimizer", config.optimizer)
         words += option("sam", config.sam, "none")

@@ -25,9 +25,9 @@ from jaxsharp.runs import (
     tables,
 )
 from jaxsharp.runs.config import RunConfig, labels
-from jaxsharp.studies.grid import StudyConfig
+from jaxsharp.studies.grid import StudyConfig, registration
 from jaxsharp.studies.report.command import command_of, own_parts
-from jaxsharp.studies.status import grid_of, read_study
+from jaxsharp.studies.status import grid_of, read_study, registered_lines
 from jaxsharp.studies.writing.tables import AT_LOSSES, EVALUATION, TIMES
 
 NEEDED = (*("optimizer", "sam", "seed", *columns.ENDS), *RANGES["gap"], *RANGES["loss_gap"])
@@ -102,6 +102,9 @@ def summed_up(
     remarks = [f"{config.model} on {config.dataset}, {counted(num, 'run')}: {grid_of(config)}."]
     if missing:
         remarks += [f"{missing} of {counted(len(paths), 'run')} are not finished yet."]
+    kept, more = registration.read(path), {"measures": asdict(config.options)}
+    if kept is not None:
+        remarks += [f"{line[0].upper()}{line[1:]}." for line in registered_lines(kept, config)]
     return Study(
         name=printable(path.resolve().name),
         result=result,
@@ -109,8 +112,8 @@ def summed_up(
         history=history,
         evaluation=read_csv(path / EVALUATION[0]),
         at_losses=read_csv(path / AT_LOSSES[0]),
-        facts=facts(config, paths, {"measures": asdict(config.options)}, times(path)),
-        command=command_of(config),
+        facts=facts(config, paths, more, times(path)),
+        command=command_of(config, kept.hypotheses if kept else ()),
         remarks=[*remarks, *own(config)],
     )
 
