@@ -92,6 +92,14 @@ def test_a_file_is_one_room(path):
     assert len(path.read_text().splitlines()) <= MAX_LINES
 
 
+def test_a_test_and_an_experiment_are_no_longer_than_a_module():
+    top = PACKAGE.parent
+    files = [file for folder in ("tests", "experiments") for file in (top / folder).rglob("*.py")]
+    lines = {str(p.relative_to(top)): len(p.read_text().splitlines()) for p in files}
+    assert len(files) > 150
+    assert {name: n for name, n in lines.items() if n > MAX_LINES} == {}
+
+
 def test_a_test_file_has_a_name_of_its_own():
     """pytest imports test files by their names alone."""
     names = sorted(p.name for p in (PACKAGE.parent / "tests").rglob("test_*.py"))
