@@ -92,7 +92,7 @@ def rescaled_units(
     return Rescaled(*moved, found)
 
 
-def scaled(tree: PyTree, log_factors: Sequence[float | np.ndarray]) -> PyTree:
+def scaled(tree: PyTree, log_factors: Sequence[float | np.ndarray] | np.ndarray) -> PyTree:
     """Each array of a tree times a factor of its own, or a factor for each entry.
 
     Those that stay are the same arrays.
