@@ -91,7 +91,8 @@ def test_a_study_ends_with_its_page(without_a_rule, capsys):
 
 def test_progress_says_which_group_of_how_many(tmp_path, monkeypatch):
     out = make_study(tmp_path / "study")
-    for module, name in ((sweep, "train"), (measuring, "measure")):
+    done = (sweep, "train"), (study, "train_again"), (measuring, "measure")
+    for module, name in done:
         monkeypatch.setattr(module, name, lambda *_, **__: None)
     told = []
     bench = SimpleNamespace(optimizers=OPTIMIZERS)
