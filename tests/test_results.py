@@ -204,3 +204,12 @@ def test_no_signal_loses_anything():
     ledger = (RESULTS / "README.md").read_text()
     assert tries["ending"].str.contains("as Python started").sum() == 1
     assert "nothing in 100 of 100 tries, at most two lines each; one of them came while" in ledger
+
+
+def test_a_residual_network_trains():
+    text = (RESULTS / "resnet_20" / "README.md").read_text()
+    history = pd.read_csv(RESULTS / "resnet_20" / "history.csv")
+    for row in history.itertuples():
+        numbers = (row.train_loss, row.train_accuracy, row.test_loss, row.test_accuracy)
+        assert f"| {row.epoch} | {' | '.join(f'{x:.3f}' for x in numbers)} |" in text
+    assert f"annealed to 0: {100 * history['test_accuracy'].iloc[-1]:.1f} %" in text
