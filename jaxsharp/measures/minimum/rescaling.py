@@ -48,15 +48,11 @@ def rescaled(
     """
     options = {"loss": loss, "chunk_size": chunk_size, "memory": memory}
     found = minimum_sharpness(network, params, stats, batch, **options)
-    if not found.attained:
-        raise ValueError(
-            f"no rescaling attains the infimum {found.value:.3g} of the trace; where a parameter "
-            "array has a trace of 0, others may be scaled without end"
-        )
+    check_attained(found, "a parameter array has a trace of 0, others may be scaled without end")
     structure = structure_of(network, params, stats, batch[0])
     moved = (
-        scaled(params, list(structure.exponents @ found.log_scales)),
-        scaled(stats, list(structure.statistics @ found.log_scales)),
+        scaled(params, structure.exponents @ found.log_scales),
+        scaled(stats, structure.statistics @ found.log_scales),
     )
     return Rescaled(*moved, found)
 
@@ -79,17 +75,24 @@ def rescaled_units(
     """
     options = {"loss": loss, "chunk_size": chunk_size, "memory": memory}
     found = minimum_sharpness_units(network, params, stats, batch, **options)
-    if not found.attained:
-        raise ValueError(
-            f"no rescaling attains the infimum {found.value:.3g} of the trace; where all that "
-            "leads to a unit, or from it, has a trace of 0, that unit may be scaled without end"
-        )
+    check_attained(
+        found,
+        "all that leads to a unit, or from it, has a trace of 0, it may be scaled without end",
+    )
     units = units_of(network, params, stats, batch[0])
     x = np.concatenate([[0.0], found.log_scales])
     tails, heads, of_stats = map(jax.tree.leaves, units[1:])
     factors = [x[head] - x[tail] for head, tail in zip(heads, tails, strict=True)]
     moved = scaled(params, factors), scaled(stats, [x[each] for each in of_stats])
     return Rescaled(*moved, found)
+
+
+def check_attained(found: ScaleMinimum, why: str) -> None:
+    """Raise ValueError where no rescaling has the least trace, with where that may be."""
+    if not found.attained:
+        raise ValueError(
+            f"no rescaling attains the infimum {found.value:.3g} of the trace; where {why}"
+        )
 
 
 def scaled(tree: PyTree, log_factors: Sequence[float | np.ndarray] | np.ndarray) -> PyTree:

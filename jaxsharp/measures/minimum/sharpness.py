@@ -58,14 +58,22 @@ def minimum_sharpness(
     StructureError for a network that is not piecewise linear in each parameter, ValueError for
     outputs or targets that do not fit the loss, before anything compiles.
     """
+    network, images = checked(network, params, stats, batch, loss)
+    static = (network, chunk_size, memory or budget())
+    traces = group_traces(*static, params, stats, images)
+    return from_traces(network, params, stats, images, traces)
+
+
+def checked(
+    network: Network, params: PyTree, stats: PyTree, batch: PyTree, loss: str | None
+) -> tuple[Network, Array | np.ndarray]:
+    """The network with the loss that ``loss`` names, and the images; ValueError if none fits."""
     check_pair(batch)
     images, targets = batch
     if loss is not None:
         network = network._replace(loss=loss_of(loss))
     check_known(network, params, stats, images, targets)
-    static = (network, chunk_size, memory or budget())
-    traces = group_traces(*static, params, stats, images)
-    return from_traces(network, params, stats, images, traces)
+    return network, images
 
 
 def from_traces(

@@ -17,16 +17,14 @@ import jax
 import numpy as np
 from jaxtyping import Array, ArrayLike, PyTree
 
-from jaxsharp.core.chunks import check_pair
 from jaxsharp.core.memory import Budget, budget
 from jaxsharp.core.programs import own_settings
 from jaxsharp.curvature import exact
 from jaxsharp.curvature.structure import Units, read_units
 from jaxsharp.measures.minimum.balancing import minimize_over_units
 from jaxsharp.measures.minimum.scales import ScaleMinimum
-from jaxsharp.measures.minimum.sharpness import example_of, structure_of
-from jaxsharp.measures.output_losses import check_known, factors_of
-from jaxsharp.networks.losses import loss_of
+from jaxsharp.measures.minimum.sharpness import checked, example_of, structure_of
+from jaxsharp.measures.output_losses import factors_of
 from jaxsharp.networks.network import Network
 
 
@@ -56,11 +54,7 @@ def minimum_sharpness_units(
     Invariant to every such rescaling, and so to those of layers. Raises as `minimum_sharpness`, and
     StructureError where the rescalings of units cannot be read off the program.
     """
-    check_pair(batch)
-    images, targets = batch
-    if loss is not None:
-        network = network._replace(loss=loss_of(loss))
-    check_known(network, params, stats, images, targets)
+    network, images = checked(network, params, stats, batch, loss)
     units = units_of(network, params, stats, images)
     static = (network, chunk_size, memory or budget())
     return from_diagonal(units, diagonal(*static, params, stats, images))
