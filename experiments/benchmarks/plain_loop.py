@@ -125,7 +125,7 @@ def drawn(examples: int, side: int):
     rng = np.random.default_rng(0)
     parts = [
         (rng.integers(0, 256, (n, side, side, 3), np.uint8), np.arange(n) % 10)
-        for n in (examples, max(EVALUATED, 10) if side == 32 else 20)
+        for n in (examples, min(EVALUATED, examples))
     ]
     return data.from_arrays(*parts)
 
