@@ -105,7 +105,7 @@ def test_the_simulation_of_bootstrap_intervals():
     assert len(lines) == 10 and all(float(line.split()[-1]) >= 75 for line in lines)
 
 
-TABLES = ("runs", "timings", "counts", "coverage", "verdicts", "solutions")
+TABLES = ("runs", "history", "timings", "counts", "coverage", "verdicts", "solutions")
 RESULTS = sorted(p.name for p in (ROOT / "results").iterdir() if p.is_dir())
 
 
