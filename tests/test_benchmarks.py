@@ -170,3 +170,17 @@ def test_a_plain_loop_and_the_study_train_the_same_network(tmp_path):
     # Rounding decides at kinks: 1e-4. Momentum 0.8 for 0.9 gave 0.012 after two steps.
     assert timings["error"]["plain loop"] < 1e-2 and (timings["median_s"] > 0).all()
     assert list(pd.read_csv(tmp_path / "targets.csv")["target"]) == ["<= 1.05"]
+
+
+def test_the_public_scripts_have_the_values_of_the_measures(tmp_path):
+    printed = run("public_scripts.py", "--repeats", "1", "--out", str(tmp_path))
+    timings = pd.read_csv(tmp_path / "timings.csv").set_index(["work", "contender"])
+    assert len({work for work, _ in timings.index}) == 3 and (timings["median_s"] > 0).all()
+    errors = timings["error"].unstack()
+    assert (errors["jaxsharp"] == 0).all()
+    peers = ("sharpness", "loss_landscapes", "pylandscape")
+    for peer, name in zip(peers, ("script", "loss-landscapes", "pylandscape"), strict=True):
+        if name in errors:
+            assert errors[name].min() < {"pylandscape": 0.1}.get(name, 1e-3)
+        else:
+            assert f"{peer} is not installed" in printed or "torch is not installed" in printed

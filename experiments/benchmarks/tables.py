@@ -14,6 +14,7 @@ from measuring import Row, Work
 PACKAGES = (
     *("jaxsharp", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "torch", "PyHessian"),
     *("curvlinops-for-pytorch", "hessian-eigenthings", "matfree", "traceax", "lineax"),
+    *("loss-landscapes", "pylandscape"),
 )
 
 
