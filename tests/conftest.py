@@ -3,17 +3,21 @@
 import gc
 import os
 import signal
+from importlib.metadata import version
 from pathlib import Path
 
 # For the processes that tests start too, and so before JAX is imported. Most programs run for
 # milliseconds: to compile them is what takes time. Half of that went into fusions through MLIR, and
-# a part into splitting each program for threads that no core is free for.
+# a part into splitting each program for threads that no core is free for. XLA ends the process at a
+# flag that it does not know, as it does of those fusions since jaxlib 0.11.
 os.environ |= {
     "JAX_COMPILATION_CACHE_DIR": str(Path(__file__).parents[1] / ".pytest_cache" / "jax"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_TRACEBACK_IN_LOCATIONS_LIMIT": "0",
     "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
-    " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
+    " --xla_cpu_parallel_codegen_split_count=1"
+    + " --xla_cpu_use_fusion_emitters=false"
+    * version("jaxlib").startswith("0.10."),
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # two workers share a GPU
 }
 

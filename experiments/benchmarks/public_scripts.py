@@ -28,8 +28,8 @@ from curvature import use_threads
 NOTES = """
 - worst case: mean over groups of the largest rise of the loss, a lower bound of one maximum from
   the same start; timings.csv has the rises, the error is the relative difference from jaxsharp's.
-  The script takes two forward passes and a backward pass a step, jaxsharp one and one. Its
-  ascent in the l2 ball goes along c g and not c^2 g in d = c z, is projected on the ellipsoid in d, has
+  The script takes two forward passes and a backward pass a step, jaxsharp one and one. Its ascent
+  in the l2 ball goes along c g and not c^2 g in d = c z, is projected on the ellipsoid in d, has
   momentum in the first step, and after a halving resets the weights but not the perturbation.
 - plane: the error is the largest relative difference of a loss from jaxsharp's at the same place.
   loss-landscapes has every other column one step lower than its page says, which is allowed for.
