@@ -20,7 +20,7 @@ from jaxsharp.core.chunks import num_examples
 from jaxsharp.core.fingerprints import of_known_program
 from jaxsharp.core.memory import Budget, affordable_chunk, budget
 from jaxsharp.core.programs import compiled, constants, own_settings
-from jaxsharp.core.trees import merge, norm, select
+from jaxsharp.core.trees import abstract, merge, norm, select
 
 # Each is evaluated three times, less than two passes over a thousand; again where that is in doubt.
 MOST_EXAMPLES = 600
@@ -185,9 +185,7 @@ def _values_and_gradients(means, params, point, data):
 def _check_parts(means, params, sample, size):
     """Raise ValueError, in one line, where a loss cannot be taken of some of the examples."""
     for part in {max(1, size // 3), size - max(1, size // 3), size}:
-        few = jax.tree.map(
-            lambda a, k=part: jax.ShapeDtypeStruct((k, *a.shape[1:]), a.dtype), sample
-        )
+        few = jax.tree.map(lambda a, k=part: abstract(a, (k, *a.shape[1:])), sample)
         try:
             jax.eval_shape(means, params, few)
         except Exception as error:

@@ -13,9 +13,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Literal
 
-from jaxsharp.core.programs import primitives
+from jaxsharp.core.programs import as_program, primitives
 
 CONVOLUTION = "conv_general_dilated"
 # Kernels of more points stay convolutions, unless their windows do not overlap.
@@ -77,16 +77,12 @@ def opened(value: Any) -> Any:
     """A parameter of an operation, its programs without convolutions."""
     if isinstance(value, tuple):
         return tuple(opened(each) for each in value)
-    is_closed = isinstance(value, ClosedJaxpr)
-    if not (is_closed or isinstance(value, Jaxpr)):
+    program = as_program(value)
+    if program is None or CONVOLUTION not in primitives(program.jaxpr):
         return value
-    jaxpr = value.jaxpr if is_closed else value
-    if CONVOLUTION not in primitives(jaxpr):
-        return value
-    closed = value if is_closed else ClosedJaxpr(value, ())
-    shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in jaxpr.invars]
-    made = jax.make_jaxpr(lambda *args: evaluate(closed, *args))(*shapes)
-    return made if is_closed else made.jaxpr
+    shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in program.jaxpr.invars]
+    made = jax.make_jaxpr(lambda *args: evaluate(program, *args))(*shapes)
+    return made if isinstance(value, ClosedJaxpr) else made.jaxpr
 
 
 def is_plain(inputs, kernel, params: dict) -> bool:

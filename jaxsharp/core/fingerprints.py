@@ -14,9 +14,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Literal
 
-from jaxsharp.core.programs import CALLBACKS, constants, primitives
+from jaxsharp.core.programs import CALLBACKS, as_program, constants, primitives
 
 SIZE = 16
 # Parameters that say how a program is compiled or where it lies, not what it computes.
@@ -99,10 +99,8 @@ def kind(aval: Any) -> str:
 
 def text(value: Any) -> str:
     """A parameter of an operation as text, the same in every process."""
-    if isinstance(value, Jaxpr):
-        value = ClosedJaxpr(value, ())
-    if isinstance(value, ClosedJaxpr):
-        return of_text("\n".join(lines(value)))
+    if (program := as_program(value)) is not None:
+        return of_text("\n".join(lines(program)))
     if isinstance(value, PLACED):
         return "placed"
     if isinstance(value, np.ndarray | jax.Array):

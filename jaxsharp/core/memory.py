@@ -12,6 +12,7 @@ from jaxtyping import PyTree
 
 from jaxsharp.core.chunks import num_examples
 from jaxsharp.core.programs import subprograms
+from jaxsharp.core.trees import abstract
 
 # Intermediate values of one chunk. On the CPU small chunks stay near the caches and are faster.
 CHUNK_BYTES = {"cpu": 2**26, "other": 2**30}
@@ -122,9 +123,7 @@ def bytes_per_example(count: Callable[[PyTree], int], batch: PyTree) -> int:
     """Return how much `count(examples)` grows with each, from shapes of many (see `tiles`)."""
 
     def count_for(size):
-        return count(
-            jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), batch)
-        )
+        return count(jax.tree.map(lambda a: abstract(a, (size, *a.shape[1:])), batch))
 
     return max(1, (count_for(2 * MANY) - count_for(MANY)) // MANY)
 

@@ -61,14 +61,19 @@ def _kept(known: _Known) -> Callable:
     return jax.jit(known.fn)
 
 
+def as_program(value: Any) -> ClosedJaxpr | None:
+    """The program that a parameter of an operation is, with its constants; None for another."""
+    if isinstance(value, ClosedJaxpr):  # since JAX 0.12 a Jaxpr is one, too
+        return value
+    return ClosedJaxpr(value, ()) if isinstance(value, Jaxpr) else None
+
+
 def subprograms(jaxpr: Jaxpr) -> Iterator[ClosedJaxpr]:
     """Yield the programs that the operations of a program run, not those inside of these."""
     for equation in jaxpr.eqns:
         for value in jax.tree.leaves(list(equation.params.values())):
-            if isinstance(value, ClosedJaxpr):
-                yield value
-            elif isinstance(value, Jaxpr):
-                yield ClosedJaxpr(value, ())
+            if (inner := as_program(value)) is not None:
+                yield inner
 
 
 def every_program(jaxpr: Jaxpr) -> Iterator[Jaxpr]:

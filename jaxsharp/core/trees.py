@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +33,14 @@ def widen(tree: PyTree) -> PyTree:
             return jnp.asarray(leaf, jnp.promote_types(jnp.result_type(leaf), jnp.float32))
 
     return jax.tree.map(wide, tree)
+
+
+def abstract(x: Any, shape: tuple[int, ...] | None = None) -> jax.ShapeDtypeStruct:
+    """The shape and dtype of an array as JAX takes it, or its dtype and another shape.
+
+    Integers of NumPy and of PyTorch have 64 bits, of which JAX by default takes 32.
+    """
+    return jax.ShapeDtypeStruct(x.shape if shape is None else shape, jnp.result_type(x))
 
 
 def scaled_to_norm(tree: Vector, norm: ScalarLike) -> Vector:

@@ -29,7 +29,7 @@ from jaxtyping import Array, PyTree
 from jaxsharp.core.chunks import mean_over_chunks
 from jaxsharp.core.memory import Budget, affordable_chunk, budget, map_few
 from jaxsharp.core.programs import own_settings
-from jaxsharp.core.trees import widen
+from jaxsharp.core.trees import abstract, widen
 from jaxsharp.curvature.likelihoods import combined_softmax, softmax_factors
 from jaxsharp.curvature.reductions import DIAGONAL, FLATNESS, TRACE
 from jaxsharp.curvature.structure import (
@@ -161,7 +161,7 @@ def sampled_traces(
     backward pass an example, whatever the number of classes; memory of a few examples. For callers
     with a jit of their own. Refuses what ``exact_traces`` refuses.
     """
-    structure = _qualified(fn, params, stats, jax.ShapeDtypeStruct(images.shape[1:], images.dtype))
+    structure = _qualified(fn, params, stats, abstract(images, images.shape[1:]))
     products = {p.leaf: p for p in structure.products.values()}
     leaves, treedef = jax.tree.flatten(params)
     (logits,) = structure.program.out_avals
@@ -200,7 +200,7 @@ def _highest(fn, factors, reader, reduction, chunk_size, memory, *arrays):
 @partial(jax.jit, static_argnums=range(6))
 def _mean_squares(fn, factors, reader, reduction, chunk_size, memory, params, stats, images):
     """Sums of squares of J_j^T s_k, reduced, over all examples, divided by their number."""
-    image = jax.ShapeDtypeStruct(images.shape[1:], images.dtype)
+    image = abstract(images, images.shape[1:])
     structure = reader(fn, params, stats, image)
     (logits,) = structure.program.out_avals
     if logits.ndim != 1:

@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from jaxsharp.core.averages import Average, Limits, average
 from jaxsharp.core.keys import stream
 from jaxsharp.core.programs import own_settings
-from jaxsharp.core.trees import norm
+from jaxsharp.core.trees import abstract, norm
 from jaxsharp.curvature import operators
 from jaxsharp.curvature.operators import Matvec, check_range, checked_like, num_entries
 
@@ -154,7 +154,7 @@ def _average_over_signs(matvec, like, key, statistic, summary, limits, vmapped, 
 def _averaged(matvec, like, key, *, statistic, summary, limits, vmapped) -> Average:
     """Return the average of the statistic and of ||A z||."""
     leaves, treedef = jax.tree.flatten(like)
-    shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
+    shapes = tuple(map(abstract, leaves))
 
     def observe(index):
         probe = treedef.unflatten(_signs(key, index, shapes))

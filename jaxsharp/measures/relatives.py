@@ -16,7 +16,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 from jaxsharp.core.chunks import check_pair, mean_over_chunks
 from jaxsharp.core.memory import Budget, affordable_chunk, budget
 from jaxsharp.core.programs import own_settings
-from jaxsharp.core.trees import norm, widen
+from jaxsharp.core.trees import abstract, norm, widen
 from jaxsharp.curvature.exact import exact_relative_flatness
 from jaxsharp.curvature.linearization import linear_maps
 from jaxsharp.curvature.products import hessian
@@ -121,7 +121,7 @@ def relative_flatness(
 def _flatness(network, chunk_size, memory, params, stats, images):
     """Relative flatness of every layer, compiled once for all models of one network."""
     fn = example_of(network)
-    places = weight_places(fn, params, stats, jax.ShapeDtypeStruct(images.shape[1:], images.dtype))
+    places = weight_places(fn, params, stats, abstract(images, images.shape[1:]))
     options = {"factors": factors_of(network.loss), "chunk_size": chunk_size, "memory": memory}
     by_leaf = jax.tree.leaves(exact_relative_flatness(fn, params, stats, images, **options))
     return jnp.stack([by_leaf[place] for place in places])
@@ -132,7 +132,7 @@ def flatness_of_last(
 ) -> Float[Array, ""]:
     """Relative flatness of the layer that the network uses last, any if linear in it."""
     fn = example_of(network)
-    image = jax.ShapeDtypeStruct(images.shape[1:], images.dtype)
+    image = abstract(images, images.shape[1:])
     last = weight_places(fn, params, stats, image)[-1]
     leaves, treedef = jax.tree.flatten(params)
 

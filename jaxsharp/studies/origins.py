@@ -10,6 +10,7 @@ import jax
 
 from jaxsharp.core import fingerprints
 from jaxsharp.core.memory import budget
+from jaxsharp.core.trees import abstract
 from jaxsharp.measures.contract import Measure, Options, Trained
 from jaxsharp.measures.registry import own_measure
 from jaxsharp.runs.config import RunConfig
@@ -42,9 +43,7 @@ def network_digests(bench: Workbench) -> Iterator[str]:
     network, (images, labels) = bench.network, bench.dataset.train
     key = jax.eval_shape(lambda: jax.random.key(0))
     params, stats = jax.eval_shape(network.init, key)
-    batch = tuple(
-        jax.ShapeDtypeStruct((EXAMPLES, *each.shape[1:]), each.dtype) for each in (images, labels)
-    )
+    batch = tuple(abstract(each, (EXAMPLES, *each.shape[1:])) for each in (images, labels))
     yield fingerprints.of_program(network.init, key)
     gradient = training_gradient(network, network.loss.mean)
     yield fingerprints.of_program(gradient, params, stats, batch, key)
@@ -67,8 +66,7 @@ def with_code(fn: Callable, bench: Workbench, options: Options, size: int | None
     key = jax.eval_shape(lambda: jax.random.key(0))
     params, stats = jax.eval_shape(bench.network.init, key)
     batch = tuple(
-        jax.ShapeDtypeStruct((len(each[:size]), *each.shape[1:]), each.dtype)
-        for each in bench.dataset.train
+        abstract(each, (len(each[:size]), *each.shape[1:])) for each in bench.dataset.train
     )
 
     def program(params, stats, batch, key):

@@ -142,3 +142,19 @@ def test_another_process_another_hash_seed_and_other_devices_give_the_same():
         assert number == str(devices), done.stderr
         texts.add(text)
     assert len(texts) == 1 and text.count('"network"') == 2
+
+
+def test_constants_of_programs_inside_of_operations_enter():
+    """Of calls, branches and loops that close over a table, however JAX keeps it."""
+
+    def called(table):
+        return jax.jit(lambda x: jax.checkpoint(lambda y: jnp.sin(y @ table))(x))
+
+    def branched(table):
+        return lambda x: jax.lax.cond(x[0, 0] > 0, lambda y: y @ table, lambda y: y, x)
+
+    def repeated(table):
+        return lambda x: jax.lax.scan(lambda y, _: (y @ table, None), x, None, length=2)[0]
+
+    for make in (called, branched, repeated):
+        assert of(make(TABLE), X) == of(make(TABLE.copy()), X) != of(make(SECOND), X)

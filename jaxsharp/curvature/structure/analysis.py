@@ -27,6 +27,7 @@ from jax.extend import core
 from jaxtyping import Array, Float, PyTree
 
 from jaxsharp.core.programs import constants
+from jaxsharp.core.trees import abstract
 from jaxsharp.curvature.structure import scales
 from jaxsharp.curvature.structure.reading import Place, Product, Reader, StructureError, Value
 
@@ -91,8 +92,7 @@ def read(
     that parameters reach and that is not its function's derivative (compared at random points, see
     ``rules``), or that cannot be compared.
     """
-    struct = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype)  # noqa: E731
-    params, stats, image = jax.tree.map(struct, (params, stats, image))
+    params, stats, image = jax.tree.map(abstract, (params, stats, image))
     program, out = jax.make_jaxpr(fn, return_shape=True)(params, stats, image)
     one = isinstance(out, jax.ShapeDtypeStruct)
     if not one or not jnp.issubdtype(out.dtype, jnp.floating):

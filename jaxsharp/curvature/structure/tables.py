@@ -3,6 +3,8 @@
 import jax.numpy as jnp
 from jax.extend import core
 
+from jaxsharp.core.programs import as_program
+
 # One operand, rearranged.
 RESHAPES = {"reshape", "transpose", "squeeze", "expand_dims", "copy", "convert_element_type"}
 # Piecewise linear in the first operand, and of its scale; others are indices.
@@ -53,8 +55,7 @@ RULED = {"custom_jvp_call", "custom_vjp_call"}
 
 def subprogram(eqn) -> core.ClosedJaxpr | None:
     """The program that a call (jit, custom derivative, checkpoint) runs on the same operands."""
-    inner = eqn.params.get(CALLS.get(eqn.primitive.name))
-    return core.ClosedJaxpr(inner, ()) if isinstance(inner, core.Jaxpr) else inner
+    return as_program(eqn.params.get(CALLS.get(eqn.primitive.name)))
 
 
 def scaled_operands(name: str, operands: list) -> list | None:

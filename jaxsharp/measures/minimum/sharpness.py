@@ -21,6 +21,7 @@ from jaxtyping import Array, ArrayLike, PyTree
 from jaxsharp.core.chunks import check_pair
 from jaxsharp.core.memory import Budget, budget
 from jaxsharp.core.programs import own_settings
+from jaxsharp.core.trees import abstract
 from jaxsharp.curvature import exact
 from jaxsharp.curvature.structure import Structure, read_linear, warn_of_missed
 from jaxsharp.measures.minimum.scales import ScaleMinimum, minimize_over_scales
@@ -86,8 +87,8 @@ def from_traces(
 
 def structure_of(network: Network, params: PyTree, stats: PyTree, images: ArrayLike) -> Structure:
     """The rescalings that a network admits; StructureError if it is not piecewise linear."""
-    like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (params, stats))
-    image = jax.ShapeDtypeStruct(images.shape[1:], images.dtype)
+    like = jax.tree.map(abstract, (params, stats))
+    image = abstract(images, images.shape[1:])
     leaves, tree = jax.tree.flatten((*like, image))
     structure = _structure(network, tree, tuple(leaves), jax.config.jax_enable_x64)
     warn_of_missed(structure)

@@ -19,6 +19,7 @@ from jaxtyping import Array, ArrayLike, PyTree
 
 from jaxsharp.core.memory import Budget, budget
 from jaxsharp.core.programs import own_settings
+from jaxsharp.core.trees import abstract
 from jaxsharp.curvature import exact
 from jaxsharp.curvature.structure import Units, read_units
 from jaxsharp.measures.minimum.balancing import minimize_over_units
@@ -73,7 +74,7 @@ def _flat(tree: PyTree) -> np.ndarray:
 
 def units_of(network: Network, params: PyTree, stats: PyTree, images: ArrayLike) -> Units:
     """The rescalings of single units that a network admits; StructureError where not known."""
-    image = jax.ShapeDtypeStruct(images.shape[1:], images.dtype)
+    image = abstract(images, images.shape[1:])
     return read_units(structure_of(network, params, stats, images), params, stats, image)
 
 
