@@ -1,11 +1,14 @@
 """Progress of long work: a bar on a terminal, plain lines elsewhere."""
 
 import time
+from collections import deque
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 LINE_SECONDS = 10.0
+# Updates that the pace is taken from: measures take other times than epochs, and come last.
+RECENT = 20
 
 
 class Tracker:
@@ -21,7 +24,7 @@ class Tracker:
         self.last_line = time.monotonic()
         self.last_text = ""
         self.begun: int | None = None
-        self.first: tuple[int, float] | None = None
+        self.recent: deque[tuple[int, float]] = deque(maxlen=RECENT)
         self.bar = None
         if console.is_terminal and not quiet:
             text, pace = (
@@ -46,8 +49,8 @@ class Tracker:
         now = time.monotonic()
         if self.begun is None:
             self.begun = done
-        elif self.first is None and done > self.begun:
-            self.first = done, now
+        elif done > (self.recent[-1][0] if self.recent else self.begun):
+            self.recent.append((done, now))
         if self.quiet:
             return
         if self.bar:
@@ -61,8 +64,11 @@ class Tracker:
         self.console.print(line + self.pace(done, now), soft_wrap=True)
 
     def pace(self, done: int, now: float) -> str:
-        """Rate and time that is left, once steps after the first, which compiles, are timed."""
-        first, since = self.first or (done, now)
+        """Rate and time that is left by the latest steps, once some after the first are timed.
+
+        The first one compiles.
+        """
+        first, since = self.recent[0] if self.recent else (done, now)
         if done <= first or now <= since:
             return ""
         rate = (done - first) / (now - since)

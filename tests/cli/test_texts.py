@@ -59,6 +59,20 @@ def test_nothing_is_foretold_from_a_step_that_compiled(monkeypatch, capsys):
     assert lines == ["study 70/90: a", "study 71/90: b", "study 75/90: c (2/s, about 8 s left)"]
 
 
+def test_what_is_left_is_foretold_from_the_latest_steps(monkeypatch, capsys):
+    """A hundred epochs of 1 s and then measures of 10 s each, of which 20 are left."""
+    now = [0.0]
+    monkeypatch.setattr("jaxsharp.cli.progress.time.monotonic", lambda: now[0])
+    with Tracker(Console(force_terminal=False, width=100), "study", 150) as tracker:
+        for done in range(131):
+            now[0] += 1 if done <= 100 else 10
+            tracker.update(done, f"step {done}")
+            tracker.update(done, f"step {done}, again")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].endswith("(0.1/s, about 3 min left)")
+    assert lines[150].startswith("study 75/150") and lines[150].endswith("(1/s, about 75 s left)")
+
+
 def test_nothing_is_foretold_on_a_bar_either(monkeypatch, capsys):
     clock = iter([0.0, 1.0, 101.0, 103.0])
     monkeypatch.setattr("jaxsharp.cli.progress.time.monotonic", lambda: next(clock))
