@@ -16,10 +16,9 @@ from jaxsharp.core.memory import Budget, budget
 from jaxsharp.core.programs import own_settings
 from jaxsharp.measures.contract import UNDEFINED, Measure, Options, Record, Trained
 from jaxsharp.measures.registry import DEFAULT_MEASURES, MEASURES, own_measure
-from jaxsharp.networks.losses import Loss, check_fit, check_loss, loss_of, name_of
+from jaxsharp.networks.checks import FEW, check_fit, check_own
+from jaxsharp.networks.losses import Loss, loss_of, name_of
 from jaxsharp.networks.network import Network, fast_here
-
-FEW = 16  # examples on which a loss is looked at
 
 
 @own_settings()
@@ -112,7 +111,5 @@ def checked_batch(
     inputs, targets = (x if isinstance(x, jax.Array) else np.asarray(x) for x in batch)
     outputs = jax.eval_shape(network.evaluate, params, stats, inputs[:FEW])
     check_fit(network.loss, outputs, targets)
-    if network.loss.whole is not None:
-        few = network.evaluate(params, stats, inputs[:FEW])
-        check_loss(network.loss, few, targets[:FEW])
+    check_own(network, params, stats, inputs, targets)
     return inputs, targets

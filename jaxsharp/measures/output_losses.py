@@ -13,7 +13,8 @@ from jaxsharp.curvature.likelihoods import (
     softmax_factors,
     squared_factors,
 )
-from jaxsharp.networks.losses import LOSSES, Loss, check_fit
+from jaxsharp.networks.checks import check_fit
+from jaxsharp.networks.losses import LOSSES, Loss
 from jaxsharp.networks.network import Network
 
 # Factors of the Hessian of the loss of an example, summed over its outputs f: -log softmax(f)[y];

@@ -2,6 +2,8 @@
 
 network   `Network`: pure functions of parameters and BatchNorm statistics
 losses    what outputs are trained for: LOSSES, accuracy, and losses of the user's own
+checks    whether a loss is what it says, and takes outputs and targets
+batches   losses over a whole batch, as contrastive ones are, on fixed batches
 layers    convolution, BatchNorm, pooling; the same numbers in two lowerings
 tiles     convolutions a few examples at a time, for the CPU
 modules   any Flax NNX module as a `Network`
@@ -12,6 +14,8 @@ zoo       a room of its own: what `models` is made of
 weights   parameters that were trained elsewhere, from files
 """
 
+from jaxsharp.networks.batches import in_batches as in_batches
+from jaxsharp.networks.batches import whole_batch as whole_batch
 from jaxsharp.networks.equinox import from_equinox as from_equinox
 from jaxsharp.networks.layers import BatchNorm as BatchNorm
 from jaxsharp.networks.layers import ConvReLU as ConvReLU

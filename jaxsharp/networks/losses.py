@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, ArrayLike, Float, PyTree
+from jaxtyping import Array, ArrayLike, Float
 
 from jaxsharp.core.choices import IGNORED, known, known_classes
 from jaxsharp.core.trees import widen
@@ -20,6 +20,10 @@ class Loss(NamedTuple):
     ``mean(outputs, targets)`` is the mean over examples, in which each counts alike, or, if there
     are ``weights``, by ``weights(targets)``, one number each; ``accuracy`` likewise, None where
     there is none. ``whole``, of the user's own losses alone, is the function as it was given.
+
+    Of a loss over whole batches (`batches.whole_batch`) ``mean`` is that of one batch, and
+    ``batch_size`` the examples of each of the fixed batches that it is evaluated on. ``stacked``:
+    outputs and targets are those batches along a leading axis (`batches.in_batches`).
     """
 
     name: str
@@ -27,6 +31,12 @@ class Loss(NamedTuple):
     accuracy: Callable | None = None
     whole: Callable | None = None
     weights: Callable | None = None
+    batch_size: int | None = None
+    stacked: bool = False
+
+    def used(self, num_examples: int) -> int:
+        """Of so many examples those that are evaluated: those in whole batches, or all."""
+        return num_examples - num_examples % (self.batch_size or 1)
 
     def total(self, targets: ArrayLike) -> Float[Array, ""] | None:
         """The mean weight of examples; None where each counts alike."""
@@ -200,7 +210,7 @@ def loss_of(loss: str | Callable | Loss) -> Loss:
     """One of `LOSSES` by name, or the user's own ``loss(outputs, targets)``.
 
     The latter returns one number for each example, or their mean: then it is taken of one example
-    at a time, so that no chunk or batch can change what it means (`check_loss`).
+    at a time, so that no chunk or batch can change what it means (`checks.check_own`).
     """
     if isinstance(loss, Loss):
         return loss
@@ -228,68 +238,6 @@ def own_loss(fn: Callable) -> Loss:
         return widen(losses).mean()
 
     return Loss(name_of(fn), mean, None, fn)
-
-
-def check_fit(loss: Loss, outputs: Any, targets: ArrayLike) -> None:
-    """Raise ValueError unless a loss takes outputs and targets: one array, of some examples.
-
-    Of ``outputs`` shape and dtype are looked at, of targets that are not traced all values.
-    """
-    if not isinstance(outputs, jax.ShapeDtypeStruct):
-        raise ValueError(f"the network returns {type(outputs).__name__}; it must return one array")
-    shape = (outputs.shape[0], *np.shape(targets)[1:])
-    few = jax.ShapeDtypeStruct(shape, jnp.result_type(targets))
-    traced = isinstance(targets, jax.core.Tracer)
-    try:
-        jax.eval_shape(loss.mean, outputs, few)
-        if loss == CROSS_ENTROPY:
-            if outputs.shape[-1] < 2:
-                raise ValueError("of one output softmax is constant")
-            if not traced and np.any(np.asarray(targets) == IGNORED):
-                raise ValueError(f"targets hold {IGNORED}, for tokens that do not count; {TOKENS}")
-            known_classes(targets, np.shape(targets), outputs.shape[-1])
-        if not traced and loss.name in TOKEN_LOSSES and loss == LOSSES[loss.name]:
-            check_tokens(loss, np.asarray(targets), outputs.shape[-1])
-        if not traced and loss.weights is not None:
-            weights = np.asarray(loss.weights(targets))
-            if not (np.isfinite(weights).all() and weights.min() >= 0 < weights.max()):
-                low, high = weights.min(), weights.max()
-                raise ValueError(
-                    f"weights lie from {low} to {high}; they must be finite, not negative, and "
-                    "some above 0"
-                )
-        if loss == LOSSES["binary_cross_entropy"] and not traced:
-            low, high = np.min(targets), np.max(targets)
-            if not 0 <= low <= high <= 1:
-                raise ValueError(f"targets lie from {low} to {high}; they must lie from 0 to 1")
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"outputs of shape {outputs.shape} and targets of shape {few.shape} do not fit the "
-            f"loss {loss.name}: {error}"
-        ) from None
-
-
-def check_tokens(loss: Loss, labels: np.ndarray, num_classes: int) -> None:
-    """Raise ValueError for labels that are no classes, and where nothing is left to take a mean of.
-
-    Of the loss by tokens that is so if no token counts, of that by examples if none of one does.
-    """
-    known_classes(np.where(labels == IGNORED, 0, labels), labels.shape, num_classes)
-    empty = np.flatnonzero(np.asarray(counts(labels)) == 0)
-    if len(empty) == len(labels) or (loss.weights is None and len(empty)):
-        raise ValueError(f"of example {empty[0]} no token counts, all are {IGNORED}")
-
-
-def check_loss(loss: Loss, outputs: PyTree, targets: PyTree) -> None:
-    """Raise ValueError for an own loss that is no mean over examples, seen on some of them."""
-    if loss.whole is None:
-        return
-    whole, mean = (np.asarray(f(outputs, targets)).mean() for f in (loss.whole, loss.mean))
-    if not abs(whole - mean) <= 1e-3 * abs(mean) + 1e-6:
-        raise ValueError(
-            f"loss {loss.name} is {whole:.6g} of some examples, and {mean:.6g} the mean of its "
-            "values for each; it must be a mean over examples: return one number for each"
-        )
 
 
 def shown_shapes(found: Any) -> str:

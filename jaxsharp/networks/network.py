@@ -59,7 +59,13 @@ class Network(NamedTuple):
 
         The data loss alone, no weight decay. A loss by weights (`losses.by_weights`) needs the
         ``targets`` of all data, so that f may be averaged over chunks of them; ValueError without.
+        So is one over whole batches, which is no mean over examples (`batches.in_batches`).
         """
+        if self.loss.batch_size is not None and not self.loss.stacked:
+            raise ValueError(
+                f"loss {self.loss.name} is over whole batches of {self.loss.batch_size}, and no "
+                "mean over examples; take networks.in_batches(network, batch) first"
+            )
         if self.loss.weights is not None and targets is None:
             raise ValueError(
                 f"loss {self.loss.name} has weights; give the targets of all data, "

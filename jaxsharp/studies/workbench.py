@@ -15,9 +15,11 @@ from jaxsharp.data.parts import Dataset, redraw_labels
 from jaxsharp.measures.contract import Measure
 from jaxsharp.measures.registry import MEASURES
 from jaxsharp.networks import models
-from jaxsharp.networks.losses import CROSS_ENTROPY, Loss, check_fit, check_loss, loss_of
+from jaxsharp.networks.checks import check_fit, check_own
+from jaxsharp.networks.losses import CROSS_ENTROPY, LOSSES, Loss, loss_of
 from jaxsharp.networks.network import Network, fast_here, without_convolutions
 from jaxsharp.optimizers.registry import OPTIMIZERS
+from jaxsharp.runs import claims
 from jaxsharp.runs.config import RunConfig, Settings
 from jaxsharp.training.epochs import Data, streams
 
@@ -59,6 +61,7 @@ def workbench(
     network, trained = (each._replace(loss=chosen) for each in (made[0], made[-1]))
     bench = Workbench(dataset, network, trained)
     check_network(bench)
+    tell_left_out(bench)
     return bench
 
 
@@ -98,9 +101,21 @@ def check_network(bench: Workbench) -> None:
     jax.eval_shape(network.evaluate, *made, few[0])
     for split in (bench.dataset.train, bench.dataset.test):
         check_fit(network.loss, outputs, split.labels)
-    if network.loss.whole is not None:
-        params, stats = network.init(key)
-        check_loss(network.loss, network.evaluate(params, stats, few[0]), few[1])
+    if network.loss != LOSSES.get(network.loss.name):
+        check_own(network, *network.init(key), *few)
+
+
+def tell_left_out(bench: Workbench) -> None:
+    """Warn, once, of the examples that fill no batch of a loss over whole batches."""
+    loss, splits = bench.network.loss, (bench.dataset.train, bench.dataset.test)
+    sizes = [len(split.labels) for split in splits]
+    left = [size - loss.used(size) for size in sizes]
+    if any(left):
+        claims.warn_once(
+            f"loss {loss.name} is over whole batches of {loss.batch_size}: evaluation and measures "
+            f"leave out what fills none, the last {left[0]} of {sizes[0]} training examples and "
+            f"{left[1]} of {sizes[1]} test examples"
+        )
 
 
 def shared_data(bench: Workbench) -> Data:

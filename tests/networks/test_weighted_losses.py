@@ -8,7 +8,8 @@ from jax.flatten_util import ravel_pytree
 
 from jaxsharp import core, curvature, data, networks, runs, studies
 from jaxsharp.measures import spectrum
-from jaxsharp.networks.losses import IGNORED, by_weights, check_fit
+from jaxsharp.networks.checks import check_fit
+from jaxsharp.networks.losses import IGNORED, by_weights
 from jaxsharp.training.epochs import evaluation
 
 RNG = np.random.default_rng(0)
