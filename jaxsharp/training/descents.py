@@ -14,6 +14,7 @@ from jaxtyping import Array, PyTree, ScalarLike
 from jaxsharp.measures.edges import formulas, preconditioners
 
 LINEAR = ("sgd", "heavy_ball")
+CUTTING = ("m_sam",)  # variants that cut the batch of a step
 ADAPTIVE = ("adam", "adagrad", "adabound", "adashift")
 
 
@@ -49,7 +50,7 @@ class Descent(NamedTuple):
     @property
     def takes_batch(self) -> bool:
         """Whether its step cuts the batch itself."""
-        return self.sam == "m_sam"
+        return self.sam in CUTTING
 
 
 def diagonal_of(descent: Descent, state: PyTree, hyper: Mapping, rate: ScalarLike) -> PyTree | None:

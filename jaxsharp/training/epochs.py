@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 from jaxsharp.core.chunks import mean_over_chunks
 from jaxsharp.core.keys import stream
 from jaxsharp.core.memory import Budget, affordable_chunk, budget
+from jaxsharp.networks.batches import in_batches, of_batches
 from jaxsharp.networks.network import Network
 from jaxsharp.training.averages import Averaging, after_epoch, after_step, own_statistics
 from jaxsharp.training.members import over_members, split_examples
@@ -152,16 +153,21 @@ def training_gradient(network: Network, loss: Callable, compute: str = "float32"
 
 @lru_cache(maxsize=8)
 def evaluation(network: Network) -> Callable:
-    """Return ``f(params, stats, batch, memory) -> (loss, accuracy)`` in evaluation mode."""
-    loss = network.loss
+    """Return ``f(params, stats, batch, memory) -> (loss, accuracy)`` in evaluation mode.
+
+    A loss over whole batches has their mean, over the fixed batches of the data (`in_batches`).
+    """
+    batched = of_batches(network)
+    loss = batched.loss
     kinds = tuple(kind for kind in (loss.mean, loss.accuracy) if kind is not None)
 
     @jax.jit
     def means(params, stats, total, chunk):
-        outputs = network.evaluate(params, stats, chunk[0])
+        outputs = batched.evaluate(params, stats, chunk[0])
         return tuple(loss.in_parts(mean, total)(outputs, chunk[1]) for mean in kinds)
 
     def evaluate(params, stats, batch, memory):
+        _, batch = in_batches(network, batch)
         chunk_means = partial(means, params, stats, loss.total(batch[1]))
         found = mean_over_chunks(chunk_means, batch, affordable_chunk(chunk_means, batch, memory))
         return found if len(found) == 2 else (*found, jnp.full_like(found[0], jnp.nan))

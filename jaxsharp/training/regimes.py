@@ -125,6 +125,16 @@ def check_regime(regime: Regime, loss: Loss, inputs: tuple[int, ...]) -> None:
             f"label_smoothing is {regime.label_smoothing} with loss {loss.name}; it must be 0 but "
             "for cross_entropy"
         )
+    if regime.mixup and loss.batch_size is not None:
+        raise ValueError(
+            f"mixup is {regime.mixup} with loss {loss.name}; it must be 0 for one over whole "
+            "batches, whose examples have no losses to mix"
+        )
+    if regime.last_batch != "drop" and loss.batch_size is not None:
+        raise ValueError(
+            f"last_batch is {regime.last_batch} with loss {loss.name}; it must be drop for one "
+            "over whole batches, as of fewer examples it is another"
+        )
     if regime.augment != "none" and len(inputs) != 4:
         raise ValueError(
             f"augment is {regime.augment} for inputs of shape {inputs}; it must be none but for "

@@ -26,6 +26,7 @@ from jaxsharp.measures.edges.quantities import (
     over_batches,
 )
 from jaxsharp.measures.registry import MEASURES
+from jaxsharp.networks.batches import in_batches
 from jaxsharp.networks.network import Network
 from jaxsharp.training.descents import Descent, batch_edges_of, diagonal_of, eigenvalue_edge
 from jaxsharp.training.epochs import Data, Recipe, TrainState
@@ -84,6 +85,8 @@ class Situation(NamedTuple):
         """Whether steps descend on the loss in evaluation mode at the parameters measured."""
         recipe, stats = self.recipe, jax.tree.leaves(self.state.stats)
         changed = recipe.is_random or recipe.regime.label_smoothing > 0
+        # Of batches of another size a loss over whole batches is another.
+        changed |= self.network.loss.batch_size not in (None, recipe.batch_size)
         return not (stats or changed or recipe.averaging.is_on)
 
 
@@ -176,7 +179,8 @@ def eigenvalue(
     Of the loss in evaluation mode, as the measure; there is an edge where steps descend on that.
     """
     state, descent = here.state, here.descent
-    loss = here.network.frozen_loss(state.stats, here.batch[1])
+    network, batch = in_batches(here.network, here.batch)
+    loss = network.frozen_loss(state.stats, batch[1])
     diagonal, scaled = None, name == "preconditioned_eigenvalue"
     if scaled:
         if here.rate is None or not descent.has_preconditioner:
@@ -184,7 +188,7 @@ def eigenvalue(
         diagonal = diagonal_of(descent, state.opt_state, here.hyper, here.rate)
     limits = {"tol": options.eigenvalue_tol, "memory": memory, "check": False}
     found = followed_eigenvalue(
-        *(loss, state.params, here.batch), key=key, start=start, diagonal=diagonal, **limits
+        *(loss, state.params, batch), key=key, start=start, diagonal=diagonal, **limits
     )
     edge = jnp.nan
     if here.is_plain and here.rate is not None:
@@ -194,8 +198,8 @@ def eigenvalue(
             def gradient(chunk):
                 return jax.grad(loss)(state.params, chunk)
 
-            chunk = affordable_chunk(gradient, here.batch, memory)
-            norm = optax.tree.norm(mean_over_chunks(gradient, here.batch, chunk))
+            chunk = affordable_chunk(gradient, batch, memory)
+            norm = optax.tree.norm(mean_over_chunks(gradient, batch, chunk))
         edge = eigenvalue_edge(
             *(descent, here.hyper, here.rate, here.steps), preconditioned=scaled, gradient_norm=norm
         )
