@@ -7,6 +7,7 @@ edges           a room of its own: where training becomes unstable, what is foll
 relatives       Fisher-Rao norm, theta^T H theta, relative flatness
 baselines       norms, distance from initialization, margin, number of parameters
 output_losses   the losses that outputs may have been trained with
+batches         measures of a loss over whole batches
 contract        what a measure is to tables, studies and commands; options, records, symmetries
 catalogue       measures by name of one network
 registry        MEASURES, which studies and commands choose from

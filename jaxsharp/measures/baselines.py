@@ -157,6 +157,7 @@ MEASURES = {
         EVERY - {"logit_scale"},
         _margin,
         _of_outputs,
+        per_example=True,
     ),
     "num_parameters": Measure(
         "number of parameters",

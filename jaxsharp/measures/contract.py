@@ -200,6 +200,7 @@ class Measure(NamedTuple):
     take shapes, and no more. ``from_initial``: it is not defined without ``at.initial``. Measures
     of one ``stream`` and one ``arrays`` have the same random key, and share what is computed.
     ``code`` is a digest of the user's own, which a name alone does not tell from another function.
+    ``per_example``: it is of single examples, which a loss over whole batches has no values for.
     """
 
     description: str
@@ -214,6 +215,7 @@ class Measure(NamedTuple):
     from_initial: bool = False
     stream: str = ""
     code: str = ""
+    per_example: bool = False
 
     def settings(self, options: Options) -> str:
         """The options that decide the value, as text for a table."""

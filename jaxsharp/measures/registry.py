@@ -7,18 +7,14 @@ from functools import cache
 import jax.numpy as jnp
 
 from jaxsharp.measures import baselines, minimum, neighbourhood, relatives
+from jaxsharp.measures.batches import over_batches
 from jaxsharp.measures.contract import OF_DATA, SYMMETRIES, Measure, Options, Record
 from jaxsharp.measures.spectrum import densities, eigenvalues, traces
 from jaxsharp.networks.losses import name_of
 
+FAMILIES = (minimum, eigenvalues, traces, densities, neighbourhood, relatives, baselines)
 MEASURES: dict[str, Measure] = {
-    **minimum.MEASURES,
-    **eigenvalues.MEASURES,
-    **traces.MEASURES,
-    **densities.MEASURES,
-    **neighbourhood.MEASURES,
-    **relatives.MEASURES,
-    **baselines.MEASURES,
+    name: over_batches(measure) for family in FAMILIES for name, measure in family.MEASURES.items()
 }
 DEFAULT_MEASURES = ("minimum_sharpness", "top_eigenvalue", "random_perturbation")
 
@@ -53,7 +49,7 @@ def own_measure(fn: Callable) -> Measure:
     """The user's own measure: ``fn(network, params, stats, batch, key)``, a function of arrays.
 
     It returns a number, or a number and its error, and is compiled and mapped over runs, so that it
-    may use JAX alone.
+    may use JAX alone. Of a loss over whole batches it sees these as examples (`over_batches`).
     """
 
     def arrays(network, at, batch, key, options, memory):
@@ -74,4 +70,5 @@ def own_measure(fn: Callable) -> Measure:
 
     text = (fn.__doc__ or "the user's own").strip().splitlines()[0]
     kinds = "of the measure's own kind", "calls"
-    return Measure(text, "the user's own", "its own", *kinds, (), OF_DATA, arrays, record)
+    own = Measure(text, "the user's own", "its own", *kinds, (), OF_DATA, arrays, record)
+    return over_batches(own)

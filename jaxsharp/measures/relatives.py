@@ -205,6 +205,7 @@ MEASURES = {
         EVERY - {"logit_scale"},
         _fisher_rao,
         partial(_of_data, 2),
+        per_example=True,
     ),
     "frn": Measure(
         "theta^T H theta, the Hessian in the place of F",

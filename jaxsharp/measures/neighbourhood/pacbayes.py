@@ -142,5 +142,6 @@ MEASURES = {
         _moved,
         _bound,
         from_initial=True,
+        per_example=True,
     ),
 }
