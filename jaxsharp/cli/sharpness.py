@@ -171,7 +171,8 @@ def measure_elsewhere(
     key = jax.random.key(0)
     table = measure(bench.network, *trained, dataset.train, names, key=key, options=options)
     console = make_console()
-    console.print(f"{params} on {counted(len(dataset.train.labels), 'example')} of {dataset.name}:")
+    used = counted(bench.network.loss.used(len(dataset.train.labels)), "example")
+    console.print(f"{params} on {used} of {dataset.name}:")
     for name, record in table.items():
         kind = MEASURES[name].error
         ended = "" if record.finished else ", not finished"

@@ -24,8 +24,9 @@ def contents(bench: Workbench) -> dict[str, str]:
     """Digests of a workbench's data and network by field of `Fingerprint`; nothing is computed.
 
     Of the network: initialization, both modes, the moments, and the gradient in training, which
-    has the rules of custom derivatives, on `EXAMPLES` images. The number of classes is in that of
-    the labels.
+    has the rules of custom derivatives, on `EXAMPLES` images; of a loss over whole batches on one
+    of these, and the size of it and the accuracy too. The number of classes is in that of the
+    labels.
     """
     train, test = bench.dataset.train, bench.dataset.test
     labels = [fingerprints.of_array(split.labels) for split in (train, test)]
@@ -43,10 +44,15 @@ def network_digests(bench: Workbench) -> Iterator[str]:
     network, (images, labels) = bench.network, bench.dataset.train
     key = jax.eval_shape(lambda: jax.random.key(0))
     params, stats = jax.eval_shape(network.init, key)
-    batch = tuple(abstract(each, (EXAMPLES, *each.shape[1:])) for each in (images, labels))
+    loss, count = network.loss, network.loss.batch_size or EXAMPLES
+    batch = tuple(abstract(each, (count, *each.shape[1:])) for each in (images, labels))
     yield fingerprints.of_program(network.init, key)
-    gradient = training_gradient(network, network.loss.mean)
+    gradient = training_gradient(network, loss.mean)
     yield fingerprints.of_program(gradient, params, stats, batch, key)
+    if loss.batch_size is not None:
+        yield f"batches of {count}"
+        outputs = jax.eval_shape(network.evaluate, params, stats, batch[0])
+        yield fingerprints.of_program(loss.accuracy or loss.mean, outputs, batch[1])
     try:
         yield fingerprints.of_program(network.moments, params, stats, stats, batch[0])
     except (TypeError, ValueError):  # a network may have none

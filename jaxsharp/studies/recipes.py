@@ -11,11 +11,12 @@ import optax
 from jaxsharp.core.choices import known
 from jaxsharp.core.memory import budget
 from jaxsharp.measures.contract import Options, Trained
+from jaxsharp.networks.losses import Loss
 from jaxsharp.optimizers.registry import OPTIMIZERS, SHARPNESS_AWARE, own_arguments
 from jaxsharp.runs.config import HYPER_PARAMETERS, RunConfig, Settings
 from jaxsharp.studies.workbench import EXAMPLES, Workbench
 from jaxsharp.training.averages import Averaging, check_averaging
-from jaxsharp.training.descents import Descent
+from jaxsharp.training.descents import CUTTING, Descent
 from jaxsharp.training.epochs import Recipe, Stopping, TrainState, init_state, streams
 from jaxsharp.training.precision import check_compute
 from jaxsharp.training.regimes import Regime, check_last_batch, check_regime
@@ -42,6 +43,7 @@ def unchecked_recipe(config: RunConfig, bench: Workbench, split_batches: bool = 
                 f"{name} is {size}; "
                 f"it must be from 1 to {num_examples} (the number of training examples)"
             )
+    check_batches(config, bench.network.loss)
     labels = bench.dataset.train.labels
     if settings.label_noise and (labels.dtype != np.int32 or labels.ndim > 1):
         what = "numbers" if labels.dtype != np.int32 else "classes of tokens"
@@ -65,6 +67,25 @@ def unchecked_recipe(config: RunConfig, bench: Workbench, split_batches: bool = 
         *(bench.trained, optimizer, size, stopping, split_batches, regime, averaging),
         compute=settings.compute,
     )
+
+
+def check_batches(config: RunConfig, loss: Loss) -> None:
+    """Raise ValueError for what a loss over whole batches does not allow."""
+    if loss.batch_size is None:
+        return
+    least = {"batch_size": 2, "measure_size": loss.batch_size, "track_size": loss.batch_size}
+    for name, fewest in least.items():
+        size = getattr(config.settings, name)
+        if size is not None and size < fewest:
+            raise ValueError(
+                f"{name} is {size}; with loss {loss.name}, over whole batches of "
+                f"{loss.batch_size}, it must be at least {fewest}"
+            )
+    if config.sam in CUTTING:
+        raise ValueError(
+            f"sam is {config.sam}, which cuts a batch into groups; loss {loss.name} is over whole "
+            "batches, take another batch_size and sam"
+        )
 
 
 def regime_of(settings: Settings) -> Regime:
