@@ -169,15 +169,15 @@ def sharpness_aware(
 def _apply(rule, axis_name, grad_fn, grads, params, memory, step, **batch):
     """The rule in at least float32; gradients and memory keep their dtypes."""
 
-    def prepared(gradient, name):
-        gradient = widen(_unboxed(gradient, params, name))
+    def prepared(gradient):
+        gradient = widen(gradient)
         return gradient if axis_name is None else jax.lax.pmean(gradient, axis_name)
 
     def wide_grad_fn(point, *args):
-        return prepared(grad_fn(point, *args), "the result of grad_fn")
+        return prepared(_unboxed(grad_fn(point, *args), params, "the result of grad_fn"))
 
     grads = _unboxed(grads, params, "grads")
-    args = (wide_grad_fn, prepared(grads, "grads"), params, memory, step)
+    args = (wide_grad_fn, prepared(grads), params, memory, step)
     sharp, new_memory = rule.gradient(*args, **batch)
     return optax.tree.cast_like(sharp, grads), optax.tree.cast_like(new_memory, memory)
 
