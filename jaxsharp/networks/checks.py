@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import ArrayLike, PyTree
 
 from jaxsharp.core.choices import IGNORED, known_classes
+from jaxsharp.core.trees import abstract
 from jaxsharp.networks.losses import (
     CROSS_ENTROPY,
     LOSSES,
@@ -32,7 +33,7 @@ def check_fit(loss: Loss, outputs: Any, targets: ArrayLike) -> None:
         raise ValueError(f"the network returns {type(outputs).__name__}; it must return one array")
     if loss.batch_size is not None:
         check_enough(loss, len(targets))
-        outputs = jax.ShapeDtypeStruct((loss.batch_size, *outputs.shape[1:]), outputs.dtype)
+        outputs = abstract(outputs, (loss.batch_size, *outputs.shape[1:]))
     shape = (outputs.shape[0], *np.shape(targets)[1:])
     few = jax.ShapeDtypeStruct(shape, jnp.result_type(targets))
     traced = isinstance(targets, jax.core.Tracer)
