@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxsharp.core.choices import known_classes
+from jaxsharp.core.entropies import binary_cross_entropies, cross_entropies
 from jaxsharp.core.keys import stream
 
 
@@ -33,7 +34,7 @@ class Likelihood(NamedTuple):
 def _class_log_prob(logits, label):
     _check_classes(logits)
     known = known_classes(label, (), logits.size)
-    log_prob = jax.nn.log_softmax(logits)[label]
+    log_prob = -cross_entropies(logits, label)
     return log_prob if known is None else log_prob * known.astype(log_prob.dtype)
 
 
@@ -45,7 +46,8 @@ def _class_sample(key, logits):
 def _class_information(logits, vector):
     _check_classes(logits)
     p = jax.nn.softmax(logits)
-    return p * (vector - p @ vector)
+    differences = vector - vector[jnp.argmax(logits)]  # so that nothing near 1 has to cancel
+    return p * (differences - p @ differences)
 
 
 def _check_classes(logits):
@@ -62,9 +64,7 @@ def _bernoulli_log_prob(logits, labels):
     known = jnp.where((labels >= 0) & (labels <= 1), 1.0, jnp.nan).astype(logits.dtype)
     if not isinstance(known, jax.core.Tracer) and jnp.isnan(known).any():
         raise ValueError(f"targets hold {jnp.asarray(labels)[jnp.isnan(known)][0]}, not 0 to 1")
-    return jnp.sum(
-        known * (labels * jax.nn.log_sigmoid(logits) + (1 - labels) * jax.nn.log_sigmoid(-logits))
-    )
+    return -jnp.sum(known * binary_cross_entropies(logits, labels))
 
 
 def _gaussian_log_prob(mean, target):

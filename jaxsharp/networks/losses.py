@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, ArrayLike, Float
 
 from jaxsharp.core.choices import IGNORED, known, known_classes
+from jaxsharp.core.entropies import binary_cross_entropies, cross_entropies
 from jaxsharp.core.trees import widen
 
 
@@ -62,13 +62,14 @@ def name_of(fn: Callable) -> str:
 def cross_entropy(logits: Float[Array, "n ... classes"], labels: ArrayLike) -> Float[Array, ""]:
     """Mean over the examples of -log softmax(logits)[label], in nats, in at least float32.
 
+    It and its derivatives keep their digits at any size of the loss (`core.entropies`).
     `labels`, integers of the shape of `logits` without its last axis, are the classes from 0 on;
     over axes between the first and the last, as of tokens, the mean is taken too. Raises
     ValueError, one line, for other shapes and types, and for a label that is no class; inside jit,
     where labels are not known, the mean and its derivatives are NaN for such a label.
     """
     known = known_classes(labels, logits.shape[:-1], logits.shape[-1])
-    losses = optax.softmax_cross_entropy_with_integer_labels(widen(logits), labels)
+    losses = cross_entropies(widen(logits), labels)
     return (losses if known is None else losses * known.astype(losses.dtype)).mean()
 
 
@@ -88,7 +89,7 @@ def binary_cross_entropy(logits: Float[Array, "n ..."], targets: ArrayLike) -> F
     the outputs, or (n,) where there is one.
     """
     logits, targets = alike(logits, targets)
-    losses = optax.sigmoid_binary_cross_entropy(logits, targets)
+    losses = binary_cross_entropies(logits, targets)
     inside = (targets >= 0) & (targets <= 1)
     return jnp.where(inside, losses, jnp.nan).sum() / len(logits)
 
@@ -160,7 +161,7 @@ def token_losses(logits: Float[Array, "n ... classes"], labels: ArrayLike) -> Fl
     labels = jnp.asarray(labels)
     seen = jnp.where(labels == IGNORED, 0, labels)
     known = known_classes(seen, logits.shape[:-1], logits.shape[-1])
-    losses = optax.softmax_cross_entropy_with_integer_labels(widen(logits), seen)
+    losses = cross_entropies(widen(logits), seen)
     return over_tokens(losses if known is None else losses * known.astype(losses.dtype), labels)
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from jaxsharp.core.entropies import log_softmax
 from jaxsharp.core.trees import widen
 from jaxsharp.data.augment import augmented
 from jaxsharp.networks.losses import CROSS_ENTROPY, Loss
@@ -112,7 +113,7 @@ def smoothed(part: float) -> Callable:
     """Mean cross-entropy with labels of which a part is spread evenly over all classes."""
 
     def mean(logits, labels):
-        even = -jax.nn.log_softmax(widen(logits)).mean()
+        even = -log_softmax(widen(logits)).mean()
         return (1 - part) * CROSS_ENTROPY.mean(logits, labels) + part * even
 
     return mean
