@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats as reference
 
-from experiments import intervals
+from experiments import intervals, lattice_intervals
 from jaxsharp import analysis
 
 NAN = float("nan")
@@ -83,3 +83,18 @@ def test_intervals_that_are_printed_cover_90_to_98_percent(kind, name):
         low, high = (p + z * np.sqrt(p * (1 - p) / num) for p, z in ((0.9, -3), (0.98, 3)))
         if values >= 3:
             assert low <= row["coverage"] <= min(high, 1.0), row
+
+
+@pytest.mark.parametrize("num", [3, 10])
+def test_no_rule_on_the_spread_of_accuracies_makes_their_intervals_right(num):
+    """As printed they are too wide where accuracies differ by an answer, and never too narrow."""
+    rng, tables, widest = np.random.default_rng(num), 8000, {}
+    for deviation in lattice_intervals.DEVIATIONS:
+        found = lattice_intervals.coverage(rng, num, deviation, tables)
+        for rule, (covered, share) in found.items():
+            if share >= 0.05:
+                assert covered > 0.94, (rule, deviation)
+                widest[rule] = deviation if covered > 0.98 else widest.get(rule, 0)
+    usual = widest.pop("not all equal")
+    assert usual == {3: 1, 10: 0}[num] and len(widest) == 5
+    assert all(deviation > usual for deviation in widest.values()), widest
