@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from measuring import Row, Target, Work
 
 from jaxsharp import data, training
+from jaxsharp.core import budget
 from jaxsharp.runs import RunConfig, Settings, claims
 from jaxsharp.studies import sweep
 from jaxsharp.studies.recipes import hyper_parameters, make_recipe
@@ -156,5 +157,5 @@ def _arguments(config: RunConfig, recipe: training.Recipe, bench: Workbench, mes
     labels = [bench.dataset.train.labels] * len(streams)
     rows = stack(states), stack([hyper] * len(streams)), jnp.stack([s.order for s in streams])
     own = place(stack(labels), mesh)
-    shared = place(shared_data(bench), mesh, shared=True)
+    shared = place(shared_data(bench, budget()), mesh, shared=True)
     return *(place(row, mesh) for row in rows), shared._replace(labels=own)

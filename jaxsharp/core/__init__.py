@@ -5,6 +5,7 @@ keys          random keys, a stream for each purpose
 chunks        means over data sets, in memory or streamed, a chunk of examples at a time
 entropies     cross-entropies that keep their digits however sure a network is
 additivity    whether a loss is a mean over examples, so that data may be cut into chunks
+streaming     arrays that stay on the host, of which programs read a part at a time
 memory        what a call may take of the memory, and how many examples a chunk may have within it
 convolutions  convolutions as matrix products, in functions that anybody wrote
 programs      what a traced program contains

@@ -20,6 +20,7 @@ from jaxsharp.core.chunks import num_examples
 from jaxsharp.core.fingerprints import of_known_program
 from jaxsharp.core.memory import Budget, affordable_chunk, budget
 from jaxsharp.core.programs import compiled, constants, own_settings
+from jaxsharp.core.streaming import each, is_streamed, shapes
 from jaxsharp.core.trees import abstract, merge, norm, select
 
 # Each is evaluated three times, less than two passes over a thousand; again where that is in doubt.
@@ -81,7 +82,8 @@ class Additivity(NamedTuple):
     def _compare(self, rows, batch, memory) -> Comparison:
         point = select(self.params, self.mask)
         take = jax.jit(lambda leaf: leaf[rows])
-        sample = jax.tree.map(lambda a: a[rows] if isinstance(a, np.ndarray) else take(a), batch)
+        direct = lambda a: isinstance(a, np.ndarray) or is_streamed(a)  # noqa: E731
+        sample = each(lambda a: a[rows] if direct(a) else take(a), batch)
         sample = sample, rows
         gradients = partial(_values_and_gradients, self.means, self.params)
         room = affordable_chunk(lambda part: gradients(point, part), sample, memory) or len(rows)
@@ -197,5 +199,5 @@ def _check_parts(means, params, sample, size):
 
 def _holds_tracers(fn, *args):
     """Return whether arguments, or what the function closes over, are traced."""
-    known = [*jax.tree.leaves(args), *constants(jax.make_jaxpr(fn)(*args))]
+    known = [*jax.tree.leaves(args), *constants(jax.make_jaxpr(fn)(*shapes(args)))]
     return any(isinstance(leaf, jax.core.Tracer) for leaf in known)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from jaxsharp.core.streaming import each, is_streamed, shapes, streams, whole
 from jaxsharp.core.trees import check_numbers, widen
 
 
@@ -33,23 +34,43 @@ def mean_over_chunks(
     """
     n = num_examples(batch, chunk_size)
     if chunk_size is None or chunk_size >= n:
-        return fn(batch)
+        return fn(whole(batch))
     num_full, num_rest = divmod(n, chunk_size)
 
     def add_chunk(total, index):
         part = fn(_chunk(batch, index, chunk_size))
         return jax.tree.map(jnp.add, total, part), None
 
-    shapes = jax.eval_shape(fn, jax.eval_shape(lambda: _chunk(batch, 0, chunk_size)))
-    _check_floating(shapes)
-    zeros = widen(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes))
+    like = jax.eval_shape(fn, jax.eval_shape(lambda: _chunk(batch, 0, chunk_size)))
+    _check_floating(like)
+    zeros = widen(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like))
     total, _ = jax.lax.scan(add_chunk, zeros, jnp.arange(num_full))
     mean = jax.tree.map(lambda leaf: leaf * (chunk_size / n), total)
     if num_rest:
-        rest = fn(jax.tree.map(lambda leaf: leaf[num_full * chunk_size :], batch))
+        rest = fn(each(lambda leaf: leaf[num_full * chunk_size :], batch))
         _check_same_shapes(mean, rest)
         mean = jax.tree.map(lambda leaf, part: leaf + part * (num_rest / n), mean, widen(rest))
-    return jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), mean, shapes)
+    return jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), mean, like)
+
+
+def map_examples(fn: Callable[[PyTree], PyTree], batch: PyTree, size: int | None) -> PyTree:
+    """Return `fn(example)` for every example, stacked, `size` at a time (None: all)."""
+    n = num_examples(batch)
+    if size is None or size >= n:
+        return jax.vmap(fn)(whole(batch))
+    if not streams(batch):
+        return jax.lax.map(fn, batch, batch_size=size)
+    num_full = n // size
+
+    def of_block(index):
+        return jax.vmap(fn)(each(lambda leaf: _neighbours(leaf, index, size), batch))
+
+    found = jax.lax.map(of_block, jnp.arange(num_full))
+    found = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), found)
+    if n % size == 0:
+        return found
+    rest = jax.vmap(fn)(each(lambda leaf: leaf[num_full * size :], batch))
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), found, rest)
 
 
 @dataclass(frozen=True)
@@ -176,9 +197,9 @@ def num_examples(batch: PyTree, chunk_size: int | None = None) -> int:
 
     Raises ValueError where `batch` cannot be cut into chunks of `chunk_size` examples.
     """
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(batch)]
-    lengths = sorted({shape[0] for shape in shapes if shape})
-    if any(not shape for shape in shapes):
+    found = [jnp.shape(leaf) for leaf in jax.tree.leaves(shapes(batch))]
+    lengths = sorted({shape[0] for shape in found if shape})
+    if any(not shape for shape in found):
         raise ValueError("batch holds a scalar; every array needs a leading axis over examples")
     if len(lengths) > 1:
         raise ValueError(f"batch has leading axes of lengths {lengths}; they must be equal")
@@ -197,11 +218,23 @@ def _chunk(batch, index, size):
     """
 
     def part(leaf):
-        if len(leaf) % size == 0:
-            return leaf.reshape(size, -1, *leaf.shape[1:])[:, index]
-        return jax.lax.dynamic_slice_in_dim(leaf, index * size, size)
+        count, rest = divmod(len(leaf), size)
+        if rest:
+            return _neighbours(leaf, index, size)
+        if is_streamed(leaf):
+            then = jnp.where(index + 1 < count, index + 1, -1)
+            return leaf.part(index, size, step=count, then=then)
+        return leaf.reshape(size, -1, *leaf.shape[1:])[:, index]
 
-    return jax.tree.map(part, batch)
+    return each(part, batch)
+
+
+def _neighbours(leaf, index, size):
+    """Return `size` examples in their order, the next of which are announced."""
+    if is_streamed(leaf):
+        then = jnp.where(index + 2 <= len(leaf) // size, (index + 1) * size, -1)
+        return leaf.part(index * size, size, then=then)
+    return jax.lax.dynamic_slice_in_dim(leaf, index * size, size)
 
 
 def _check_floating(shapes):

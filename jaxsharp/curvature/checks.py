@@ -19,6 +19,7 @@ from jaxtyping import PyTree
 from jaxsharp.core.additivity import MOST_EXAMPLES, Additivity, spread
 from jaxsharp.core.chunks import Batches, check_data, mean_over_batches, num_examples, numbered
 from jaxsharp.core.programs import CALLBACKS, constants, primitives
+from jaxsharp.core.streaming import shapes
 from jaxsharp.core.trees import PARTITION, check_numbers, merge, select, widen
 
 # Relative to the mean size of a batch's loss and gradient: another order or grouping of the
@@ -150,7 +151,8 @@ def _compare_programs(loss, params, batch):
     that calls back to Python is evaluated twice instead (not inside jit, where it cannot be).
     """
     # A new function each time, as traces of the same one are remembered.
-    first, second = (jax.make_jaxpr(lambda p, b: loss(p, b))(params, batch) for _ in range(2))
+    known = params, shapes(batch)
+    first, second = (jax.make_jaxpr(lambda p, b: loss(p, b))(*known) for _ in range(2))
     pairs = itertools.zip_longest(constants(first), constants(second))
     same = _text(first) == _text(second) and all(_equal(a, b) for a, b in pairs)
     if not same:
@@ -232,9 +234,9 @@ def _equal(a, b):
 
 
 def _first(batch):
-    """Return the batch, or the first of `Batches`."""
+    """Return the batch, or the first of `Batches`, to trace with."""
     if not isinstance(batch, Batches):
-        return batch
+        return shapes(batch)
     for first in batch.start():
         return first
     raise ValueError("batches gave no examples; start() must return a new iterable of batches")

@@ -23,12 +23,12 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, PyTree
 
 from jaxsharp.core.chunks import mean_over_chunks
 from jaxsharp.core.memory import Budget, affordable_chunk, budget, map_few
 from jaxsharp.core.programs import own_settings
+from jaxsharp.core.streaming import Inputs
 from jaxsharp.core.trees import abstract, widen
 from jaxsharp.curvature.likelihoods import combined_softmax, softmax_factors
 from jaxsharp.curvature.reductions import DIAGONAL, FLATNESS, TRACE
@@ -47,7 +47,7 @@ def exact_traces(
     fn: Callable,
     params: PyTree,
     stats: PyTree,
-    images: Array | np.ndarray,
+    images: Inputs,
     *,
     factors: Callable = softmax_factors,
     chunk_size: int | None = None,
@@ -74,7 +74,7 @@ def exact_diagonal(
     fn: Callable,
     params: PyTree,
     stats: PyTree,
-    images: Array | np.ndarray,
+    images: Inputs,
     *,
     factors: Callable = softmax_factors,
     chunk_size: int | None = None,
@@ -92,7 +92,7 @@ def exact_ggn_traces(
     fn: Callable,
     params: PyTree,
     stats: PyTree,
-    images: Array | np.ndarray,
+    images: Inputs,
     *,
     factors: Callable = softmax_factors,
     chunk_size: int | None = None,
@@ -109,7 +109,7 @@ def exact_ggn_diagonal(
     fn: Callable,
     params: PyTree,
     stats: PyTree,
-    images: Array | np.ndarray,
+    images: Inputs,
     *,
     factors: Callable = softmax_factors,
     chunk_size: int | None = None,
@@ -123,7 +123,7 @@ def exact_relative_flatness(
     fn: Callable,
     params: PyTree,
     stats: PyTree,
-    images: Array | np.ndarray,
+    images: Inputs,
     *,
     factors: Callable = softmax_factors,
     chunk_size: int | None = None,
@@ -147,7 +147,7 @@ def sampled_traces(
     fn: Callable,
     params: PyTree,
     stats: PyTree,
-    images: Array | np.ndarray,
+    images: Inputs,
     key: Array,
     *,
     combined: Callable = combined_softmax,

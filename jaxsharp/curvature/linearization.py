@@ -14,6 +14,7 @@ from jaxsharp.core.chunks import Batches, mean_over_batches, mean_over_chunks, n
 from jaxsharp.core.fingerprints import of_known_program
 from jaxsharp.core.memory import Budget, affordable_chunk, budget, bytes_per_example
 from jaxsharp.core.programs import compiled, own_settings, primitives
+from jaxsharp.core.streaming import whole
 from jaxsharp.core.trees import merge, select, widen
 from jaxsharp.curvature.operators import Operator
 
@@ -184,7 +185,7 @@ def _plan(field, at_chunk, params, batch, mask, chunk_size, recompute, memory) -
 
 def _mean(fn, batch, chunk_size):
     """Return the mean over chunks; what is taken whole need have no examples."""
-    return fn(batch) if chunk_size is None else mean_over_chunks(fn, batch, chunk_size)
+    return fn(whole(batch)) if chunk_size is None else mean_over_chunks(fn, batch, chunk_size)
 
 
 def _length(batch, chunk_size=None) -> int | None:

@@ -12,8 +12,10 @@ import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from jaxsharp.core.choices import known_classes
+from jaxsharp.core.chunks import map_examples
 from jaxsharp.core.memory import Budget, affordable_chunk
 from jaxsharp.core.programs import own_settings
+from jaxsharp.core.streaming import each, whole
 from jaxsharp.core.trees import norm, widen
 from jaxsharp.measures.contract import EVERY, Measure, Options, Record, Trained
 from jaxsharp.measures.neighbourhood.losses import value_and_grad_around
@@ -63,9 +65,9 @@ def margin_quantile(
 
     size = affordable_chunk(of_chunk, batch, memory)
     if size is None:
-        found, largest = of_chunk(batch)
+        found, largest = of_chunk(whole(batch))
     else:
-        found, largest = jax.lax.map(of_one, batch, batch_size=size)
+        found, largest = map_examples(of_one, batch, size)
     return jnp.quantile(found.ravel(), QUANTILE), jnp.max(largest)
 
 
@@ -79,7 +81,7 @@ def exact(value: ArrayLike, scale: ArrayLike, passes: int, examples: int) -> Rec
 
 
 def _gradient_norm(network, at: Trained, batch, key, options: Options, memory):
-    few, params = jax.tree.map(lambda leaf: leaf[:FEW], batch), widen(at.params)
+    few, params = each(lambda leaf: leaf[:FEW], batch), widen(at.params)
     around = lambda part: value_and_grad_around(network, params, at.stats, part, memory)  # noqa: E731
     with own_settings():
         value, of_few = (norm(around(part)(params)[1]) for part in (batch, few))

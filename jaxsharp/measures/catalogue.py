@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree
 from jaxsharp.core.choices import checked, known, shown
 from jaxsharp.core.chunks import check_pair
 from jaxsharp.core.keys import stream
-from jaxsharp.core.memory import Budget, budget
+from jaxsharp.core.memory import Budget, budget, held
 from jaxsharp.core.programs import own_settings
 from jaxsharp.measures.contract import UNDEFINED, Measure, Options, Record, Trained
 from jaxsharp.measures.registry import DEFAULT_MEASURES, MEASURES, own_measure
@@ -61,14 +61,17 @@ def measure(
         network = network._replace(loss=loss_of(loss))
     batch = checked_batch(network, params, stats, batch)
     network = fast_here(network)
-    static, at = (network, options, memory or budget()), Trained(params, stats, initial)
+    memory = memory or budget()
+    static, at = (network, options, memory), Trained(params, stats, initial)
+    inputs, targets = batch
+    given = (held(inputs, memory) if isinstance(inputs, np.ndarray) else inputs), targets
     table, shared = {}, {}
     for name, each in wanted.items():
         called = each.stream or name
         try:
             check_initial(each, at)
             if (called, each.arrays) not in shared:
-                found = compiled(each.arrays, *static, at, batch, stream(key, called))
+                found = compiled(each.arrays, *static, at, given, stream(key, called))
                 shared[called, each.arrays] = jax.device_get(found)
             found = shared[called, each.arrays]
             table[name] = each.record(network, at, batch, options, found)

@@ -6,6 +6,7 @@ from functools import cache
 
 import jax.numpy as jnp
 
+from jaxsharp.core.streaming import streams
 from jaxsharp.measures import baselines, minimum, neighbourhood, relatives
 from jaxsharp.measures.batches import over_batches
 from jaxsharp.measures.contract import OF_DATA, SYMMETRIES, Measure, Options, Record
@@ -53,7 +54,16 @@ def own_measure(fn: Callable) -> Measure:
     """
 
     def arrays(network, at, batch, key, options, memory):
-        found = fn(network, at.params, at.stats, batch, key)
+        try:
+            found = fn(network, at.params, at.stats, batch, key)
+        except (AttributeError, TypeError, ValueError) as error:
+            if not streams(batch):
+                raise
+            raise ValueError(
+                "the inputs do not fit the device and are streamed, which its function does not "
+                "take; it must go by core.mean_over_chunks(fn, batch, chunk_size), or be of fewer "
+                f"examples ({str(error).splitlines()[0]})"
+            ) from error
         value, error = found if isinstance(found, tuple) else (found, jnp.nan)
         if jnp.shape(value) or jnp.shape(error):
             raise ValueError(

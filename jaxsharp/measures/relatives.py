@@ -11,11 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, ArrayLike, Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from jaxsharp.core.chunks import check_pair, mean_over_chunks
 from jaxsharp.core.memory import Budget, affordable_chunk, budget
 from jaxsharp.core.programs import own_settings
+from jaxsharp.core.streaming import Inputs
 from jaxsharp.core.trees import abstract, norm, widen
 from jaxsharp.curvature.exact import exact_relative_flatness
 from jaxsharp.curvature.linearization import linear_maps
@@ -128,7 +129,7 @@ def _flatness(network, chunk_size, memory, params, stats, images):
 
 
 def flatness_of_last(
-    network: Network, params: PyTree, stats: PyTree, images: ArrayLike, memory: Budget
+    network: Network, params: PyTree, stats: PyTree, images: Inputs, memory: Budget
 ) -> Float[Array, ""]:
     """Relative flatness of the layer that the network uses last, any if linear in it."""
     fn = example_of(network)

@@ -11,6 +11,7 @@ from jaxtyping import Array, ArrayLike, PyTree
 
 from jaxsharp.core.chunks import mean_over_chunks
 from jaxsharp.core.convolutions import as_matrix_products, fast_in_loops
+from jaxsharp.core.streaming import each
 from jaxsharp.networks.losses import CROSS_ENTROPY, Loss
 
 # Examples whose mean is the center about which moments are taken.
@@ -130,7 +131,7 @@ def recompute_statistics(
             "are networks.from_nnx of modules with nnx.BatchNorm, or none recomputed"
         )
     moments = fast_in_loops(network.moments)
-    few = jax.tree.map(lambda x: x[: min(CENTERING, chunk_size or CENTERING)], images)
+    few = each(lambda x: x[: min(CENTERING, chunk_size or CENTERING)], images)
     # A layer that is stacked, as by nnx.scan, stands for as many as its leading axes have.
     depth = sum(layer["mean"][..., 0].size for layer in layers if is_layer(layer))
 

@@ -14,7 +14,7 @@ from jaxtyping import PyTree
 
 from jaxsharp.core.choices import known
 from jaxsharp.core.keys import stream
-from jaxsharp.core.memory import Budget, budget
+from jaxsharp.core.memory import Budget, budget, held
 from jaxsharp.core.programs import of_many_runs
 from jaxsharp.measures.contract import UNDEFINED, Measure, Options, Record, Trained
 from jaxsharp.measures.registry import place_of
@@ -186,7 +186,8 @@ def results(
     try:
         found = (shared or {}).get(identity)
         if found is None:
-            found = fetch(program((*arguments, keys), place(images, mesh, shared=True)))
+            seen = place(held(images, memory), mesh, shared=True)
+            found = fetch(program((*arguments, keys), seen))
         if shared is not None and measure.stream:
             shared[identity] = found
     except ValueError as reason:  # the measure is not defined for such a network

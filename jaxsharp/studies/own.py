@@ -110,7 +110,7 @@ def run(
     config.check()
     stated = hypotheses_of(hypotheses, config, bench.measures) if len(hypotheses) else ()
     check_targets(stated, bench.network)
-    sweep.check_layout(layout)
+    sweep.check_layout(layout, bench)
     for first, *_ in config.groups():
         make_recipe(first, bench)
     out = Path(out)

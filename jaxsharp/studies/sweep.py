@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxsharp.core.memory import Budget, budget, intermediate_bytes
+from jaxsharp.core.memory import Budget, budget, held, intermediate_bytes
 from jaxsharp.core.programs import of_many_runs
 from jaxsharp.measures.contract import Options
 from jaxsharp.runs.config import RunConfig
@@ -57,10 +57,22 @@ class Layout(NamedTuple):
 ANYHOW = Layout()
 
 
-def check_layout(layout: Layout) -> None:
-    """Raise ValueError for a layout that the devices do not allow."""
+def check_layout(layout: Layout, *benches: Workbench) -> None:
+    """Raise ValueError for a layout that the devices, or inputs that they stream, do not allow."""
     chosen = layout.width or auto_width(1, 1, layout.devices_per_member, layout.memory)
     member_mesh(chosen, layout.devices_per_member)
+    shared = {"devices_per_member": layout.devices_per_member, "processes": jax.process_count()}
+    memory = layout.memory or budget()
+    for dataset in (bench.dataset for bench in benches):
+        inputs = dataset.train.images, dataset.test.images
+        if held(inputs, memory) is inputs:
+            continue
+        for name, count in shared.items():
+            if count > 1:
+                raise ValueError(
+                    f"{name} is {count}, and the inputs of {dataset.name} do not fit a device and "
+                    f"are streamed; {name} must be 1"
+                )
 
 
 class GroupProgress(NamedTuple):
@@ -113,6 +125,7 @@ def train(
     ``options`` are those of measures that are followed along the way. Of a trained group, ``lost``
     has for each member the epochs of checkpoints that are made again, and nothing else is trained.
     """
+    check_layout(layout, bench)
     made_from = made_from or fingerprint(configs[0], bench)
     recipe = make_recipe(configs[0], bench, split_batches=layout.devices_per_member > 1)
     each = zip(configs, paths, lost or [()] * len(paths), strict=True)
@@ -127,7 +140,7 @@ def train(
     mesh = member_mesh(width, per_member)
     program = epoch_program(recipe, mesh, memory)
     follow = follower(crew, recipe, bench, options or Options(), mesh, memory)
-    data = place(shared_data(bench), mesh, shared=True)
+    data = place(shared_data(bench, memory), mesh, shared=True)
     pack = make_pack([None] * width, waiting, crew[0], mesh)
     with Saver() as saver, interrupts.deferred() as requested:
         try:

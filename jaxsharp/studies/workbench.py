@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsharp.core.choices import known
+from jaxsharp.core.memory import Budget, held
 from jaxsharp.data import datasets
 from jaxsharp.data.parts import Dataset, redraw_labels
 from jaxsharp.measures.contract import Measure
@@ -118,10 +119,14 @@ def tell_left_out(bench: Workbench) -> None:
         )
 
 
-def shared_data(bench: Workbench) -> Data:
-    """The arrays that all members see; the training labels are each member's own."""
+def shared_data(bench: Workbench, memory: Budget) -> Data:
+    """The arrays that all members see; the training labels are each member's own.
+
+    Inputs that the memory has no room for are streamed.
+    """
     train, test = bench.dataset.train, bench.dataset.test
-    return Data(train.images, (), test.images, test.labels)
+    images, test_images = held((train.images, test.images), memory)
+    return Data(images, (), test_images, test.labels)
 
 
 def labels_of(config: RunConfig, bench: Workbench) -> np.ndarray:

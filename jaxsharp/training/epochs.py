@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 from jaxsharp.core.chunks import mean_over_chunks
 from jaxsharp.core.keys import stream
 from jaxsharp.core.memory import Budget, affordable_chunk, budget
+from jaxsharp.core.streaming import Streamed, following, is_streamed, rows
 from jaxsharp.networks.batches import in_batches, of_batches
 from jaxsharp.networks.network import Network
 from jaxsharp.training.averages import Averaging, after_epoch, after_step, own_statistics
@@ -42,11 +43,14 @@ def streams(seed: int) -> Streams:
 
 
 class Data(NamedTuple):
-    """Device arrays: inputs, shared by the members; training targets one row a member."""
+    """Device arrays: inputs, shared by the members; training targets one row a member.
 
-    images: Shaped[Array, "n ..."]
+    Inputs that the device does not hold are streamed from the host.
+    """
+
+    images: Shaped[Array, "n ..."] | Streamed
     labels: Shaped[Array, "..."] | tuple[()]
-    test_images: Shaped[Array, "t ..."]
+    test_images: Shaped[Array, "t ..."] | Streamed
     test_labels: Shaped[Array, "t ..."]
 
 
@@ -195,8 +199,8 @@ def train_epoch(
 
     def step(carry, indices_and_place):
         params, stats, opt_state, average = carry
-        indices, place = indices_and_place
-        batch = data.images[indices], data.labels[indices]
+        indices, then, place = indices_and_place
+        batch = rows(data.images, indices, then), data.labels[indices]
         if recipe.split_batches and len(indices) == recipe.batch_size:
             batch = split_examples(batch)
         step_key, now, count = None, hyper, state.epoch * steps + place
@@ -223,9 +227,10 @@ def train_epoch(
     iterate = state.iterate or (state.params, state.stats)
     average = state.params if averaging.is_on else ()
     carry = (*iterate, state.opt_state, average)
-    carry, _ = jax.lax.scan(step, carry, (batches, jnp.arange(whole)))
+    then = following(batches) if is_streamed(data.images) else None
+    carry, _ = jax.lax.scan(step, carry, (batches, then, jnp.arange(whole)))
     if steps > whole:
-        carry, _ = step(carry, (order[whole * recipe.batch_size :], jnp.int32(whole)))
+        carry, _ = step(carry, (order[whole * recipe.batch_size :], None, jnp.int32(whole)))
     params, stats, opt_state, average = carry
     iterate = ()
     if averaging.is_on:

@@ -120,12 +120,14 @@ def over_members(fn: Callable, mesh: Mesh | None, memory: Budget) -> Callable:
     if mesh is None or mesh.size == 1:
         return rows
     spec = PartitionSpec(MEMBERS)
+    # Callbacks, by which inputs are streamed, need every axis of the mesh to be manual.
+    axes = {MEMBERS} if mesh.shape[EXAMPLES] > 1 else set(mesh.axis_names)
     return jax.shard_map(
         rows,
         mesh=mesh,
         in_specs=(spec, PartitionSpec()),
         out_specs=spec,
-        axis_names={MEMBERS},
+        axis_names=axes,
         check_vma=False,
     )
 

@@ -17,6 +17,7 @@ from jaxtyping import Array, PyTree
 from jaxsharp.core.chunks import mean_over_chunks, numbered
 from jaxsharp.core.keys import stream
 from jaxsharp.core.memory import Budget, affordable_chunk
+from jaxsharp.core.streaming import first
 from jaxsharp.measures.contract import Measure, Options, Trained
 from jaxsharp.measures.edges.quantities import (
     along_gradient,
@@ -151,7 +152,7 @@ def follow(
     taken, rate = state.epoch * steps, tracking.descent.rate(hyper)
     if rate is not None and recipe.regime.is_scheduled:
         rate *= rate_factor(recipe.regime, taken - 1, steps, recipe.stopping.max_epochs)
-    batch = data.images[: tracking.size], data.labels[: tracking.size]
+    batch = first((data.images, data.labels), tracking.size)
     options = tracking.options
     here = Situation(recipe, network, tracking.descent, state, hyper, batch, rate, taken)
     kept, found = dict(state.tracked), {}
@@ -244,7 +245,7 @@ def along_update(here: Situation, name: str, key: Array) -> tuple:
     recipe, loss, (params, _) = here.recipe, training_loss(here), here.iterate
     size = recipe.batch_size
     whole = len(here.batch[1]) // size * size
-    cut = numbered(jax.tree.map(lambda leaf: leaf[:whole], here.batch))
+    cut = numbered(first(here.batch, whole))
 
     def mean(fn):
         own = lambda chunk: jax.random.fold_in(key, chunk[1][0])  # noqa: E731

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 
 from jaxsharp import studies
+from jaxsharp.core import budget
 from jaxsharp.measures import Options
 from jaxsharp.runs import RunConfig, Settings, claims, directory
 from jaxsharp.studies import measuring, sweep
@@ -65,6 +66,8 @@ def main():
         do_group(Path(folder) / name, layout)
     if not process:
         do_group(Path(folder) / "first", sweep.ANYHOW, RATES[:1])
+        streamed = replace(budget(), data_bytes=0)
+        do_group(Path(folder) / "streamed", studies.Layout(memory=streamed))
 
 
 main()

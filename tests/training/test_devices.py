@@ -88,6 +88,10 @@ def test_a_group_on_eight_devices_is_that_on_one_in_one_process_and_in_two(tmp_p
     for file in ("history.csv", "sharpness.csv"):
         same = tmp_path / "spread" / first.name / file
         assert (first / file).read_bytes() == same.read_bytes()
+    for path in alone:  # each device reads its own members' batches from the host
+        for file in ("history.csv", "sharpness.csv"):
+            found, same = (tmp_path / name / path.name / file for name in ("streamed", "spread"))
+            assert found.read_bytes() == same.read_bytes()
 
 
 def test_an_error_in_one_process_ends_the_other(tmp_path):

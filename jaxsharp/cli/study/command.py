@@ -111,7 +111,7 @@ def run_study(
     begin = time.monotonic()
     join(hosts)
     benches = benches_of(pairs, training, data_dir)
-    sweep.check_layout(layout)
+    sweep.check_layout(layout, *benches)
     for config, bench in zip(configs, benches, strict=True):
         if not config.groups():
             raise ValueError(

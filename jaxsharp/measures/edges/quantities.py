@@ -17,6 +17,7 @@ from jaxsharp.core.averages import Limits, average
 from jaxsharp.core.chunks import num_examples
 from jaxsharp.core.memory import Budget
 from jaxsharp.core.programs import own_settings
+from jaxsharp.core.streaming import rows
 from jaxsharp.curvature.lanczos import top_eigenpairs
 from jaxsharp.curvature.operators import Loops, preconditioned
 from jaxsharp.curvature.products import hessian
@@ -135,7 +136,7 @@ def over_batches(
     def one(index):
         own = jax.random.fold_in(key, index)
         chosen = jax.random.choice(own, count, (batch_size,), replace=False)
-        return observe(jax.tree.map(lambda leaf: jnp.asarray(leaf)[chosen], data), own)
+        return observe(rows(data, chosen), own)
 
     shape = jax.eval_shape(one, jnp.int32(0))
     zero, limits = jnp.zeros(shape.shape, shape.dtype), Limits(rtol, 0.0, max_batches)

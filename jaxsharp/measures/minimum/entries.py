@@ -21,7 +21,7 @@ def _traces(network, at: Trained, batch, key, options: Options, memory):
     if options.measure_rtol is None:
         return group_traces(network, None, memory, at.params, at.stats, images)
     rtol = options.measure_rtol
-    return sample(network, rtol, memory, at.params, at.stats, jnp.asarray(images), key)
+    return sample(network, rtol, memory, at.params, at.stats, images, key)
 
 
 def _minimum(network, at: Trained, batch, options: Options, arrays) -> Record:

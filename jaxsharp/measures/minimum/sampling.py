@@ -35,6 +35,7 @@ from jaxsharp.core.chunks import check_pair
 from jaxsharp.core.keys import stream
 from jaxsharp.core.memory import Budget, budget, map_few
 from jaxsharp.core.programs import own_settings
+from jaxsharp.core.streaming import Inputs, rows
 from jaxsharp.core.trees import widen
 from jaxsharp.curvature.exact import sampled_traces
 from jaxsharp.measures.minimum.scales import ScaleMinimum, minimize_over_scales
@@ -111,12 +112,12 @@ def sampled_minimum_sharpness(
         network = network._replace(loss=loss_of(loss))
     check_known(network, params, stats, images, targets)
     key = stream(key, "sampled_minimum_sharpness")
-    found = sample(network, rtol, memory or budget(), params, stats, jnp.asarray(images), key)
+    found = sample(network, rtol, memory or budget(), params, stats, images, key)
     return from_sample(network, params, stats, images, found)
 
 
 def from_sample(
-    network: Network, params: PyTree, stats: PyTree, images: Array | np.ndarray, found: Sample
+    network: Network, params: PyTree, stats: PyTree, images: Inputs, found: Sample
 ) -> SampledMinimum:
     """The minimum of the mean traces of a sample, solved in float64, and its standard error."""
     exponents = structure_of(network, params, stats, images).exponents
@@ -138,7 +139,7 @@ def sample(
     memory: Budget,
     params: PyTree,
     stats: PyTree,
-    images: Array,
+    images: Inputs,
     key: Array,
 ) -> Sample:
     """Mean traces of as many examples as reach ``rtol``, or the exact traces of all."""
@@ -151,7 +152,7 @@ def sample(
         return jnp.sum(jnp.square(factors(widen(fn(params, stats, image)))))
 
     def traces_of(chosen, key):
-        arguments = (fn, params, stats, images[chosen], key)
+        arguments = (fn, params, stats, rows(images, chosen), key)
         found = sampled_traces(*arguments, combined=combined, memory=memory)
         return jnp.stack(jax.tree.leaves(found), axis=1)
 

@@ -16,11 +16,12 @@ from functools import lru_cache, partial
 
 import jax
 import numpy as np
-from jaxtyping import Array, ArrayLike, PyTree
+from jaxtyping import Array, PyTree
 
 from jaxsharp.core.chunks import check_pair
 from jaxsharp.core.memory import Budget, budget
 from jaxsharp.core.programs import own_settings
+from jaxsharp.core.streaming import Inputs
 from jaxsharp.core.trees import abstract
 from jaxsharp.curvature import exact
 from jaxsharp.curvature.structure import Structure, read_linear, warn_of_missed
@@ -78,14 +79,14 @@ def checked(
 
 
 def from_traces(
-    network: Network, params: PyTree, stats: PyTree, images: ArrayLike, traces: PyTree
+    network: Network, params: PyTree, stats: PyTree, images: Inputs, traces: PyTree
 ) -> ScaleMinimum:
     """Minimum sharpness from the exact trace of every parameter array's block (`group_traces`)."""
     exponents = structure_of(network, params, stats, images).exponents
     return minimize_over_scales(np.array(jax.tree.leaves(traces), np.float64), exponents)
 
 
-def structure_of(network: Network, params: PyTree, stats: PyTree, images: ArrayLike) -> Structure:
+def structure_of(network: Network, params: PyTree, stats: PyTree, images: Inputs) -> Structure:
     """The rescalings that a network admits; StructureError if it is not piecewise linear."""
     like = jax.tree.map(abstract, (params, stats))
     image = abstract(images, images.shape[1:])
@@ -113,7 +114,7 @@ def group_traces(
     memory: Budget,
     params: PyTree,
     stats: PyTree,
-    images: Array,
+    images: Inputs,
 ) -> PyTree:
     """Exact trace of every parameter array's block, compiled once for all models of a network."""
     factors = factors_of(network.loss)

@@ -15,10 +15,11 @@ from functools import partial
 
 import jax
 import numpy as np
-from jaxtyping import Array, ArrayLike, PyTree
+from jaxtyping import PyTree
 
 from jaxsharp.core.memory import Budget, budget
 from jaxsharp.core.programs import own_settings
+from jaxsharp.core.streaming import Inputs
 from jaxsharp.core.trees import abstract
 from jaxsharp.curvature import exact
 from jaxsharp.curvature.structure import Units, read_units
@@ -72,7 +73,7 @@ def _flat(tree: PyTree) -> np.ndarray:
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
 
-def units_of(network: Network, params: PyTree, stats: PyTree, images: ArrayLike) -> Units:
+def units_of(network: Network, params: PyTree, stats: PyTree, images: Inputs) -> Units:
     """The rescalings of single units that a network admits; StructureError where not known."""
     image = abstract(images, images.shape[1:])
     return read_units(structure_of(network, params, stats, images), params, stats, image)
@@ -85,7 +86,7 @@ def diagonal(
     memory: Budget,
     params: PyTree,
     stats: PyTree,
-    images: Array,
+    images: Inputs,
 ) -> PyTree:
     """Exact diagonal of the Hessian, compiled once for all models of a network."""
     arguments = (example_of(network), params, stats, images)

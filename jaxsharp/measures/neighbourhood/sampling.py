@@ -14,6 +14,7 @@ from jaxsharp.core.chunks import mean_over_chunks
 from jaxsharp.core.keys import stream
 from jaxsharp.core.memory import Budget, affordable_chunk
 from jaxsharp.core.programs import own_settings
+from jaxsharp.core.streaming import rows
 from jaxsharp.measures.neighbourhood.losses import loss_around, side_by_side
 from jaxsharp.networks.network import Network
 
@@ -70,7 +71,7 @@ def sampled_rise(
 
     def block_of(key):
         begin = jax.random.randint(stream(key, "rise block"), (), 0, total)
-        return jax.tree.map(lambda x: x[order[(begin + jnp.arange(size)) % total]], batch)
+        return rows(batch, order[(begin + jnp.arange(size)) % total])
 
     def loss_of_block(key):
         if size == total:

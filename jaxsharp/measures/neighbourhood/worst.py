@@ -29,6 +29,7 @@ from jaxsharp.core.chunks import check_pair, num_examples
 from jaxsharp.core.keys import stream
 from jaxsharp.core.memory import Budget, budget
 from jaxsharp.core.programs import own_settings
+from jaxsharp.core.streaming import rows, whole
 from jaxsharp.core.trees import widen
 from jaxsharp.measures.contract import EVERY, Measure, Options, Record, Trained
 from jaxsharp.measures.neighbourhood.ascents import (
@@ -186,13 +187,12 @@ def group_rises(
         )
         return peak.value - peak.start
 
-    groups = jax.tree.map(lambda x: jnp.asarray(x)[None], batch)
     total = num_examples(batch)
     if num * group < total or num > 1:
         chosen = jax.random.permutation(stream(key, "groups"), total)[: num * group]
-        groups = jax.tree.map(
-            lambda x: jnp.asarray(x)[chosen].reshape(num, group, *x.shape[1:]), batch
-        )
+        groups = rows(batch, chosen.reshape(num, group))
+    else:
+        groups = jax.tree.map(lambda x: jnp.asarray(x)[None], whole(batch))
     with own_settings():
         return jax.lax.map(lambda xs: rise(*xs), (jnp.arange(num), groups))
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PyTree
 
+from jaxsharp.core.streaming import rows
 from jaxsharp.curvature.lanczos import eigenpairs_at
 
 # Eigenvectors of a sample whose sum is a start.
@@ -18,7 +19,7 @@ def sampled(batch: PyTree, share: float, key: Array) -> tuple[PyTree, float]:
     n = len(batch[0])
     size = max(1, round(share * n))
     chosen = jnp.sort(jax.random.choice(key, n, (size,), replace=False))
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[chosen], batch), size / n
+    return rows(batch, chosen), size / n
 
 
 def common_start(
