@@ -178,9 +178,10 @@ def first(batch: PyTree, size: int | None) -> PyTree:
     """The first examples of a batch (None: all); what is on the host stays there."""
 
     def cut(x):
-        if is_streamed(x):
-            return Streamed(x.number, x.shape if size is None else (size, *x.shape[1:]), x.dtype)
-        return x[:size]
+        if not is_streamed(x):
+            return x[:size]
+        count = len(x) if size is None else min(size, len(x))
+        return Streamed(x.number, (count, *x.shape[1:]), x.dtype)
 
     return each(cut, batch)
 

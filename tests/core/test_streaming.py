@@ -45,7 +45,11 @@ def test_what_is_read_is_what_is_there(array):
     chosen = np.array([[4, 0], [22, 4]])
     np.testing.assert_array_equal(jax.jit(rows)(stands, chosen), array[chosen])
     np.testing.assert_array_equal(jax.jit(lambda x: x[5:])(stands), array[5:])
-    np.testing.assert_array_equal(jax.jit(lambda x: first(x, 7)[:])(stands), array[:7])
+    for size in (7, None, N + 1):
+        cut = jax.jit(lambda x, size=size: first(x, size)[:])
+        np.testing.assert_array_equal(cut(stands), array[:size])
+    with pytest.raises(Exception, match="index -1 of examples"):
+        jax.block_until_ready(stands[np.array([2, -1])])
     np.testing.assert_array_equal(stands.part(1, 4, step=5), array[1:21:5])
     side_by_side = jax.vmap(lambda begin: stands.part(begin, 3, step=2))(jnp.array([0, 9]))
     np.testing.assert_array_equal(side_by_side, np.stack([array[0:6:2], array[9:15:2]]))
