@@ -13,7 +13,7 @@ from jaxsharp.core.memory import affordable_chunk, budget, held
 from jaxsharp.core.programs import every_program
 from jaxsharp.core.streaming import first, following, rows, streamed
 
-N = 23
+N = 24
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_what_is_read_is_what_is_there(array):
     np.testing.assert_array_equal(side_by_side, np.stack([array[0:6:2], array[9:15:2]]))
 
 
-@pytest.mark.parametrize("size", [4, 23, 1, None, 9])
+@pytest.mark.parametrize("size", [4, 24, 1, None, 9])
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_means_have_the_bits_of_the_array(array, size, order):
     array, labels = np.asarray(array, order=order), np.arange(N, dtype=np.float32)
@@ -87,23 +87,30 @@ def test_derivatives_pass_by_what_is_read(array):
     )
 
 
-def test_a_part_is_read_once_for_members_and_ahead_of_its_use(array, reads):
+@pytest.mark.parametrize(
+    ("size", "parts"),
+    [
+        (5, [(0, 5, 1), (5, 10, 1), (10, 15, 1), (15, 20, 1), (20, 24, 1)]),  # the rest by itself
+        (8, [(0, 24, 3), (1, 25, 3), (2, 26, 3)]),
+    ],
+)
+def test_a_part_is_read_once_for_members_and_ahead_of_its_use(array, reads, size, parts):
     """Also inside of a branch that vmap makes a selection, which batches all that it is given."""
     labels = np.arange(N, dtype=np.float32)
 
     @jax.jit
     def means(active, scales, batch):
         def member(active, scale):
-            mean = lambda: mean_over_chunks(lambda c: scaled_mean(scale, c), batch, 4)  # noqa: E731
+            mean = lambda: mean_over_chunks(lambda c: scaled_mean(scale, c), batch, size)  # noqa: E731
             return jax.lax.cond(active, mean, lambda: jnp.zeros((3, 2)))
 
         return jax.vmap(member)(active, scales)
 
     arguments = np.ones(3, bool), np.arange(3, dtype=np.float32)
     jax.block_until_ready(means(*arguments, (streamed(array), labels)))
-    parts = [(begin, begin + 4, 1) for begin in range(0, 20, 4)]
-    assert sorted(part for part, _ in reads) == sorted([*parts, (20, 23, 1)])
-    assert all(ahead == (part in parts[1:]) for part, ahead in reads)
+    assert sorted(part for part, _ in reads) == parts
+    alone = [parts[0], *([parts[-1]] if size == 5 else [])]
+    assert all(ahead == (part not in alone) for part, ahead in reads)
 
 
 def test_batches_are_read_ahead_in_the_order_of_a_scan(array, reads):
@@ -176,7 +183,7 @@ def test_what_cannot_be_streamed_is_refused(given, said):
 
 
 def test_lengths_that_disagree_and_functions_of_all_inputs_are_refused(array):
-    with pytest.raises(ValueError, match=r"lengths \[22, 23\]; they must be equal"):
+    with pytest.raises(ValueError, match=r"lengths \[22, 24\]; they must be equal"):
         num_examples((streamed(array), np.zeros(22)))
     with pytest.raises(ValueError, match="do not fit the device and are streamed"):
         jnp.sin(streamed(array))
