@@ -10,6 +10,7 @@ number under which this module knows the array. It does not keep the array, so s
 """
 
 import itertools
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from jaxtyping import PyTree
 
 # Parts that were announced and not yet asked for, at most; readers of such.
 MOST_AHEAD, READERS = 16, 4
+SEVERAL = -1  # in the place of a number, where members side by side have different ones
 
 _arrays: WeakValueDictionary[int, np.ndarray] = WeakValueDictionary()
 _numbers = itertools.count()
@@ -81,7 +83,7 @@ class Streamed:
 
         @custom_vmap
         def ask(number, indices, then):
-            return jax.pure_callback(_rows, self._examples(indices.shape), number, indices, then)
+            return self._asked(_rows, indices.shape, number, jnp.stack([indices, then]))
 
         @ask.def_vmap
         def side_by_side(size, batched, number, indices, then):
@@ -104,7 +106,7 @@ class Streamed:
 
         @custom_vmap
         def ask(number, place):
-            return jax.pure_callback(_part, self._examples((size,)), number, place)
+            return self._asked(_part, (size,), number, place)
 
         @ask.def_vmap
         def side_by_side(_, batched, number, place):
@@ -115,8 +117,13 @@ class Streamed:
 
         return ask(self.number, place)
 
-    def _examples(self, lengths: tuple[int, ...]) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((*lengths, *self.shape[1:]), self.dtype)
+    def _asked(self, read: Callable, lengths: tuple[int, ...], number, where) -> jax.Array:
+        """What ``read`` finds; of one argument, as each is a transfer that is waited for."""
+        lowest, highest = jnp.min(number), jnp.max(number)
+        one = jnp.where(lowest == highest, lowest, SEVERAL).astype(jnp.int32)
+        shape = jax.ShapeDtypeStruct((math.prod(lengths), *self.shape[1:]), self.dtype)
+        found = jax.pure_callback(read, shape, jnp.append(one, where))
+        return found.reshape(*lengths, *self.shape[1:])
 
 
 Inputs = jax.Array | np.ndarray | Streamed
@@ -144,7 +151,7 @@ def streamed(array: np.ndarray) -> Streamed:
         ) from None
     number = next(_numbers)
     _arrays[number] = array
-    return Streamed(np.uint32(number), array.shape, array.dtype)
+    return Streamed(np.int32(number), array.shape, array.dtype)
 
 
 def is_streamed(leaf: Any) -> bool:
@@ -201,37 +208,36 @@ def following(batches: jax.Array) -> jax.Array:
     return jnp.concatenate([batches[1:], jnp.full_like(batches[:1], -1)])
 
 
-def _rows(number, indices, then) -> np.ndarray:
+def _rows(asked) -> np.ndarray:
     """Examples by index."""
-    indices, then = np.asarray(indices), np.asarray(then)
+    asked = np.asarray(asked)
+    indices, then = asked[1:].reshape(2, -1)
     if indices.size and indices.min() < 0:
         raise IndexError(f"index {indices.min()} of examples that are streamed; they are from 0 on")
-    return _read(number, indices, then if then.size and then.min() >= 0 else None)
+    return _read(int(asked[0]), indices, then if then.size and then.min() >= 0 else None)
 
 
-def _part(number, place) -> np.ndarray:
+def _part(asked) -> np.ndarray:
     """Examples in regular distances."""
-    begin, step, size, then = np.asarray(place).tolist()
+    number, begin, step, size, then = np.asarray(asked).tolist()
     now, after = (slice(at, at + step * size, step) for at in (begin, then))
     return _read(number, now, after if then >= 0 else None)
 
 
 def _read(number, now, then) -> np.ndarray:
     """What is asked for now, read ahead or read here; a thread begins with what is next."""
-    numbers = np.unique(np.asarray(number)).tolist()
-    array = _arrays.get(numbers[0])
-    if array is None or len(numbers) > 1:
-        raise RuntimeError(
-            "an array that is streamed is gone; keep it while it is read"
-            if array is None
-            else f"{len(numbers)} arrays are streamed side by side; members must share one"
-        )
+    if number == SEVERAL:
+        raise RuntimeError("several arrays are streamed side by side; members must share one")
+    array = _arrays.get(number)
+    if array is None:
+        raise RuntimeError("an array that is streamed is gone; keep it while it is read")
     with _lock:
-        begun = _ahead.pop(_key(numbers[0], now), None)
-    found = _copy(array, now) if begun is None else begun.result()
+        begun = _ahead.pop(_key(number, now), None)
+    # One that no thread has begun with is read here: there may be no core for that thread.
+    found = _copy(array, now) if begun is None or begun.cancel() else begun.result()
     if then is not None:
         with _lock:
-            _ahead[_key(numbers[0], then)] = _pool.submit(_copy, array, then)
+            _ahead[_key(number, then)] = _pool.submit(_copy, array, then)
             while len(_ahead) > MOST_AHEAD:
                 _ahead.popitem(last=False)[1].cancel()
     return found
@@ -241,9 +247,14 @@ def _key(number: int, chosen: slice | np.ndarray) -> tuple:
     """What is asked for, to find it again."""
     if isinstance(chosen, slice):
         return number, chosen.start, chosen.stop, chosen.step
-    return number, chosen.shape, chosen.tobytes()
+    return number, chosen.tobytes()
 
 
 def _copy(array: np.ndarray, chosen: slice | np.ndarray) -> np.ndarray:
     """What is asked for, in memory and in C's order."""
-    return np.array(array[chosen], order="C", copy=True, subok=False)
+    if not isinstance(chosen, slice):
+        return np.take(np.asarray(array), chosen, axis=0)
+    if not array.flags.c_contiguous:
+        return np.array(array[chosen], order="C", subok=False)
+    flat = np.asarray(array).reshape(len(array), -1)[chosen]  # copied row by row, as is quick
+    return np.array(flat).reshape(-1, *array.shape[1:])

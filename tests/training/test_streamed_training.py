@@ -61,7 +61,7 @@ def test_no_array_of_the_size_of_the_inputs_is_in_the_program_and_batches_are_re
 
     def noted(number, now, then):
         if isinstance(now, np.ndarray):
-            reads.append(streaming._key(int(number), now) in streaming._ahead)
+            reads.append(streaming._key(number, now) in streaming._ahead)
         return read(number, now, then)
 
     monkeypatch.setattr(streaming, "_read", noted)
