@@ -18,6 +18,7 @@ from jaxtyping import PyTree
 
 from jaxsharp.core.choices import LARGEST, shown
 from jaxsharp.core.chunks import num_examples
+from jaxsharp.core.streaming import streams
 from jaxsharp.core.trees import widen
 from jaxsharp.networks.checks import check_enough
 from jaxsharp.networks.losses import Loss, name_of, shown_shapes
@@ -64,13 +65,18 @@ def in_batches(network: Network, batch: PyTree) -> tuple[Network, PyTree]:
     Of the data, arrays of shape (n, ...), the first n - n % batch_size examples are taken, as
     arrays of shape (K, batch_size, ...). The network takes these: its loss is the mean over the K
     batches, its outputs have their two axes, and K = 1 is a loss on one fixed batch. ValueError for
-    data of fewer examples than a batch has.
+    data of fewer examples than a batch has, and for inputs that are streamed.
     """
     batched, loss = of_batches(network), network.loss
     if batched is network:
         return network, batch
     total = num_examples(batch)
     check_enough(loss, total)
+    if streams(batch):
+        raise ValueError(
+            f"loss {loss.name} is one over whole batches, and the inputs do not fit the device and "
+            "are streamed; such a loss takes inputs that the device holds"
+        )
     used, size = loss.used(total), loss.batch_size
     cut = lambda leaf: leaf[:used].reshape(used // size, size, *leaf.shape[1:])  # noqa: E731
     return batched, jax.tree.map(cut, batch)

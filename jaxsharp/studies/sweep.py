@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from jaxsharp.core.memory import Budget, budget, held, intermediate_bytes
 from jaxsharp.core.programs import of_many_runs
 from jaxsharp.measures.contract import Options
+from jaxsharp.networks.batches import in_batches
 from jaxsharp.runs.config import RunConfig
 from jaxsharp.runs.fingerprint import Fingerprint
 from jaxsharp.studies import interrupts
@@ -63,10 +64,12 @@ def check_layout(layout: Layout, *benches: Workbench) -> None:
     member_mesh(chosen, layout.devices_per_member)
     shared = {"devices_per_member": layout.devices_per_member, "processes": jax.process_count()}
     memory = layout.memory or budget()
-    for dataset in (bench.dataset for bench in benches):
+    for dataset, network in ((bench.dataset, bench.network) for bench in benches):
         inputs = dataset.train.images, dataset.test.images
-        if held(inputs, memory) is inputs:
+        given = held(inputs, memory)
+        if given is inputs:
             continue
+        in_batches(network, (given[0], dataset.train.labels))
         for name, count in shared.items():
             if count > 1:
                 raise ValueError(

@@ -9,6 +9,7 @@ import pytest
 from jaxsharp import studies
 from jaxsharp.core import budget, streaming
 from jaxsharp.measures import Options, measure
+from jaxsharp.networks.batches import whole_batch
 from jaxsharp.runs import RunConfig, Settings, claims, directory
 from jaxsharp.studies import measuring, sweep
 from jaxsharp.studies.workbench import workbench
@@ -104,6 +105,14 @@ def test_a_measure_of_all_inputs_at_once_is_refused(bench):
     at, keys = bench.network.init(jax.random.key(1)), {"key": jax.random.key(2)}
     with pytest.warns(UserWarning, match="no largest_output: the inputs do not fit"):
         measure(bench.network, *at, bench.dataset.train, [largest_output], memory=STREAMED, **keys)
+
+
+def test_a_loss_over_whole_batches_does_not_stream(bench):
+    network = bench.network._replace(loss=whole_batch(lambda outputs, _: outputs.mean(), 8))
+    whole = bench._replace(network=network, trained=network)
+    with pytest.raises(ValueError, match="one over whole batches, and the inputs do not fit"):
+        sweep.check_layout(studies.Layout(memory=STREAMED), whole)
+    sweep.check_layout(studies.Layout(memory=SMALL), whole)
 
 
 @pytest.mark.parametrize("layout", [{"devices_per_member": 2}, {}])
