@@ -224,7 +224,7 @@ def _chunk(batch, index, size):
         if is_streamed(leaf):
             then = jnp.where(index + 1 < count, index + 1, -1)
             return leaf.part(index, size, step=count, then=then)
-        return leaf.reshape(size, -1, *leaf.shape[1:])[:, index]
+        return jnp.asarray(leaf).reshape(size, -1, *leaf.shape[1:])[:, index]
 
     return each(part, batch)
 

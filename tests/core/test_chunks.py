@@ -84,6 +84,13 @@ def test_keeps_dtype_and_shape(dtype):
     assert mean.shape == (2,)
 
 
+@pytest.mark.parametrize("size", [2, 3, 4, 6])
+def test_arrays_of_numpy_are_taken_outside_of_jit_too(size):
+    batch = make_batch(6)
+    found = mean_over_chunks(moments, jax.tree.map(np.asarray, batch), size)
+    assert_close(found, moments(batch))
+
+
 def test_program_does_not_grow_with_the_number_of_chunks():
     def length(n):
         jaxpr = jax.make_jaxpr(lambda b: mean_over_chunks(moments, b, 2))(make_batch(n))
