@@ -23,8 +23,9 @@ ROUNDING = 10.0
 BREAKDOWN = 0.75
 # A check costs a small eigendecomposition, a step costs a product; few products are wasted.
 STEPS_PER_CHECK = 2
-# The estimate has to undercut the tolerance by this factor, as the true residual is rounded.
-SAFETY = 0.5
+# The estimate has to undercut the tolerance by this factor, as the true residual is rounded; or by
+# this one where that is not measured, and each product counts.
+SAFETY, THRIFTY = 0.5, 0.99
 # Of a vector's norm, what must be left by one orthogonalization for it to have been exact enough.
 ENOUGH_LEFT = 0.7
 # Passes over the basis: two for the vector, two for a fresh one in its place.
@@ -34,12 +35,16 @@ START_NOISE = 0.01
 
 
 class Limits(NamedTuple):
-    """What is asked for: how many pairs at the top and at the bottom, how exact, how many steps."""
+    """What is asked for: how many pairs at the top and at the bottom, how exact, how many steps.
+
+    ``thrifty``: a check after every step, and none in the end.
+    """
 
     top: int
     bottom: int
     tol: float
     max_steps: int
+    thrifty: bool = False
 
 
 class State(NamedTuple):
@@ -61,7 +66,7 @@ def solve(matvec: Callable, loops: Loops, key: Array, limits: Limits, state: Sta
     """Return the state in which the wanted pairs are good enough, or the limit is reached."""
 
     def cycle(state):
-        return _assess(limits, _take_steps(matvec, loops, key, limits.max_steps, state))
+        return _assess(limits, _take_steps(matvec, loops, key, limits, state))
 
     return loops.while_loop(lambda state: ~state.stop, cycle, state)
 
@@ -111,10 +116,10 @@ def _wanted(limits, state):
     return jnp.concatenate([jnp.arange(limits.top), jnp.maximum(lowest, 0)])
 
 
-def _take_steps(matvec, loops, key, max_steps, state: State) -> State:
+def _take_steps(matvec, loops, key, limits: Limits, state: State) -> State:
     """Take some steps, fewer at a breakdown, so that each breakdown is seen by a check."""
-    room = jnp.minimum(len(state.projected) - state.filled, max_steps - state.products)
-    last = state.products + jnp.minimum(STEPS_PER_CHECK, room)
+    room = jnp.minimum(len(state.projected) - state.filled, limits.max_steps - state.products)
+    last = state.products + jnp.minimum(1 if limits.thrifty else STEPS_PER_CHECK, room)
 
     def going_on(carry):
         first, state = carry
@@ -186,7 +191,8 @@ def _check(limits: Limits, state: State, values, coefficients) -> State:
     places = _wanted(limits, state)
     found = values[places]
     estimates = state.beta * jnp.abs(coefficients[state.filled - 1, places])
-    small = jnp.all(estimates <= SAFETY * allowed(found, limits.tol, state.scale))
+    factor = THRIFTY if limits.thrifty else SAFETY
+    small = jnp.all(estimates <= factor * allowed(found, limits.tol, state.scale))
     unchanged = jnp.all(jnp.abs(found - state.at_breakdown) <= rounding(state.scale))
     never_broken = jnp.all(jnp.isinf(state.at_breakdown))
     enough = small & jnp.where(state.broken, unchanged, never_broken)

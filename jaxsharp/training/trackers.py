@@ -4,6 +4,7 @@ Curvatures with an edge (`QUANTITIES`, of `measures.edges`), and any measure of 
 eigenvectors are kept in `TrainState.tracked`; what training computes does not depend on them.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
@@ -47,6 +48,8 @@ WITH_BATCHES = ("batch_sharpness", "directional_sharpness", "critical_sharpness"
 # The batch sharpness is known to this relative standard error, or from so many batches.
 BATCH_RTOL, MOST_BATCHES = 0.05, 100
 CRITICAL_RTOL = 0.01
+# Share of the examples on which an eigenvector is turned first, where it has at least so many.
+TURNED_SHARE, FEWEST_TURNED = 1 / 8, 64
 
 
 class Tracking(NamedTuple):
@@ -178,6 +181,8 @@ def eigenvalue(
     """The next start, and value, residual and edge of an eigenvalue.
 
     Of the loss in evaluation mode, as the measure; there is an edge where steps descend on that.
+    The residual may be sqrt(`Options.eigenvalue_tol`) of the value: where the value is apart from
+    the next, its error is near the square of that. Each product is one anew, as few are taken.
     """
     state, descent = here.state, here.descent
     network, batch = in_batches(here.network, here.batch)
@@ -187,7 +192,9 @@ def eigenvalue(
         if here.rate is None or not descent.has_preconditioner:
             return start, (jnp.nan,) * 3
         diagonal = diagonal_of(descent, state.opt_state, here.hyper, here.rate)
-    limits = {"tol": options.eigenvalue_tol, "memory": memory, "check": False}
+    share = TURNED_SHARE if TURNED_SHARE * len(batch[1]) >= FEWEST_TURNED else 0.0
+    limits = {"tol": math.sqrt(options.eigenvalue_tol), "sample": share, "recompute": True}
+    limits |= {"memory": memory, "check": False}
     found = followed_eigenvalue(
         *(loss, state.params, batch), key=key, start=start, diagonal=diagonal, **limits
     )

@@ -15,21 +15,28 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, ScalarLike
 
 from jaxsharp.core.averages import Limits, average
 from jaxsharp.core.chunks import num_examples
+from jaxsharp.core.keys import stream
 from jaxsharp.core.memory import Budget
 from jaxsharp.core.programs import own_settings
 from jaxsharp.core.streaming import rows
-from jaxsharp.curvature.lanczos import top_eigenpairs
+from jaxsharp.curvature.lanczos import eigenpairs_at
 from jaxsharp.curvature.operators import Loops, preconditioned
 from jaxsharp.curvature.products import hessian
 from jaxsharp.measures.neighbourhood.crossings import crossing
+from jaxsharp.measures.spectrum.starts import sampled
 
 # Of a loss, in units of its last digit: a fall that is less is none.
 ROUNDING = 16
+# Products on a sample that turn a start towards the new eigenvector: more fit it to the sample.
+TURNS = 2
 COMPILED = Loops(jax.lax.while_loop, jax.lax.map)
 
 
 class FollowedEigenvalue(NamedTuple):
-    """The largest eigenvalue, its residual, and the unit eigenvector from which the next starts."""
+    """The largest eigenvalue, its residual, and the unit eigenvector from which the next starts.
+
+    ``num_products`` are those over all examples, and of a sample the share that they cost.
+    """
 
     value: Float[Array, ""]
     residual: Float[Array, ""]
@@ -56,6 +63,7 @@ class CriticalSharpness(NamedTuple):
     num_losses: Int[Array, ""]
 
 
+@own_settings()
 def followed_eigenvalue(
     loss: Callable,
     params: PyTree,
@@ -65,7 +73,9 @@ def followed_eigenvalue(
     start: PyTree | None = None,
     diagonal: PyTree | None = None,
     tol: float = 1e-2,
+    sample: float = 0.0,
     max_products: int | None = None,
+    recompute: bool | None = None,
     memory: Budget | None = None,
     check: bool = True,
 ) -> FollowedEigenvalue:
@@ -75,15 +85,38 @@ def followed_eigenvalue(
     none. ``diagonal`` is D, say of `adam_preconditioner`. ``tol`` is the relative residual, the
     other arguments are those of `curvature.hessian` and `curvature.top_eigenpairs`, and so are the
     errors. Works in jit and in vmap.
+
+    With ``sample`` above 0 the start is first turned by `TURNS` products over that share of the
+    examples, drawn at random: after an epoch an old eigenvector has a cosine of 0.4 to 0.6 with the
+    new one (SimpleBatch), and a cheap product mends most of that. The value and its residual are
+    over all examples.
+
+    The residual is ||H v - value v|| as the recurrence has it, with 10 eps ||H|| for its rounding;
+    no product is spent on measuring that. Where the value is apart from the next eigenvalue by a
+    gap, its error is at most residual^2 / gap. Raises ValueError for a ``sample`` outside [0, 1).
     """
-    matvec = hessian(loss, params, batch, memory=memory, check=check)
-    if diagonal is not None:
-        matvec = preconditioned(matvec, diagonal)
-    options = {"tol": tol, "max_products": max_products, "start": start}
-    pairs = top_eigenpairs(matvec, params, key=key, k=1, **options)
-    vector = jax.tree.map(lambda leaf: leaf[0], pairs.vectors)
-    values = pairs.values[0], pairs.residuals[0]
-    return FollowedEigenvalue(*values, vector, pairs.num_products, pairs.converged[0])
+    if not 0 <= sample < 1:
+        raise ValueError(f"sample is {sample}; it must be from 0 to below 1")
+
+    def pairs_over(examples, key, start, **limits):
+        options = {"recompute": recompute, "memory": memory, "check": check}
+        matvec = hessian(loss, params, examples, **options)
+        if diagonal is not None:
+            matvec = preconditioned(matvec, diagonal)
+        own = stream(key, "followed_eigenvalue")
+        pairs = eigenpairs_at(matvec, params, (1, 0), own, tol, start=start, verify=False, **limits)
+        return jax.tree.map(lambda leaf: leaf[0], pairs[0]._replace(num_products=None)), pairs[0][
+            -1
+        ]
+
+    spent = 0
+    if sample:
+        few, share = sampled(batch, sample, stream(key, "followed sample"))
+        turned, products = pairs_over(few, key, start, max_products=TURNS)
+        start, spent = turned.vectors, jnp.ceil(share * products).astype(products.dtype)
+    pairs, products = pairs_over(batch, key, start, max_products=max_products)
+    values = pairs.values, pairs.residuals, pairs.vectors
+    return FollowedEigenvalue(*values, products + spent, pairs.converged)
 
 
 @own_settings()

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PyTree
 
+from jaxsharp.core.chunks import num_examples
 from jaxsharp.core.streaming import rows
 from jaxsharp.curvature.lanczos import eigenpairs_at
 
@@ -16,7 +17,7 @@ SEVERAL = 4
 
 def sampled(batch: PyTree, share: float, key: Array) -> tuple[PyTree, float]:
     """A share of the examples, at least one, drawn without repetition; and the share that it is."""
-    n = len(batch[0])
+    n = num_examples(batch)
     size = max(1, round(share * n))
     chosen = jnp.sort(jax.random.choice(key, n, (size,), replace=False))
     return rows(batch, chosen), size / n

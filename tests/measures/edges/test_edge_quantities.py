@@ -149,6 +149,39 @@ def test_a_followed_eigenvalue_starts_where_the_last_one_ended(params, data):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("limits", "met"), [({"tol": 0.3}, True), ({"tol": 1e-6, "max_products": 2}, False)]
+)
+@pytest.mark.parametrize("sample", [0.0, 0.4])
+def test_the_residual_of_few_products_is_that_of_the_vector(params, data, limits, met, sample):
+    """No product at the end measures it, and a start from a sample has no part in it."""
+    matrix = dense(params, data)[1]
+    options = {"key": jax.random.key(2), "sample": sample, **limits}
+    found = edges.followed_eigenvalue(loss, params, data, **options)
+    vector = ravel_pytree(found.vector)[0]
+    left = np.linalg.norm(matrix @ vector - found.value * vector)
+    np.testing.assert_allclose(found.residual, left, rtol=1e-6)
+    assert found.converged == met == (found.residual <= limits["tol"] * found.value)
+    assert np.abs(np.linalg.eigvalsh(matrix) - found.value).min() <= found.residual
+    assert 1 < found.num_products <= 4 + (sample > 0)  # two of 0.4 of the examples cost one
+
+
+def test_an_eigenvector_is_known_again_by_one_product(params, data):
+    values, vectors = np.linalg.eigh(dense(params, data)[1])
+    start = ravel_pytree(params)[1](vectors[:, -1])
+    again = edges.followed_eigenvalue(
+        loss, params, data, key=jax.random.key(0), start=start, tol=0.1
+    )
+    assert again.num_products == 1 and again.converged
+    np.testing.assert_allclose(again.value, values[-1], rtol=1e-3)
+
+
+def test_a_sample_is_a_share(params, data):
+    with pytest.raises(ValueError, match=r"sample is 1.0; it must be from 0 to below 1"):
+        edges.followed_eigenvalue(loss, params, data, key=jax.random.key(0), sample=1.0)
+
+
+@pytest.mark.slow
 def test_batch_sharpness(params, data):
     key, size, count = jax.random.key(3), 4, 40
     found = edges.batch_sharpness(
