@@ -213,3 +213,23 @@ def test_a_residual_network_trains():
         numbers = (row.train_loss, row.train_accuracy, row.test_loss, row.test_accuracy)
         assert f"| {row.epoch} | {' | '.join(f'{x:.3f}' for x in numbers)} |" in text
     assert f"annealed to 0: {100 * history['test_accuracy'].iloc[-1]:.1f} %" in text
+
+
+def test_sharpness_falls_with_the_learning_rate_and_the_gap_rises():
+    text, runs = page("learning_rates")
+    ledger = (RESULTS / "README.md").read_text()
+    assert len(runs) == 18 and sorted(runs[~runs["converged"]]["learning_rate"]) == [0.01] * 3
+    high, low = (runs[runs["learning_rate"] == rate].set_index("seed") for rate in (0.4, 0.02))
+    rise = mean_interval(high["gap"] - low["gap"])
+    rise = f"{rise.mean:.3f} [{rise.low:.3f}, {rise.high:.3f}]"
+    assert f"by {rise}" in text and ledger.count(f"the gap rises by {rise}") == 2
+    names = [name.removesuffix("_finished") for name in runs if name.endswith("_finished")]
+    assert len(names) == 6
+    for name in names:
+        ratio = geometric_mean_interval(high[name] / low[name])
+        cells = f"{ratio.mean:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
+        taus = [correlation(runs, name, of, ["learning_rate"]) for of in ("learning_rate", "gap")]
+        rate, gap = (f"{found.raw.value:+.2f}" for found in taus)
+        assert f"| {name} | {cells} | {rate} | {gap} |" in text
+        if name in ("minimum_sharpness", "apgd_linf_adaptive"):
+            assert f"to {cells}" in ledger
