@@ -250,7 +250,7 @@ def _solved(matvec, like, key, start, *, limits, rows) -> tuple[EigenPairs, Arra
     residuals = jnp.hypot(leaving, missed)
     converged = residuals <= krylov.allowed(values, limits.tol, state.scale)
     vectors = jax.vmap(unpack)(vectors)
-    products = state.products + (not limits.thrifty)
+    products = state.products + (0 if limits.thrifty else 1)
     return EigenPairs(values, vectors, residuals, converged, products), scale
 
 

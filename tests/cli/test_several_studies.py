@@ -22,6 +22,7 @@ from jaxsharp.studies.writing import joined
 from jaxsharp.studies.writing.tables import write_tables
 from jaxsharp.training import members
 from tests.folders import STUDY, make_run, make_study
+from tests.tinynets import tiny_dataset
 
 SMALL = "--optimizers sgd --sam none --seeds 2 --epochs 2 --measures top_eigenvalue --quiet"
 SMALL = [*SMALL.split(), "--batch-size", "16"]
@@ -51,7 +52,7 @@ def place(tmp_path_factory):
     return folder
 
 
-NO_BENCH = Workbench._make([None] * 5)
+NO_BENCH = Workbench._make([tiny_dataset(), *[None] * 4])
 PAIRS = ["one-mine.Net", "one-small_mlp", "two-mine.Net", "two-small_mlp"]
 
 

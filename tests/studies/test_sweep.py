@@ -279,4 +279,4 @@ def test_a_continued_group_has_the_width_that_it_began_with(tmp_path, bench, mon
         sweep.train(configs, paths, bench, save_every=50, report=until(7))
     assert directory.is_trained(paths[0], SETTINGS.epochs) and not directory.is_trained(paths[2], 6)
     sweep.train(configs, paths, bench, save_every=50)
-    assert asked == [3, 3]
+    assert [num for num in asked if num > 1] == [3, 3]  # the layout is checked with one
