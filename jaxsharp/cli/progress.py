@@ -7,8 +7,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 LINE_SECONDS = 10.0
-# Updates that the pace is taken from: measures take other times than epochs, and come last.
-RECENT = 20
+# The pace is that of so many updates and seconds at least: measures, which come last, take other
+# times than epochs, and a few of them say little of the next group's.
+RECENT, RECENT_SECONDS = 20, 60.0
 
 
 class Tracker:
@@ -24,7 +25,7 @@ class Tracker:
         self.last_line = time.monotonic()
         self.last_text = ""
         self.begun: int | None = None
-        self.recent: deque[tuple[int, float]] = deque(maxlen=RECENT)
+        self.recent: deque[tuple[int, float]] = deque()
         self.bar = None
         if console.is_terminal and not quiet:
             text, pace = (
@@ -51,6 +52,8 @@ class Tracker:
             self.begun = done
         elif done > (self.recent[-1][0] if self.recent else self.begun):
             self.recent.append((done, now))
+            while len(self.recent) > RECENT and now - self.recent[1][1] >= RECENT_SECONDS:
+                self.recent.popleft()
         if self.quiet:
             return
         if self.bar:

@@ -73,6 +73,17 @@ def test_what_is_left_is_foretold_from_the_latest_steps(monkeypatch, capsys):
     assert lines[150].startswith("study 75/150") and lines[150].endswith("(1/s, about 75 s left)")
 
 
+def test_a_few_slow_steps_do_not_foretell_all_others(monkeypatch, capsys):
+    """600 epochs in 6 s, then 21 measures in 42 s: by the latest 20 alone it would be 37 min."""
+    now = [0.0]
+    monkeypatch.setattr("jaxsharp.cli.progress.time.monotonic", lambda: now[0])
+    with Tracker(Console(force_terminal=False, width=100), "study", 5000) as tracker:
+        for done in range(622):
+            now[0] += 0.01 if done <= 600 else 2
+            tracker.update(done, "at work" if done < 621 else "the last")
+    assert capsys.readouterr().out.splitlines()[-1].endswith("(13/s, about 6 min left)")
+
+
 def test_nothing_is_foretold_on_a_bar_either(monkeypatch, capsys):
     clock = iter([0.0, 1.0, 101.0, 103.0])
     monkeypatch.setattr("jaxsharp.cli.progress.time.monotonic", lambda: next(clock))
