@@ -104,10 +104,11 @@ def followed_eigenvalue(
         if diagonal is not None:
             matvec = preconditioned(matvec, diagonal)
         own = stream(key, "followed_eigenvalue")
-        pairs = eigenpairs_at(matvec, params, (1, 0), own, tol, start=start, verify=False, **limits)
-        return jax.tree.map(lambda leaf: leaf[0], pairs[0]._replace(num_products=None)), pairs[0][
-            -1
-        ]
+        found, _ = eigenpairs_at(
+            matvec, params, (1, 0), own, tol, start=start, verify=False, **limits
+        )
+        one = jax.tree.map(lambda leaf: leaf[0], found._replace(num_products=None))
+        return one, found.num_products
 
     spent = 0
     if sample:
