@@ -182,6 +182,7 @@ def test_the_public_scripts_have_the_values_of_the_measures(tmp_path):
     peers = ("sharpness", "loss_landscapes", "pylandscape")
     for peer, name in zip(peers, ("script", "loss-landscapes", "pylandscape"), strict=True):
         if name in errors:
+            # Of equal forms rounding is left; pylandscape has one loss for all of a small plane.
             assert errors[name].min() < {"pylandscape": 0.1}.get(name, 1e-3)
         else:
             assert f"{peer} is not installed" in printed or "torch is not installed" in printed

@@ -182,7 +182,8 @@ def eigenvalue(
 
     Of the loss in evaluation mode, as the measure; there is an edge where steps descend on that.
     The residual may be sqrt(`Options.eigenvalue_tol`) of the value: where the value is apart from
-    the next, its error is near the square of that. Each product is one anew, as few are taken.
+    the next, its error is near the square of that, elsewhere more, and the value too low. Each
+    product is one anew, as few are taken.
     """
     state, descent = here.state, here.descent
     network, batch = in_batches(here.network, here.batch)
