@@ -19,7 +19,7 @@ def over_batches(measure: Measure) -> Measure:
     of examples that are no whole batches.
     """
     arrays = of_arrays(measure.arrays, measure.per_example, "group_size" in measure.options)
-    return measure._replace(arrays=arrays, record=of_record(measure.record))
+    return measure._replace(arrays=arrays, record=of_record(measure.record, measure.per_example))
 
 
 @cache  # so that measures which share what is computed go on to do so
@@ -31,10 +31,7 @@ def of_arrays(arrays: Callable, per_example: bool, in_groups: bool) -> Callable:
         if loss.batch_size is None:
             return arrays(network, at, batch, key, options, memory)
         if per_example:
-            raise ValueError(
-                f"it is of single examples, and the loss {loss.name} is over whole batches of "
-                f"{loss.batch_size}"
-            )
+            raise of_single_examples(loss)
         if in_groups:
             check_groups(loss, num_examples(batch), options)
         batched, batches = in_batches(network, batch)
@@ -44,19 +41,29 @@ def of_arrays(arrays: Callable, per_example: bool, in_groups: bool) -> Callable:
 
 
 @cache
-def of_record(record: Callable) -> Callable:
+def of_record(record: Callable, per_example: bool) -> Callable:
     """`Measure.record` of the fixed batches."""
 
     def made(network, at, batch, options, found) -> Record:
         loss = network.loss
         if loss.batch_size is None:
             return record(network, at, batch, options, found)
+        if per_example:  # what a measure of the same stream computed is there
+            raise of_single_examples(loss)
         batches = jax.eval_shape(lambda batch: in_batches(network, batch)[1], batch)
         arguments = at, batches, in_units(loss, options), found
         found = record(of_batches(network), *arguments)
         return found._replace(examples=found.examples * loss.batch_size)
 
     return made
+
+
+def of_single_examples(loss: Loss) -> ValueError:
+    """The refusal of what a loss over whole batches has no values for."""
+    return ValueError(
+        f"it is of single examples, and the loss {loss.name} is over whole batches of "
+        f"{loss.batch_size}"
+    )
 
 
 def in_units(loss: Loss, options: Options) -> Options:

@@ -67,13 +67,13 @@ def measure(
     given = (held(inputs, memory) if isinstance(inputs, np.ndarray) else inputs), targets
     table, shared = {}, {}
     for name, each in wanted.items():
-        called = each.stream or name
+        computed = each.stream or each
         try:
             check_initial(each, at)
-            if (called, each.arrays) not in shared:
-                found = compiled(each.arrays, *static, at, given, stream(key, called))
-                shared[called, each.arrays] = jax.device_get(found)
-            found = shared[called, each.arrays]
+            if computed not in shared:
+                found = compiled(each.arrays, *static, at, given, stream(key, each.stream or name))
+                shared[computed] = jax.device_get(found)
+            found = shared[computed]
             table[name] = each.record(network, at, batch, options, found)
         except ValueError as reason:
             warnings.warn(f"no {name}: {reason}", stacklevel=2)

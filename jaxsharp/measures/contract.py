@@ -198,7 +198,7 @@ class Measure(NamedTuple):
     ``memory``; ``record(network, at, batch, options, arrays)`` makes the `Record` of them on the
     host, or raises ValueError, with the reason, where that is not finite. Of the ``batch`` it may
     take shapes, and no more. ``from_initial``: it is not defined without ``at.initial``. Measures
-    of one ``stream`` and one ``arrays`` have the same random key, and share what is computed.
+    of one ``stream`` compute the same with the same random key, once for all of them.
     ``code`` is a digest of the user's own, which a name alone does not tell from another function.
     ``per_example``: it is of single examples, which a loss over whole batches has no values for.
     """

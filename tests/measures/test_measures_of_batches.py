@@ -10,6 +10,7 @@ import pytest
 
 from jaxsharp import measures, networks
 from jaxsharp.measures import Options
+from jaxsharp.measures.contract import UNDEFINED
 from jaxsharp.measures.registry import MEASURES
 from jaxsharp.networks.losses import Loss
 from tests.contrastive import KINDS, NETWORK, SIZE, VIEWS, apply, dense, init, nt_xent, reference
@@ -100,6 +101,16 @@ def test_what_is_not_defined_is_refused_in_one_line(trained, name):
     (message,) = (str(each.message) for each in told)
     assert message.startswith(f"no {name}: {REFUSED[name]}") and "\n" not in message
     assert np.isnan(found.value) and not found.finished
+
+
+def test_what_another_measure_computed_is_refused_too(trained, monkeypatch):
+    """The bound, of which the noise is that of pacbayes_sigma, and may be there."""
+    monkeypatch.setattr(measures.catalogue, "compiled", lambda *arguments: ())
+    sigma = MEASURES["pacbayes_sigma"]._replace(record=lambda *arguments: UNDEFINED)
+    monkeypatch.setitem(MEASURES, "pacbayes_sigma", sigma)
+    with pytest.warns(UserWarning, match="no pacbayes_bound: it is of single examples"):
+        found = taken(NETWORK, trained, ["pacbayes_sigma", "pacbayes_bound"])
+    assert np.isnan(found["pacbayes_bound"].value)
 
 
 @pytest.mark.slow

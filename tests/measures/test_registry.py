@@ -7,12 +7,13 @@ import pytest
 
 from jaxsharp.core import budget
 from jaxsharp.measures import MEASURES, Measure, Options, Record, Trained, catalogue
+from jaxsharp.measures.registry import FAMILIES
 from tests.tinynets import cnn, generic_point, mlp, tiny_dataset
 
 # Of parameters alone, which are finite where the outputs are not.
 OF_PARAMETERS = {"parameter_norm", "distance_from_initialization", "num_parameters"}
 # One of those that share what they compute.
-SHARED = set({measure.arrays: name for name, measure in MEASURES.items()}.values())
+SHARED = set({measure.stream or name: name for name, measure in MEASURES.items()}.values())
 OPTIONS = Options(num_perturbations=4, eigenvalue_starts=2)
 
 
@@ -133,3 +134,15 @@ def test_measures_of_one_stream_share_what_is_computed(monkeypatch):
     assert both["two"].value == 2 * both["one"].value != 2 * both["other"].value
     alone = catalogue.measure(*arguments, ["two"], key=jax.random.key(0))
     assert alone["two"] == both["two"] and len(computed) == 3
+
+
+def test_measures_of_one_stream_compute_the_same():
+    """The bound has the noise of pacbayes_sigma, and its losses are not taken anew."""
+    of = {}
+    for name, measure in ((n, m) for family in FAMILIES for n, m in family.MEASURES.items()):
+        if measure.stream:
+            of.setdefault(measure.stream, {})[name] = measure
+    assert set(of) == {"top", "density", "pacbayes_sigma"}
+    assert set(of["pacbayes_sigma"]) == {"pacbayes_sigma", "pacbayes_bound"}
+    for each in of.values():
+        assert len({measure.arrays for measure in each.values()}) == 1

@@ -20,11 +20,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
 from jaxtyping import Array, Float, PyTree, ScalarLike
 
 from jaxsharp.core.memory import Budget
-from jaxsharp.core.trees import norm
 from jaxsharp.measures.contract import EVERY, Measure, Options, Record, Trained
 from jaxsharp.measures.neighbourhood.average import from_increases, perturbed
 from jaxsharp.measures.neighbourhood.crossings import Crossing, crossing
@@ -94,23 +93,23 @@ def _record(value, error, found, batch, options):
     return Record(value, error, True, cost, len(batch[0]), drawn, False)
 
 
-def _moved(network, at: Trained, batch, key, options: Options, memory):
-    distance = norm(optax.tree.sub(at.params, at.initial))
-    return distance, _sigma(gaussian, network, at, batch, key, options, memory)
-
-
 def _bound(network, at: Trained, batch, options: Options, found) -> Record:
-    distance, found = found
     sigma, error = from_sigma(found, options.antithetic, options.rise)
-    term = float(distance) ** 2 / (4 * sigma**2)
-    value = term + math.log(len(batch[0]) / options.delta)
-    return _record(value, 2 * term * error / sigma, found, batch, options)
+    moved = jax.tree.map(lambda a, b: _wide(a) - _wide(b), at.params, at.initial)
+    term = sum(np.sum(leaf**2) for leaf in jax.tree.leaves(moved)) / (4 * sigma**2)
+    value = float(term) + math.log(len(batch[0]) / options.delta)
+    return _record(value, float(2 * term * error / sigma), found, batch, options)
+
+
+def _wide(leaf) -> np.ndarray:
+    return np.asarray(jax.device_get(leaf), np.float64)
 
 
 JIANG = "Jiang et al. 2020, arXiv 1912.02178, PAC-Bayes flatness; rise of the loss, not the error"
 RESCALINGS = {"layer_rescaling", "unit_rescaling"}
 READ = ("rise", "num_perturbations", "antithetic")
 KINDS = "standard error", "losses over the data"
+OF_NOISE = partial(_sigma, gaussian)
 MEASURES = {
     "pacbayes_sigma": Measure(
         "standard deviation of noise under which the mean loss rises by 0.1 (--rise)",
@@ -119,8 +118,9 @@ MEASURES = {
         *KINDS,
         READ,
         EVERY - RESCALINGS - {"logit_scale"},
-        partial(_sigma, gaussian),
+        OF_NOISE,
         _of_sigma,
+        stream="pacbayes_sigma",
     ),
     "pacbayes_sigma_magnitude": Measure(
         "the same of noise with standard deviation sigma |theta|",
@@ -139,9 +139,10 @@ MEASURES = {
         *KINDS,
         (*READ, "delta"),
         EVERY - RESCALINGS - {"logit_scale"},
-        _moved,
+        OF_NOISE,
         _bound,
         from_initial=True,
+        stream="pacbayes_sigma",
         per_example=True,
     ),
 }
