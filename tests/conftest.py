@@ -3,8 +3,16 @@
 import gc
 import os
 import signal
+import sys
 from importlib.metadata import version
 from pathlib import Path
+
+# Where Python is told to write no bytecode, each process that tests start compiles the sources of
+# all that it imports, which takes longer than most of them run.
+if sys.dont_write_bytecode:
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = str(Path(__file__).parents[1] / ".pytest_cache" / "bytecode")
+    os.environ |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": sys.pycache_prefix}
 
 # For the processes that tests start too, and so before JAX is imported. Most programs run for
 # milliseconds: to compile them is what takes time. Half of that went into fusions through MLIR, and
