@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from jaxtyping import PyTree
+from scipy import special
 
 from jaxsharp.core.choices import LARGEST, at_least_one, shown
 
@@ -221,3 +222,40 @@ class Measure(NamedTuple):
         """The options that decide the value, as text for a table."""
         own = [f"code={self.code}"] if self.code else []
         return " ".join([*(f"{name}={getattr(options, name)}" for name in self.options), *own])
+
+    def terms(self, record: Record, options: Options) -> int:
+        """Independent terms that the value is the mean of: pairs, directions, groups, examples."""
+        if "group_size" in self.options:
+            return record.examples // max(1, min(options.group_size, record.examples))
+        if not record.directions:
+            return record.examples
+        paired = "antithetic" in self.options and options.antithetic
+        return record.directions // 2 if paired else record.directions
+
+    def interval(
+        self, record: Record, options: Options, confidence: float = 0.95
+    ) -> tuple[float, float]:
+        """The ends of the interval that ``record`` states for the exact value.
+
+            value -+ error                        of residuals, certificates and rounding
+            value exp(-+ h / value)               of a standard error, h = t error < |value|
+            value - h to value + (e - 1) h        where h is larger
+
+        t is the quantile of Student's t with `terms` - 1 degrees of freedom. The second is the
+        interval of the logarithm, to first order, and the third goes on from it: a mean of few
+        terms of which most are small, as rises of a loss, is skewed, and value -+ h covers it less.
+        NaN where the record states no error.
+
+        Raises ValueError for a confidence outside of (0, 1).
+        """
+        if not 0 < confidence < 1:
+            raise ValueError(f"confidence is {confidence}; it must be above 0 and below 1")
+        value, error = record.value, record.error
+        if record.exact or error == 0 or not self.error.startswith("standard error"):
+            return value - error, value + error
+        degrees = self.terms(record, options) - 1
+        quantile = special.stdtrit(degrees, (1 + confidence) / 2) if degrees else math.nan
+        half = float(quantile) * error
+        if half < abs(value):
+            return value * math.exp(-half / value), value * math.exp(half / value)
+        return value - half, value + math.expm1(1) * half
