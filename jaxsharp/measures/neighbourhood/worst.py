@@ -60,8 +60,9 @@ def relative(params: PyTree) -> PyTree:
 class WorstCase(NamedTuple):
     """Mean over groups of the largest rise found, its standard error, and the rise of each group.
 
-    ``error`` is 0 for all examples in one group. It says nothing of how far an ascent stays below
-    the maximum.
+    ``error`` is 0 for all examples in one group, and NaN for one group of a part of them. It says
+    nothing of how far an ascent stays below the maximum. The more of the data the groups take, the
+    more it is too large for these data: it is that of groups of examples not seen as well.
     """
 
     value: float
@@ -118,16 +119,23 @@ def worst_case(
     size = group_sizes(num_examples(batch), examples, group)
     static = (search, network, size, steps, starts, memory or budget())
     key = stream(key, "worst_case")
-    return from_rises(group_rises(*static, params, stats, batch, key, rho))
+    whole = math.prod(size) == num_examples(batch)
+    return from_rises(group_rises(*static, params, stats, batch, key, rho), whole)
 
 
-def from_rises(rises: Any) -> WorstCase:
-    """Mean and standard error of the rises of groups; ValueError if one is not finite."""
+def from_rises(rises: Any, whole: bool = False) -> WorstCase:
+    """Mean and standard error of the rises of groups; ValueError if one is not finite.
+
+    ``whole``: the groups are all examples, so that a single one has no error.
+    """
     rises = np.asarray(rises, np.float64)
     bad = np.count_nonzero(~np.isfinite(rises))
     if bad:
         raise ValueError(f"the loss is not finite for {bad} of {len(rises)} groups of examples")
-    error = rises.std(ddof=1) / np.sqrt(len(rises)) if len(rises) > 1 else 0.0
+    if len(rises) > 1:
+        error = rises.std(ddof=1) / np.sqrt(len(rises))
+    else:
+        error = 0.0 if whole else math.nan
     return WorstCase(float(rises.mean()), float(error), rises)
 
 
@@ -227,8 +235,8 @@ def _rises(search, network, at: Trained, batch, key, options: Options, memory):
 
 
 def _mean(search, network, at: Trained, batch, options: Options, rises) -> Record:
-    found = from_rises(rises)
     size = group_sizes(len(batch[0]), options.worst_examples, options.group_size)
+    found = from_rises(rises, math.prod(size) == len(batch[0]))
     steps, starts = search.steps(options)
     cost = (steps + 1) * starts
     return Record(found.value, found.error, True, cost, math.prod(size), starts, False)
