@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
-# Fewer may all agree by luck, as if there were no error: of two signs, with probability 2^-15.
-MIN_PROBES = 16
+# Fewer may all agree by luck, as if there were no error. And a stop prefers samples that look
+# quiet: from 16 on stated errors were 0.82 to 0.89 of the spread over keys, from 30 on above 0.9.
+MIN_PROBES = 30
 
 
 class Limits(NamedTuple):

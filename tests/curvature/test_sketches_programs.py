@@ -19,8 +19,10 @@ pytestmark = pytest.mark.usefixtures("double_precision")
 @pytest.mark.slow
 def test_vmapped_products_do_not_matter():
     matrix = symmetric_matrix(uniform)
-    one, seven = (estimate(hutchpp, matrix, 2, atol=0.5, vmapped=v) for v in (1, 7))
-    assert 2 * ROWS + MIN_PROBES < one.num_products == seven.num_products < 50
+    one, seven = (
+        estimate(hutchpp, matrix, 2, atol=0.35, max_products=500, vmapped=v) for v in (1, 7)
+    )
+    assert 2 * ROWS + MIN_PROBES < one.num_products == seven.num_products < 500
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-11), one, seven)
 
 
@@ -30,7 +32,8 @@ def test_vmap_over_models_equals_one_by_one(estimator):
     """One stops early, one is singular, one goes on, one is NaN: none disturbs another."""
     spectra = (decaying, np.zeros(SIZE), uniform, np.full(SIZE, np.nan))
     matrices = np.stack([symmetric_matrix(spectrum) for spectrum in spectra])
-    solve = partial(estimate, estimator, rtol=0.05)
+    more = {"max_products": 70} if estimator is hutchpp else {}
+    solve = partial(estimate, estimator, rtol=0.05, **more)
     together = jax.vmap(solve)(matrices, jnp.arange(4))
     for index, matrix in enumerate(matrices):
         one = jax.tree.map(lambda leaf, i=index: leaf[i], together)

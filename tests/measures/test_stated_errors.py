@@ -92,18 +92,6 @@ def test_a_quadratic_rises_by_half_the_trace(quadratic, antithetic):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("level", [False, True])
-def test_the_error_is_of_directions_and_examples(curved, level):
-    network, params, batch = curved
-    static = (network, 8000, True, False, None, None, budget())
-    key, radius = jax.random.key(7), 1.0
-    rises, base = perturbed(*static, params, {}, batch, key, radius, draw=sphere)
-    truth = np.asarray(rises, np.float64).mean() + level * float(base)
-    rtol = 0.02 if level else 0.08  # of the loss itself, or of its rise
-    check_errors(over_keys(curved, rtol, sphere, radius, level=level), truth)
-
-
-@pytest.mark.slow
 def test_few_examples_are_all_taken_at_every_direction(curved):
     """Then the mean is that of `perturbed` with the same directions."""
     network, params, (x, y) = curved
@@ -127,7 +115,7 @@ def test_a_record_says_what_was_taken(curved, name):
     for table, rtol in ((rough, 0.2), (fine, 0.05)):
         found = table[name]
         assert found.finished and not found.exact and found.error <= 1.001 * rtol * found.value
-        assert found.directions >= 16 and found.examples <= NUM
+        assert found.directions >= 30 and found.examples <= NUM
     assert fine[name].directions >= rough[name].directions
     spread = np.hypot(rough[name].error, fine[name].error)
     assert abs(rough[name].value - fine[name].value) < 5 * spread
