@@ -22,11 +22,9 @@ from jaxsharp.core.streaming import rows
 from jaxsharp.curvature.lanczos import eigenpairs_at
 from jaxsharp.curvature.operators import Loops, preconditioned
 from jaxsharp.curvature.products import hessian
-from jaxsharp.measures.neighbourhood.crossings import crossing
+from jaxsharp.measures.neighbourhood.crossings import ROUNDING, crossing
 from jaxsharp.measures.spectrum.starts import sampled
 
-# Of a loss, in units of its last digit: a fall that is less is none.
-ROUNDING = 16
 # Products on a sample that turn a start towards the new eigenvector: more fit it to the sample.
 TURNS = 2
 COMPILED = Loops(jax.lax.while_loop, jax.lax.map)
@@ -136,7 +134,7 @@ def batch_sharpness(
         E_B[g_B^T H_B g_B / |g_B|^2],    g_B, H_B of loss(params, B)
 
     Batch i is drawn without repetition by ``fold_in(key, i)``. Batches are taken until the standard
-    error is at most ``rtol`` of the mean, from 16 on, or ``max_batches``; with rtol 0 so many.
+    error is at most ``rtol`` of the mean, from 30 on, or ``max_batches``; with rtol 0 so many.
     A mean that is not finite ends at once: a batch without a gradient has no such curvature.
 
     Cost: a gradient and a Hessian product of each batch, one batch after the other. Works in jit

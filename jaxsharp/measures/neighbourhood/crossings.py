@@ -9,6 +9,8 @@ from jaxtyping import Array, Bool, Float, Int, ScalarLike
 
 DOUBLINGS = 40  # from 1, up or down
 BISECTIONS = 10  # of the logarithm: 2^(1/1024), a relative width of 7e-4
+# Of a loss, in units of its last digit: a rise or fall that is less is none.
+ROUNDING = 16
 
 
 class Crossing(NamedTuple):

@@ -6,9 +6,15 @@ epsilon_sharpness          d = g/||g||, the direction of the gradient
 epsilon_sharpness_random   d uniform on the sphere; the mean of t over draws, those of the draws
                            along which the loss rises so far, and unfinished if some are not
 
-The smaller, the sharper.
+The smaller, the sharper. A width is that of the bracket, and what rounding may move t by where the
+rise is convex, so that its slope is at least rise/t: with eps of the loss, and of the parameters,
+
+    ROUNDING eps (|L(theta)| + rise) t / rise + eps ||theta||
+
+A distance that is not larger than that is none, and not finished.
 """
 
+import math
 from functools import partial
 
 import jax
@@ -19,10 +25,10 @@ from jaxtyping import Array, PyTree, ScalarLike
 
 from jaxsharp.core.memory import Budget
 from jaxsharp.core.programs import own_settings
-from jaxsharp.core.trees import scaled_to_norm
+from jaxsharp.core.trees import norm, scaled_to_norm
 from jaxsharp.measures.contract import EVERY, Measure, Options, Record, Trained
 from jaxsharp.measures.neighbourhood.average import from_increases
-from jaxsharp.measures.neighbourhood.crossings import Crossing, crossing
+from jaxsharp.measures.neighbourhood.crossings import ROUNDING, Crossing, crossing
 from jaxsharp.measures.neighbourhood.directions import sphere
 from jaxsharp.measures.neighbourhood.losses import (
     loss_around,
@@ -80,7 +86,11 @@ def _distance(network, memory, params, stats, batch, direction, rise):
         moved = optax.tree.add_scale(params, distance, direction)
         return loss(optax.tree.cast_like(moved, params)) - base
 
-    return crossing(risen, rise, base)
+    found = crossing(risen, rise, base)
+    eps = jnp.finfo(base.dtype).eps
+    lost = ROUNDING * eps * (jnp.abs(base) + rise) / rise * found.value
+    resolved = max(jnp.finfo(leaf.dtype).eps for leaf in jax.tree.leaves(params)) * norm(params)
+    return found._replace(width=found.width + lost + resolved.astype(lost.dtype))
 
 
 def check_found(found: Crossing, rise: float) -> None:
@@ -100,8 +110,8 @@ def _along(network, at: Trained, batch, key, options: Options, memory):
 
 def _one(network, at: Trained, batch, options: Options, found) -> Record:
     check_found(found, options.rise)
-    cost = int(found.calls) + 2
-    return Record(float(found.value), float(found.width), True, cost, len(batch[0]), 1, True)
+    value, width, cost = float(found.value), float(found.width), int(found.calls) + 2
+    return Record(value, width, width < value, cost, len(batch[0]), 1, True)
 
 
 def _random(network, at: Trained, batch, key, options: Options, memory):
@@ -118,11 +128,14 @@ def _mean(network, at: Trained, batch, options: Options, found) -> Record:
     risen = np.asarray(found.found).reshape(-1, size).all(1)
     if risen.sum() < 2:
         check_found(found, options.rise)
-    values = np.asarray(found.value).reshape(-1, size)[risen].ravel()
-    mean, cost = from_increases(values, options.antithetic), int(np.sum(found.calls)) + 1
-    return Record(
-        mean.value, mean.error, bool(risen.all()), cost, len(batch[0]), len(values), False
+    values, widths = (
+        np.asarray(x, np.float64).reshape(-1, size)[risen].ravel()
+        for x in (found.value, found.width)
     )
+    mean, cost = from_increases(values, options.antithetic), int(np.sum(found.calls)) + 1
+    error, finished = math.hypot(mean.error, widths.mean()), bool(risen.all())
+    finished &= bool(widths.mean() < mean.value)
+    return Record(mean.value, error, finished, cost, len(batch[0]), len(values), False)
 
 
 REFERENCE = "the distance form of the sharpness of Keskar et al. 2017, arXiv 1609.04836"
@@ -132,7 +145,7 @@ MEASURES = {
         "distance along the gradient at which the loss has risen by 0.1 (--rise)",
         REFERENCE,
         "distance of parameters; the smaller, the sharper",
-        "width of the bracket",
+        "width of the bracket, and rounding",
         "losses over the data",
         ("rise",),
         SYMMETRIES,

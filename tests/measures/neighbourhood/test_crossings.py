@@ -169,9 +169,11 @@ def test_a_loss_that_never_rises_so_far_is_named(setting, name):
 def test_directions_without_a_crossing_are_left_out_and_leave_a_mean_unfinished(setting, pairs):
     measure, options = MEASURES["epsilon_sharpness_random"], Options(antithetic=pairs)
     values, has = np.arange(1.0, 9.0), np.arange(8) != 2
-    all_of_them = Crossing(values, values, np.ones(8, bool), np.full(8, 12))
+    all_of_them = Crossing(values, 1e-3 * values, np.ones(8, bool), np.full(8, 12))
     whole = measure.record(*setting, options, all_of_them)
     assert whole.finished and whole.value == 4.5 and whole.directions == 8
+    wide = measure.record(*setting, options, all_of_them._replace(width=1.1 * values))
+    assert not wide.finished and wide.error > wide.value
     some = measure.record(*setting, options, all_of_them._replace(found=has))
     kept = values[[0, 1, 4, 5, 6, 7] if pairs else has]
     assert not some.finished and some.directions == len(kept)
