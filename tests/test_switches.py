@@ -102,15 +102,15 @@ def test_recipes_are_traced(how):
     ("arrays", "static"),
     [
         (eigenvalues.eigenvalues, (0.1, 50, None, 2, 0.0)),
-        (neighbourhood.loss_increases, (4, True, False, None, None)),
-        (neighbourhood.loss_increases, (4, False, True, None, None)),
+        (neighbourhood.perturbed, (4, True, False, None, None)),
+        (neighbourhood.perturbed, (4, False, True, None, None)),
     ],
     ids=["top eigenvalue", "random perturbation", "statistics recomputed"],
 )
 def test_measures_are_traced(arrays, static):
     network = tinynets.cnn()
     params, stats = jax.eval_shape(network.init, KEY)
-    more = (1.0,) if arrays is neighbourhood.loss_increases else ()
+    more = (1.0,) if arrays is neighbourhood.perturbed else ()
     static = (network, *static, budget())
     jax.eval_shape(
         lambda *arguments: arrays(*static, *arguments, *more),

@@ -11,7 +11,7 @@ from jaxsharp.core import Budget
 from jaxsharp.core.programs import subprograms
 from jaxsharp.curvature import exact_ggn_traces, hessian
 from jaxsharp.measures import MEASURES, Options, Trained
-from jaxsharp.measures.neighbourhood import loss_increases
+from jaxsharp.measures.neighbourhood import perturbed
 from jaxsharp.networks import cross_entropy
 from jaxsharp.networks.network import Network
 from jaxsharp.training.epochs import evaluation
@@ -49,7 +49,7 @@ def traces(params, labels, key, images, memory):
 
 def rises(params, labels, key, images, memory):
     static = (NETWORK, 16, True, False, None, None, memory)
-    return loss_increases(*static, params, {}, (images, labels), key, 1.0)
+    return perturbed(*static, params, {}, (images, labels), key, 1.0)[0]
 
 
 def losses(params, labels, key, images, memory):

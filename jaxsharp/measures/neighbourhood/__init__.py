@@ -16,7 +16,7 @@ families     MEASURES of all families
 
 from jaxsharp.measures.neighbourhood import directions as directions
 from jaxsharp.measures.neighbourhood.average import RandomSharpness as RandomSharpness
-from jaxsharp.measures.neighbourhood.average import loss_increases as loss_increases
+from jaxsharp.measures.neighbourhood.average import perturbed as perturbed
 from jaxsharp.measures.neighbourhood.average import random_perturbation as random_perturbation
 from jaxsharp.measures.neighbourhood.families import MEASURES as MEASURES
 from jaxsharp.measures.neighbourhood.lines import loss_along as loss_along
