@@ -11,7 +11,6 @@ from jax.flatten_util import ravel_pytree
 from jaxsharp.core import budget
 from jaxsharp.core.keys import stream
 from jaxsharp.measures import MEASURES, Options, Trained, worst_case
-from jaxsharp.measures.neighbourhood.worst import Search, from_rises, group_rises
 from jaxsharp.networks import LOSSES, Network
 from tests.tinynets import generic_point, mlp, tiny_dataset
 
@@ -91,21 +90,14 @@ def test_groups_have_worst_cases_of_their_own(setting):
     assert singles.value > whole.value > 0 and len(whole.rises) == 1 and len(singles.rises) == 13
 
 
-@pytest.mark.slow
-def test_the_stated_error_is_the_spread_over_draws_of_groups(setting):
-    """Over 220 keys, for few examples of many."""
-    network, params, stats, _ = setting
-    batch = tiny_dataset(num=600, shape=SHAPE).train
-    static = (Search("one_step", "l2", False), network, (30, 2), 1, 1, budget())
-    keys = jax.random.split(jax.random.key(5), 220)
-    rises = jax.jit(jax.vmap(lambda key: group_rises(*static, params, stats, batch, key, 0.1)))(
-        keys
-    )
-    found = [from_rises(one) for one in np.asarray(rises)]
-    values, errors = np.array([(f.value, f.error) for f in found]).T
-    assert 0.85 < np.sqrt(np.mean(errors**2)) / values.std(ddof=1) < 1.15
-    width = scipy.stats.t.ppf(0.975, 29)
-    assert 0.90 <= np.mean(np.abs(values - values.mean()) < width * errors) <= 0.98
+@pytest.mark.parametrize(("group", "examples", "error"), [(8, 8, np.nan), (13, 13, 0.0)])
+def test_one_group_of_a_part_of_the_examples_states_no_error(setting, group, examples, error):
+    network, params, stats, batch = setting
+    options = Options(worst_examples=examples, group_size=group)
+    arguments = network, Trained(params, stats), batch, options, np.array([0.3])
+    record = MEASURES["sam_sharpness"].record(*arguments)
+    assert (record.value, record.examples) == (0.3, examples)
+    np.testing.assert_equal(record.error, error)
 
 
 @pytest.mark.slow
