@@ -156,43 +156,84 @@ def test_sam_lowers_the_ratio_to_the_fifth_eigenvalue():
         assert row in text and cells[1] in ledger
 
 
-def test_study_a_at_equal_loss():
-    """SAM lowers minimum sharpness, and the gap stays; nothing says that one follows the other."""
-    text, runs = page("study_a")
-    ledger = (RESULTS / "README.md").read_text()
-    names = {"sgd": "SGD", "heavy_ball": "heavy ball", "adagrad": "Adagrad", "adam": "Adam"}
-    names |= {"adashift": "AdaShift", "adabound": "AdaBound"}
-    assert len(runs) == 72 and runs["converged"].all() and (runs["train_loss"] < 0.1).all()
-    indexed = runs.set_index(["optimizer", "dataset", "seed", "sam"])
-    logs, gaps = np.log(indexed["minimum_sharpness"]).unstack(), indexed["gap"].unstack()
-    below = 0
-    for name, words in names.items():
-        cells = []
-        for dataset in ("fashion_mnist", "cifar10"):
-            at = (name, dataset)
-            ratio = geometric_mean_interval(np.exp((logs["sam"] - logs["none"])[at]))
-            change = mean_interval((gaps["sam"] - gaps["none"])[at])
-            assert 0.435 < ratio.mean < 0.765 and change.low < 0 < change.high
-            below += ratio.high < 1
-            cells += [
-                f"{ratio.mean:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]",
-                f"{change.mean:+.3f} [{change.low:+.3f}, {change.high:+.3f}]",
-            ]
-        assert f"| {words} | {' | '.join(cells)} |" in text
-    assert below == 11
-    every = pd.read_csv(RESULTS / "study_a" / "checkpoints.csv").assign(converged=True)
-    parts = {
+OPTIMIZERS = {"sgd": "SGD", "heavy_ball": "heavy ball", "adagrad": "Adagrad", "adam": "Adam"}
+OPTIMIZERS |= {"adashift": "AdaShift", "adabound": "AdaBound"}
+
+
+def with_and_without(runs, *kept):
+    """Logarithms of minimum sharpness and gaps, a column with SAM and one without."""
+    indexed = runs.set_index(["optimizer", *kept, "seed", "sam"])
+    assert runs["converged"].all() and (runs["train_loss"] < 0.1).all()
+    return np.log(indexed["minimum_sharpness"]).unstack(), indexed["gap"].unstack()
+
+
+def change(found):
+    return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+
+
+def at_losses(folder):
+    """The runs at each loss, by the words that pages have for it."""
+    every = pd.read_csv(RESULTS / folder / "checkpoints.csv").assign(converged=True)
+    return {
         "below 1": every[every["first_below_1"]],
         "below 0.3": every[every["first_below_0.3"]],
         "the end, below 0.1": every[every["checkpoint"] == "converged"],
     }
-    for words, part in parts.items():
+
+
+def test_study_a_at_equal_loss():
+    """SAM lowers minimum sharpness, and the gap stays; nothing says that one follows the other."""
+    text, runs = page("study_a")
+    ledger = (RESULTS / "README.md").read_text()
+    assert len(runs) == 72
+    logs, gaps = with_and_without(runs, "dataset")
+    below = 0
+    for name, words in OPTIMIZERS.items():
+        cells = []
+        for dataset in ("fashion_mnist", "cifar10"):
+            at = (name, dataset)
+            ratio = geometric_mean_interval(np.exp((logs["sam"] - logs["none"])[at]))
+            changed = mean_interval((gaps["sam"] - gaps["none"])[at])
+            assert 0.435 < ratio.mean < 0.765 and changed.low < 0 < changed.high
+            below += ratio.high < 1
+            cells += [f"{ratio.mean:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]", change(changed)]
+        assert f"| {words} | {' | '.join(cells)} |" in text
+    assert below == 11
+    for words, part in at_losses("study_a").items():
         found = [
             printed(correlation(rows, "minimum_sharpness", "gap", ["optimizer", "sam"]).raw)
             for _, rows in part.groupby("dataset", sort=False)
         ]
         assert f"| {words} | {' | '.join(found)} |" in text
     assert all(cell in ledger for cell in found)
+
+
+def test_study_a_on_ten_times_as_many_images():
+    """The gap shrinks too; beyond the training loss nothing says that one follows the other."""
+    text, runs = page("study_a-10000")
+    ledger = (RESULTS / "README.md").read_text()
+    assert len(runs) == 36
+    logs, gaps = with_and_without(runs)
+    accuracies = runs.set_index(["optimizer", "seed", "sam"])["test_accuracy"].unstack()
+    changes = [table["sam"] - table["none"] for table in (gaps, accuracies)]
+    for name, words in OPTIMIZERS.items():
+        ratio = geometric_mean_interval(np.exp((logs["sam"] - logs["none"])[name]))
+        assert 0.395 < ratio.mean < 0.645 and ratio.high < 1
+        cells = [change(mean_interval(each[name])) for each in changes]
+        ratio = f"{ratio.mean:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
+        assert f"| {words} | {ratio} | {' | '.join(cells)} |" in text
+    means = [mean_interval(each.groupby("seed").mean()) for each in changes]
+    assert f"| mean of the six | - | {' | '.join(map(change, means))} |" in text
+    shrinks = tuple(f"{-x:.3f}" for x in (means[0].mean, means[0].high, means[0].low))
+    assert "{} [{}, {}]".format(*shrinks) in ledger and float(shrinks[1]) > 0
+    for words, part in at_losses("study_a-10000").items():
+        found = correlation(part, "minimum_sharpness", "gap", ["optimizer", "sam"]).raw
+        assert f"| {words} | {printed(found)} |" in text
+    assert printed(found) in ledger
+    evaluated = (RESULTS / "study_a-10000" / "evaluation.md").read_text()
+    assert "0 of 4 measures predict gap" in evaluated
+    for cell in ("+0.32 [-0.08, +0.67]", "-0.51 [-0.72, -0.27]"):
+        assert cell in evaluated and cell in text
 
 
 def test_no_signal_loses_anything():
