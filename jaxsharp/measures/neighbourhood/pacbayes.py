@@ -9,8 +9,21 @@ pacbayes_bound             ||theta - theta_0||^2 / (4 sigma^2) + log(n / delta),
 The smaller sigma, the sharper; 1/sigma^2 is what Jiang et al. 2020 (arXiv 1912.02178) correlate.
 Deviations from them: the mean *loss* rises by 0.1, not the training error; the noise of the
 magnitude-aware form has no epsilon of 1e-3 beside |theta|, so that it is unchanged by rescalings;
-sigma is searched with the same draws at every sigma (common random numbers), in pairs u and -u,
-and has a standard error: that of the mean rise at sigma over its slope there.
+sigma is searched with the same draws at every sigma (common random numbers), in pairs u and -u.
+
+Its standard error is the jackknife's: of where the mean rise of all pairs but one crosses, m_i at
+sigma, by the power k of sigma as which the mean rise m grows there, at no further loss:
+
+    s_i = sigma (m / m_i)^(1/k),    k = slope sigma / m
+    stderr^2 = (n - 1)/n sum_i (s_i - mean s)^2
+
+Of 10 pairs, sigma ~ m^(-1/k) is far from linear: stderr(m) / slope is up to a quarter too small.
+With it is the width of the bracket, and what rounding may move sigma by where the rise is convex:
+
+    ROUNDING eps (|L(theta)| + rise) sigma / rise + eps ||theta|| / ||d||
+
+A sigma that is not larger than that is none, and not finished; nor is one without an error (NaN),
+where without some pair the loss does not rise.
 """
 
 import math
@@ -24,9 +37,10 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree, ScalarLike
 
 from jaxsharp.core.memory import Budget
+from jaxsharp.core.trees import norm
 from jaxsharp.measures.contract import EVERY, Measure, Options, Record, Trained
 from jaxsharp.measures.neighbourhood.average import from_increases, perturbed
-from jaxsharp.measures.neighbourhood.crossings import Crossing, crossing
+from jaxsharp.measures.neighbourhood.crossings import ROUNDING, Crossing, crossing
 from jaxsharp.measures.neighbourhood.directions import adaptive, gaussian
 from jaxsharp.measures.neighbourhood.distances import check_found
 from jaxsharp.networks.network import Network
@@ -59,22 +73,38 @@ def sigma_of_rise(
     static = (network, num, antithetic, False, None, None, memory)
 
     def rises(sigma):
-        return perturbed(*static, params, stats, batch, key, sigma, draw=draw)[0]
+        return perturbed(*static, params, stats, batch, key, sigma, draw=draw)
 
     def mean(sigma):
-        return jnp.mean(rises(sigma))
+        return jnp.mean(rises(sigma)[0])
 
     like = jax.eval_shape(mean, jnp.ones(()))
     found = crossing(mean, rise, jnp.ones((), like.dtype))
     low, high = found.value / NEARBY, found.value * NEARBY
-    return Sigma(found, rises(found.value), (mean(high) - mean(low)) / (high - low))
+    slope = (mean(high) - mean(low)) / (high - low)
+    at_sigma, base = rises(found.value)
+    lost = ROUNDING * jnp.finfo(base.dtype).eps * (jnp.abs(base) + rise) / rise * found.value
+    eps = max(jnp.finfo(leaf.dtype).eps for leaf in jax.tree.leaves(params))
+    resolved = eps * norm(params) / norm(draw(jax.random.fold_in(key, 0), params))
+    width = found.width + lost.astype(like.dtype) + resolved.astype(like.dtype)
+    return Sigma(found._replace(width=width), at_sigma, slope)
 
 
 def from_sigma(found: Sigma, antithetic: bool, rise: float) -> tuple[float, float]:
-    """Sigma and its standard error; ValueError if the loss does not rise as far."""
+    """Sigma and its standard error; ValueError if the loss does not rise as far.
+
+    The error is NaN where without some pair the loss does not rise.
+    """
     check_found(found.sigma, rise)
-    stderr = from_increases(found.rises, antithetic).error / float(found.slope)
-    return float(found.sigma.value), math.hypot(stderr, float(found.sigma.width))
+    sigma, width = float(found.sigma.value), float(found.sigma.width)
+    increases = from_increases(found.rises, antithetic).increases
+    units = increases.reshape(-1, 2).mean(1) if antithetic else increases
+    mean, others = units.mean(), len(units) - 1
+    power, rest = float(found.slope) * sigma / mean, (units.sum() - units) / others
+    if not (power > 0 and rest.min() > 0):
+        return sigma, math.nan
+    without = sigma * (mean / rest) ** (1 / power)
+    return sigma, math.hypot(math.sqrt(others) * without.std(), width)
 
 
 def _sigma(draw, network, at: Trained, batch, key, options: Options, memory):
@@ -90,7 +120,8 @@ def _of_sigma(network, at: Trained, batch, options: Options, found) -> Record:
 def _record(value, error, found, batch, options):
     drawn = options.num_perturbations
     cost = (int(found.sigma.calls) + 3) * (drawn + 1)
-    return Record(value, error, True, cost, len(batch[0]), drawn, False)
+    resolved = bool(found.sigma.width < found.sigma.value) and not math.isnan(error)
+    return Record(value, error, resolved, cost, len(batch[0]), drawn, False)
 
 
 def _bound(network, at: Trained, batch, options: Options, found) -> Record:

@@ -1,10 +1,12 @@
 """Every stated standard error is the spread over keys, and its interval covers the exact value."""
 
+import math
 from dataclasses import replace
 
 import jax
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from jaxsharp.measures import MEASURES, Options, Record, edges
 from jaxsharp.measures.neighbourhood import sampling
@@ -15,6 +17,7 @@ from tests.measures.errors.trained import (
     learned,
     mean_rise,
     records,
+    sigma_of,
 )
 
 pytestmark = pytest.mark.usefixtures("double_precision")
@@ -27,16 +30,9 @@ OPTIONS = Options(
 )
 STATED = [name for name, of in MEASURES.items() if of.error.startswith("standard error")]
 # Of what is not in the tests below, where it is, and why.
-CROSSINGS = (
-    "tests/measures/neighbourhood/test_crossings.py, of 30 pairs: of the default 10 the error of a "
-    "crossing, to first order, was 0.79 of the spread"
-)
 ELSEWHERE = {
     "minimum_sharpness": "tests/measures/test_sampling.py, of samples, which are of 256 examples",
     **dict.fromkeys(densities.MEASURES, "tests/measures/test_spectrum.py, beside their steps"),
-    "pacbayes_sigma": CROSSINGS,
-    "pacbayes_sigma_magnitude": CROSSINGS,
-    "pacbayes_bound": CROSSINGS,
 }
 ASKED = [n for n in STATED if n not in ELSEWHERE and "measure_rtol" in MEASURES[n].options]
 EDGES = [
@@ -53,12 +49,20 @@ DRAWS = {
     "adaptive_perturbation": ("adaptive", OPTIONS.sigma_relative),
     "filter_perturbation": ("filter_normalized", OPTIONS.sigma_relative),
 }
+SIGMAS = {"pacbayes_sigma": "gaussian", "pacbayes_sigma_magnitude": "adaptive"}
 
 
 def truth(name, task_of):
     """By a dense matrix or many draws in a plain loop; None: the mean of independent terms."""
     if name in DRAWS:
         return mean_rise(task_of, *DRAWS[name])
+    if name in SIGMAS:
+        return sigma_of(task_of, SIGMAS[name], OPTIONS.rise)
+    if name == "pacbayes_bound":
+        at = learned(*task_of).at
+        moved = ravel_pytree(at.params)[0] - ravel_pytree(at.initial)[0]
+        sigma = sigma_of(task_of, "gaussian", OPTIONS.rise)
+        return moved @ moved / (4 * sigma**2) + math.log(task_of[0] / OPTIONS.delta)
     of_hessian = {"hutchinson_trace": np.trace, "frobenius_norm": np.linalg.norm}
     return of_hessian[name](hessian_of(task_of)) if name in of_hessian else None
 

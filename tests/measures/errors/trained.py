@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from scipy.optimize import brentq
 
 from jaxsharp.core import budget
 from jaxsharp.measures import MEASURES, Options, Record, Trained
@@ -100,6 +101,13 @@ def mean_rise(task_of: tuple, draw: str, far: float, level: bool = False) -> flo
     """The mean over many pairs of a plain loop of L(theta + far d) - L(theta), or of L itself."""
     rise, base = _losses_around(task_of, draw)
     return rise(far) + level * base
+
+
+@cache
+def sigma_of(task_of: tuple, draw: str, rise: float) -> float:
+    """Where the mean rise of that loop is ``rise``."""
+    mean = _losses_around(task_of, draw)[0]
+    return brentq(lambda far: mean(far) - rise, 1e-3, 10, xtol=1e-4, rtol=1e-4)
 
 
 @cache

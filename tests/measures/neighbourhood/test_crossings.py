@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 from jaxsharp.core import budget
 from jaxsharp.measures import MEASURES, Options, Trained, directions
 from jaxsharp.measures.neighbourhood.crossings import Crossing, crossing
-from jaxsharp.measures.neighbourhood.pacbayes import from_sigma, sigma_of_rise
+from jaxsharp.measures.neighbourhood.pacbayes import Sigma, sigma_of_rise
 from tests.tinynets import generic_point, mlp, tiny_dataset
 
 pytestmark = pytest.mark.usefixtures("double_precision")
@@ -125,9 +125,8 @@ def test_sigma_is_the_root_of_the_mean_over_the_same_draws(setting, name, draw):
     want = root(lambda sigma: rises(sigma).mean(), 0.2)
     found = taken(name, setting)
     np.testing.assert_allclose(found.value, want, rtol=ROUNDING)
-    slope = (rises(1.01 * want) - rises(0.99 * want)).mean() / (0.02 * want)
-    stderr = rises(want).std(ddof=1) / 2 / slope
-    np.testing.assert_allclose(found.error, stderr, rtol=0.03)
+    without = [root(lambda s, i=i: np.delete(rises(s), i).mean(), 0.2) for i in range(4)]
+    np.testing.assert_allclose(found.error, np.sqrt(3) * np.std(without), rtol=0.08)
 
 
 @pytest.mark.slow
@@ -141,20 +140,39 @@ def test_the_bound_is_that_of_its_sigma(setting):
     np.testing.assert_allclose(bound.error, 2 * term * sigma.error / sigma.value, rtol=1e-9)
 
 
-@pytest.mark.slow
-def test_the_stated_error_of_sigma_is_the_spread_over_keys(setting):
+def test_a_sigma_within_rounding_is_not_finished(setting):
+    """In float32, where steps so small are lost in the parameters, or the rise in the loss."""
     network, at, batch = setting
-    num, rise = 60, 0.2
-    static = (network, directions.gaussian, num, True, budget())
-    keys = jax.random.split(jax.random.key(5), 220)
-    found = jax.jit(
-        jax.vmap(lambda key: sigma_of_rise(*static, at.params, at.stats, batch, key, rise))
-    )(keys)
-    pairs = [from_sigma(jax.tree.map(lambda x, i=i: x[i], found), True, rise) for i in range(220)]
-    values, errors = np.array(pairs).T
-    assert 0.85 < np.sqrt(np.mean(errors**2)) / values.std(ddof=1) < 1.15
-    width = scipy.stats.t.ppf(0.975, num // 2 - 1)
-    assert 0.90 <= np.mean(np.abs(values - values.mean()) < width * errors) <= 0.98
+    static = (network, directions.gaussian, 8, True, budget())
+    single = lambda factor: jax.tree.map(lambda x: (factor * x).astype(np.float32), at.params)  # noqa: E731
+
+    def found(params, rise):
+        return sigma_of_rise(*static, params, at.stats, batch, jax.random.key(3), rise)
+
+    def record(found, rise):
+        options = Options(num_perturbations=8, rise=rise)
+        return MEASURES["pacbayes_sigma"].record(network, at, batch, options, found)
+
+    fine, small, large = found(single(1), 0.2), found(single(1), 1e-6), found(single(1e3), 1e-3)
+    assert record(fine, 0.2).finished
+    for lost, rise in ((small, 1e-6), (large, 1e-3)):
+        one = record(lost, rise)
+        assert not one.finished and lost.sigma.width >= one.value
+    wide = fine._replace(sigma=fine.sigma._replace(width=1.1 * fine.sigma.value))
+    assert not record(wide, 0.2).finished
+
+
+@pytest.mark.parametrize(
+    ("rises", "slope"), [([9.0, -1.0, -1.0, -1.0], 1.0), ([1.0, 2.0, 3.0, 2.0], -1.0)]
+)
+def test_a_sigma_that_one_draw_decides_states_no_error(setting, rises, slope):
+    """Without it the loss does not rise."""
+    options = Options(num_perturbations=4, antithetic=False)
+    crossed = Crossing(np.array(2.0), np.array(1e-3), np.array(True), np.array(12))
+    found = Sigma(crossed, np.array(rises), np.array(slope))
+    for name in ("pacbayes_sigma", "pacbayes_bound"):
+        record = MEASURES[name].record(*setting, options, found)
+        assert np.isfinite(record.value) and np.isnan(record.error) and not record.finished
 
 
 @pytest.mark.parametrize("name", ["epsilon_sharpness", "epsilon_sharpness_random"])
