@@ -46,12 +46,13 @@ ROUNDING = 2
 class RandomSharpness(NamedTuple):
     """Mean of the loss increases, its standard error, and the increases themselves.
 
-    In pairs, ``increases`` has those at u and -u one after the other.
+    In pairs, ``increases`` has those at u and -u one after the other, and ``units`` their means.
     """
 
     value: float
     error: float
     increases: Float[np.ndarray, " n"]
+    units: Float[np.ndarray, " k"]
 
 
 @own_settings()
@@ -130,7 +131,7 @@ def from_increases(
         raise ValueError(f"the loss is not finite at {where}")
     units = increases.reshape(-1, 2).mean(1) if antithetic else increases
     error = math.hypot(units.std(ddof=1) / math.sqrt(len(units)), rounding)
-    return RandomSharpness(float(units.mean()), error, increases)
+    return RandomSharpness(float(units.mean()), error, increases, units)
 
 
 @partial(jax.jit, static_argnums=range(7), static_argnames="draw")

@@ -5,7 +5,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, ScalarLike
+from jaxtyping import Array, Bool, Float, Int, PyTree, ScalarLike
+
+from jaxsharp.core.trees import norm
 
 DOUBLINGS = 40  # from 1, up or down
 BISECTIONS = 10  # of the logarithm: 2^(1/1024), a relative width of 7e-4
@@ -72,6 +74,22 @@ def crossing(
     value = low[0] * (high[0] / low[0]) ** share
     calls = 1 + doublings + bisections
     return Crossing(value.astype(one.dtype), high[0] - low[0], found, calls)
+
+
+def with_rounding(
+    found: Crossing, base: Array, rise: ScalarLike, params: PyTree, length: ScalarLike
+) -> Crossing:
+    """The crossing of a rise of the loss, with what rounding may move it by in its width.
+
+        ROUNDING eps (|L(theta)| + rise) t / rise + eps ||theta|| / ||d||
+
+    with eps of the loss and of the parameters, where the rise along d is convex, so that its slope
+    is at least rise/t. ``base`` is L(theta), ``length`` the norm of d.
+    """
+    eps = max(jnp.finfo(leaf.dtype).eps for leaf in jax.tree.leaves(params))
+    of_loss = ROUNDING * jnp.finfo(base.dtype).eps * (jnp.abs(base) + rise) / rise * found.value
+    width = found.width + of_loss + eps * norm(params) / length
+    return found._replace(width=width.astype(found.width.dtype))
 
 
 def _pick(condition, one, other):

@@ -6,12 +6,8 @@ epsilon_sharpness          d = g/||g||, the direction of the gradient
 epsilon_sharpness_random   d uniform on the sphere; the mean of t over draws, those of the draws
                            along which the loss rises so far, and unfinished if some are not
 
-The smaller, the sharper. A width is that of the bracket, and what rounding may move t by where the
-rise is convex, so that its slope is at least rise/t: with eps of the loss, and of the parameters,
-
-    ROUNDING eps (|L(theta)| + rise) t / rise + eps ||theta||
-
-A distance that is not larger than that is none, and not finished.
+The smaller, the sharper. A width is that of the bracket, and what rounding may move t by
+(`crossings.with_rounding`). A distance that is not larger than that is none, and not finished.
 """
 
 import math
@@ -25,10 +21,10 @@ from jaxtyping import Array, PyTree, ScalarLike
 
 from jaxsharp.core.memory import Budget
 from jaxsharp.core.programs import own_settings
-from jaxsharp.core.trees import norm, scaled_to_norm
+from jaxsharp.core.trees import scaled_to_norm
 from jaxsharp.measures.contract import EVERY, Measure, Options, Record, Trained
 from jaxsharp.measures.neighbourhood.average import from_increases
-from jaxsharp.measures.neighbourhood.crossings import ROUNDING, Crossing, crossing
+from jaxsharp.measures.neighbourhood.crossings import Crossing, crossing, with_rounding
 from jaxsharp.measures.neighbourhood.directions import sphere
 from jaxsharp.measures.neighbourhood.losses import (
     loss_around,
@@ -86,11 +82,7 @@ def _distance(network, memory, params, stats, batch, direction, rise):
         moved = optax.tree.add_scale(params, distance, direction)
         return loss(optax.tree.cast_like(moved, params)) - base
 
-    found = crossing(risen, rise, base)
-    eps = jnp.finfo(base.dtype).eps
-    lost = ROUNDING * eps * (jnp.abs(base) + rise) / rise * found.value
-    resolved = max(jnp.finfo(leaf.dtype).eps for leaf in jax.tree.leaves(params)) * norm(params)
-    return found._replace(width=found.width + lost + resolved.astype(lost.dtype))
+    return with_rounding(crossing(risen, rise, base), base, rise, params, 1.0)
 
 
 def check_found(found: Crossing, rise: float) -> None:

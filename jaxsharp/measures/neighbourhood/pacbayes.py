@@ -18,12 +18,9 @@ sigma, by the power k of sigma as which the mean rise m grows there, at no furth
     stderr^2 = (n - 1)/n sum_i (s_i - mean s)^2
 
 Of 10 pairs, sigma ~ m^(-1/k) is far from linear: stderr(m) / slope is up to a quarter too small.
-With it is the width of the bracket, and what rounding may move sigma by where the rise is convex:
-
-    ROUNDING eps (|L(theta)| + rise) sigma / rise + eps ||theta|| / ||d||
-
-A sigma that is not larger than that is none, and not finished; nor is one without an error (NaN),
-where without some pair the loss does not rise.
+With it is the width of the bracket, and what rounding may move sigma by
+(`crossings.with_rounding`). A sigma that is not larger than that is none, and not finished; nor is
+one without an error (NaN), where without some pair the loss does not rise.
 """
 
 import math
@@ -40,7 +37,7 @@ from jaxsharp.core.memory import Budget
 from jaxsharp.core.trees import norm
 from jaxsharp.measures.contract import EVERY, Measure, Options, Record, Trained
 from jaxsharp.measures.neighbourhood.average import from_increases, perturbed
-from jaxsharp.measures.neighbourhood.crossings import ROUNDING, Crossing, crossing
+from jaxsharp.measures.neighbourhood.crossings import Crossing, crossing, with_rounding
 from jaxsharp.measures.neighbourhood.directions import adaptive, gaussian
 from jaxsharp.measures.neighbourhood.distances import check_found
 from jaxsharp.networks.network import Network
@@ -83,11 +80,8 @@ def sigma_of_rise(
     low, high = found.value / NEARBY, found.value * NEARBY
     slope = (mean(high) - mean(low)) / (high - low)
     at_sigma, base = rises(found.value)
-    lost = ROUNDING * jnp.finfo(base.dtype).eps * (jnp.abs(base) + rise) / rise * found.value
-    eps = max(jnp.finfo(leaf.dtype).eps for leaf in jax.tree.leaves(params))
-    resolved = eps * norm(params) / norm(draw(jax.random.fold_in(key, 0), params))
-    width = found.width + lost.astype(like.dtype) + resolved.astype(like.dtype)
-    return Sigma(found._replace(width=width), at_sigma, slope)
+    length = norm(draw(jax.random.fold_in(key, 0), params))
+    return Sigma(with_rounding(found, base, rise, params, length), at_sigma, slope)
 
 
 def from_sigma(found: Sigma, antithetic: bool, rise: float) -> tuple[float, float]:
@@ -97,8 +91,7 @@ def from_sigma(found: Sigma, antithetic: bool, rise: float) -> tuple[float, floa
     """
     check_found(found.sigma, rise)
     sigma, width = float(found.sigma.value), float(found.sigma.width)
-    increases = from_increases(found.rises, antithetic).increases
-    units = increases.reshape(-1, 2).mean(1) if antithetic else increases
+    units = from_increases(found.rises, antithetic).units
     mean, others = units.mean(), len(units) - 1
     power, rest = float(found.slope) * sigma / mean, (units.sum() - units) / others
     if not (power > 0 and rest.min() > 0):
