@@ -25,7 +25,7 @@ from jaxsharp.analysis import geometric_mean_interval, mean_interval
 from jaxsharp.training.epochs import streams
 
 MEASURES = ("top_eigenvalue", "minimum_sharpness")
-SIZES = {"train_size": 1000, "holdout": 5000}
+NUMBERS = {"train_size": 1000, "holdout": 5000}
 RATE = 0.1
 # Learning rates and radii of the tails; radius 0 is SGD alone.
 TAILS = [(0.05, 0.0), (RATE, 0.0), (0.2, 0.0), (RATE, 0.05), (RATE, 0.1)]
@@ -46,11 +46,10 @@ def interventions(
         seeds: Checkpoints, and tails of each kind.
         smoke: A few digits, a small network, one epoch.
     """
-    name, sizes = ("digits", {"train_size": 150}) if smoke else ("fashion_mnist", SIZES)
-    dataset = data.load(name, **sizes, data_dir=data_dir)
+    name, numbers = ("digits", {"train_size": 150}) if smoke else ("fashion_mnist", NUMBERS)
+    dataset = data.load(name, **numbers, data_dir=data_dir)
     network = networks.load("small_mlp" if smoke else "simple_batch", dataset)
-    epochs = {"epochs": 1} if smoke else {"epochs": 100}
-    sgd = {"optimizers": ["sgd"], "seeds": seeds, **epochs}
+    sgd = {"optimizers": ["sgd"], "seeds": seeds, "epochs": 1 if smoke else 100}
 
     first = out / "start"
     studies.run(
@@ -72,7 +71,9 @@ def interventions(
     print(table.to_string(index=False))
 
 
-def starting_from(network: networks.Network, starts: list[tuple[PyTree, PyTree]]):
+def starting_from(
+    network: networks.Network, starts: list[tuple[PyTree, PyTree]]
+) -> networks.Network:
     """The network whose run with seed i begins with the i-th parameters and statistics."""
     keys = jnp.stack([jax.random.key_data(streams(seed).init) for seed in range(len(starts))])
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
@@ -106,9 +107,8 @@ def compare(tails: pd.DataFrame) -> pd.DataFrame:
             for name, interval in found.items():
                 row |= {name: interval.mean, f"{name}_low": interval.low}
                 row |= {f"{name}_high": interval.high}
-            found = {name: geometric_mean_interval(tail[name]) for name in MEASURES}
-            found["test_accuracy"] = mean_interval(tail["test_accuracy"], within=(0, 1))
-            rows.append(row | {name: interval.mean for name, interval in found.items()})
+            row |= {name: geometric_mean_interval(tail[name]).mean for name in MEASURES}
+            rows.append(row | {"test_accuracy": tail["test_accuracy"].mean()})
     return pd.DataFrame(rows)
 
 

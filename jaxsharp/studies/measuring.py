@@ -184,7 +184,7 @@ def results(
     keys = jax.jit(jax.random.wrap_key_data)(keys)
     identity = measure.stream, tuple(place for place, _ in members)
     try:
-        found = (shared or {}).get(identity) if measure.stream else None
+        found = (shared or {}).get(identity)
         if found is None:
             seen = place(held(images, memory), mesh, shared=True)
             found = fetch(program((*arguments, keys), seen))
