@@ -152,19 +152,25 @@ def hyper_parameters(
     """The numeric hyper-parameters that are traced: those given, others are the optimizer's own.
 
     A schedule has its optimizer's own learning rate as its peak; ValueError where that has none.
+    An optimizer that takes `base_learning_rate`, None unless told another, as AdaBound does, is
+    told the peak.
     """
     settings = config.settings
     given = {name: getattr(settings, name) for name in HYPER_PARAMETERS}
     if config.sam == "none":
         del given["rho"]
-    if regime_of(settings).is_scheduled and given["learning_rate"] is None:
-        usual = own_arguments(optimizers[config.optimizer]).get("learning_rate")
-        if usual is None:
+    if regime_of(settings).is_scheduled:
+        factory = optimizers[config.optimizer]
+        if given["learning_rate"] is None:
+            given["learning_rate"] = own_arguments(factory).get("learning_rate")
+        if given["learning_rate"] is None:
             raise ValueError(
                 f"schedule is {settings.schedule}, and {config.optimizer} has no learning rate of "
                 "its own; give learning_rate, the peak"
             )
-        given["learning_rate"] = usual
+        base = inspect.signature(factory).parameters.get("base_learning_rate")
+        if base is not None and base.default is None:
+            given["base_learning_rate"] = given["learning_rate"]
     return {name: value for name, value in given.items() if value is not None}
 
 

@@ -54,7 +54,7 @@ class Descent(NamedTuple):
 
 
 def diagonal_of(descent: Descent, state: PyTree, hyper: Mapping, rate: ScalarLike) -> PyTree | None:
-    """D of an optimizer that has one; None where it is 1."""
+    """D of an optimizer that has one, of the step with this rate; None where it is 1."""
     own = descent.constants
     if descent.optimizer == "adam":
         return preconditioners.adam_preconditioner(state, b2=own["b2"], eps=own["eps"])
@@ -65,6 +65,7 @@ def diagonal_of(descent: Descent, state: PyTree, hyper: Mapping, rate: ScalarLik
     if descent.optimizer == "adabound":
         names = ("final_lr", "gamma", "b1", "b2", "eps")
         given = {name: own[name] for name in names}
+        given["base_learning_rate"] = descent.rate(hyper)
         return preconditioners.adabound_preconditioner(state, rate, **given)
     return None
 
