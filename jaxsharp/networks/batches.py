@@ -67,8 +67,8 @@ def in_batches(network: Network, batch: PyTree) -> tuple[Network, PyTree]:
     batches, its outputs have their two axes, and K = 1 is a loss on one fixed batch. ValueError for
     data of fewer examples than a batch has, and for inputs that are streamed.
     """
-    batched, loss = of_batches(network), network.loss
-    if batched is network:
+    loss = network.loss
+    if not is_cut(loss):
         return network, batch
     total = num_examples(batch)
     check_enough(loss, total)
@@ -79,13 +79,18 @@ def in_batches(network: Network, batch: PyTree) -> tuple[Network, PyTree]:
         )
     used, size = loss.used(total), loss.batch_size
     cut = lambda leaf: leaf[:used].reshape(used // size, size, *leaf.shape[1:])  # noqa: E731
-    return batched, jax.tree.map(cut, batch)
+    return of_batches(network), jax.tree.map(cut, batch)
+
+
+def is_cut(loss: Loss) -> bool:
+    """Whether the data of a loss are yet to be cut into its batches."""
+    return loss.batch_size is not None and not loss.stacked
 
 
 @lru_cache(maxsize=32)  # so that one network is one static argument of compiled programs
 def of_batches(network: Network) -> Network:
     """The network that takes the fixed batches of its loss along a leading axis; others as is."""
-    if network.loss.batch_size is None or network.loss.stacked:
+    if not is_cut(network.loss):
         return network
 
     def over(outputs, inputs):

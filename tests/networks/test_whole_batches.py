@@ -102,6 +102,18 @@ def test_other_losses_and_networks_of_batches_stay_as_they_are():
     assert networks.whole_batch(nt_xent, SIZE) is LOSS
 
 
+def test_a_network_that_equals_one_seen_before_stays_as_it_is():
+    """A study has the user's network with its loss put in once more: equal, and another object."""
+    first, batch = networks.Network(init, apply), (VIEWS, KINDS)
+    again = first._replace(loss=networks.LOSSES["cross_entropy"])
+    assert again == first and again is not first
+    for network in (first, again):
+        assert networks.in_batches(network, batch)[1] is batch
+    once, _ = networks.in_batches(NETWORK, batch)
+    equal = once._replace(loss=once.loss._replace())
+    assert networks.in_batches(equal, batch)[1] is batch
+
+
 @pytest.mark.slow
 def test_without_batches_there_is_no_mean_over_examples():
     message = r"over whole batches of 6, and no mean over examples; take networks.in_batches"
