@@ -1,5 +1,8 @@
 """Tails from common checkpoints: where they begin, and what is compared."""
 
+import re
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,3 +69,39 @@ def test_tails_go_on_from_the_checkpoints(tmp_path, capsys):
     start, after = (ravel_pytree(runs.load_parameters(run)[0])[0] for run in (start, after))
     # Five steps lead that far; other initial weights would be 1.4 norms away.
     assert 0 < jnp.linalg.norm(after - start) < 0.1 * jnp.linalg.norm(start)
+
+
+def test_the_page_says_what_its_runs_have():
+    """SAM lowers the eigenvalue at both batch sizes, and no tail is more accurate beyond doubt."""
+    results = Path(__file__).parents[1] / "results"
+    folder = results / "interventions"
+    text, ledger = (re.sub(r"\s+", " ", (x / "README.md").read_text()) for x in (folder, results))
+    tails = pd.read_csv(folder / "runs.csv")
+    assert len(tails) == 50 and tails["converged"].all()
+    assert f"in {tails['epochs'].min()} to {tails['epochs'].max()} epochs" in text
+    table = interventions.compare(tails)
+    pd.testing.assert_frame_equal(table, pd.read_csv(folder / "interventions.csv"))
+
+    def cell(row, name, form):
+        found = [format(row[f"{name}{end}"], form) for end in ("", "_low", "_high")]
+        return "{} [{}, {}]".format(*found)
+
+    apart = 0
+    for _, row in table.iterrows():
+        tail = int(row["batch_size"]), row["learning_rate"], row["rho"]
+        if tail[1:] == (0.1, 0.0):
+            continue
+        factors = [cell(row, f"{name}_factor", ".2f") for name in interventions.MEASURES]
+        changes = [cell(row, f"{name}_change", "+.4f") for name in ("test_accuracy", "gap")]
+        where = f"{tail[0]} | {tail[1]:g} | {tail[2]:g}"
+        assert f"| {where} | {' | '.join([*factors, *changes])} |" in text
+        low, high = (row[f"test_accuracy_change_{end}"] for end in ("low", "high"))
+        apart += int(high < 0) + int(row["gap_change_low"] > 0) + int(row["gap_change_high"] < 0)
+        assert low < 0, "no tail is more accurate beyond doubt"
+        if tail[2]:
+            assert row["top_eigenvalue_factor_high"] < 1
+        if tail[1] == 0.2:
+            assert (row["top_eigenvalue_factor_high"] > 1) == (tail[0] == 32)
+        if tail[1] == 0.2 or tail[2] == 0.1:
+            assert factors[0] in ledger and changes[0] in ledger
+    assert apart == 4
