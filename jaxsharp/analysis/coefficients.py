@@ -95,7 +95,8 @@ def signs(
     difference = values[:, None] - values[None, :]
     if error is None:
         return np.sign(difference)
-    within = np.abs(difference) < 2 * np.hypot(error[:, None], error[None, :])
+    with np.errstate(over="ignore"):  # of an infinite error, which ties a run with all
+        within = np.abs(difference) < 2 * np.hypot(error[:, None], error[None, :])
     return np.where(within, 0.0, np.sign(difference))
 
 

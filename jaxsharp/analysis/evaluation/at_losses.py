@@ -8,6 +8,7 @@ import pandas as pd
 from jaxsharp.analysis.evaluation.evaluating import Evaluation, evaluate
 from jaxsharp.analysis.evaluation.samples import numbered
 from jaxsharp.analysis.evaluation.texts import markdown
+from jaxsharp.analysis.statistics import flags
 from jaxsharp.core.choices import counted
 
 FIRST_BELOW = "first_below_"
@@ -53,7 +54,7 @@ def evaluate_at_losses(
     runs = int(numbered(table, keys).max()) + 1 if seed is not None else None
     every = []
     for loss in losses_of(table):
-        here = table[table[FIRST_BELOW + loss].astype(bool)].reset_index(drop=True)
+        here = table[flags(table, FIRST_BELOW + loss, missing=False)].reset_index(drop=True)
         whole = "" if runs is None else f" of {counted(runs, 'run')}"
         title = f"Training loss below {loss}: {len(here)}{whole or ' runs'}"
         if not len(here):

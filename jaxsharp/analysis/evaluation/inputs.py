@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from jaxsharp.analysis import statistics
-from jaxsharp.analysis.evaluation.samples import is_number
+from jaxsharp.analysis.evaluation.samples import is_number, numbered
 from jaxsharp.analysis.hypotheses import Hypothesis, parse_hypotheses
 from jaxsharp.core.choices import known, shown
 
@@ -132,20 +132,40 @@ def _check(table: pd.DataFrame, roles: Roles) -> None:
             if name is not None and name in roles_of:
                 raise ValueError(f"column {shown(name)} is {roles_of[name]} and {role}; name one")
             roles_of[name] = role
+    if roles.seed is not None:
+        _check_once(table, roles)
+
+
+def _check_once(table: pd.DataFrame, roles: Roles) -> None:
+    """Raise ValueError for a run that is there twice: equal in all columns that are named."""
+    number = numbered(table, list(dict.fromkeys(roles.named)))
+    _, first, place = np.unique(number, return_index=True, return_inverse=True)
+    ended = table[roles.target].notna().to_numpy()  # of diverged runs nothing tells two apart
+    again = np.flatnonzero((first[place] != np.arange(len(table))) & ended)
+    if len(again):
+        raise ValueError(
+            f"row {again[0] + 1} is row {first[place[again[0]]] + 1} once more, as "
+            f"{len(again)} of {len(table)} rows are others; each run must be there once"
+        )
 
 
 def numbers(table: pd.DataFrame, name: str) -> pd.Series:
     """A column of numbers; ValueError for one with anything else, or without a finite value."""
+    found = as_numbers(table, name)
+    if not np.isfinite(found).any():
+        raise ValueError(f"column {name!r} has no finite value; leave it out")
+    return found
+
+
+def as_numbers(table: pd.DataFrame, name: str) -> pd.Series:
+    """A column in float64, NaN where it is empty; ValueError for one with anything else."""
     column = table[name]
     found = pd.to_numeric(column, errors="coerce")
     wrong = column[found.isna() & column.notna()]
     if len(wrong) or not pd.api.types.is_numeric_dtype(found):
         value = wrong.iloc[0] if len(wrong) else column.iloc[0]
         raise ValueError(f"column {name!r} holds {shown(value)}; it must hold numbers")
-    found = found.astype(np.float64)
-    if not np.isfinite(found).any():
-        raise ValueError(f"column {name!r} has no finite value; leave it out")
-    return found
+    return found.astype(np.float64)
 
 
 def _error_column(table: pd.DataFrame, name: str) -> str | None:
@@ -153,14 +173,15 @@ def _error_column(table: pd.DataFrame, name: str) -> str | None:
     error, kind, exact = (f"{name}_{part}" for part in ("error", "error_kind", "exact"))
     if error not in table or (exact in table and table[exact].eq(True).all()):
         return None
-    if kind in table and not table[kind].dropna().str.startswith(STANDARD).all():
+    kinds = table[kind].dropna() if kind in table else ()
+    if not all(isinstance(each, str) and each.startswith(STANDARD) for each in kinds):
         return None
     return error
 
 
 def _standard_errors(table: pd.DataFrame, name: str) -> pd.Series:
     """Standard errors; ValueError for what is none."""
-    found = pd.to_numeric(table[name], errors="coerce").astype(np.float64)
+    found = as_numbers(table, name)
     if (found < 0).any():
         raise ValueError(
             f"column {name!r} holds {shown(float(found.min()))}; errors are at least 0"

@@ -1,5 +1,6 @@
 """What an evaluation says in words: a headline, and what entered it."""
 
+import numpy as np
 import pandas as pd
 
 from jaxsharp.analysis import statistics
@@ -57,6 +58,11 @@ def notes(found: pd.DataFrame, plan: Plan, noise: float, confidence: float) -> t
     lines = [f"{size}; hyper-parameters that vary: {', '.join(plan.hyper) or 'none'}"]
     if plan.constant:
         lines.append(f"Hyper-parameters that do not vary: {', '.join(plan.constant)}")
+    if again := _shared(plan):
+        lines.append(
+            f"{counted(again, 'run')} with hyper-parameters and seed of another; they count "
+            "as if the seed differed: name what they differ in as a hyper-parameter"
+        )
     fewest, most = measures["runs"].min(), measures["runs"].max()
     entered = f"{fewest}" if fewest == most else f"{fewest} to {most}"
     most_out = {reason: int(measures[reason].max()) for reason in statistics.REASONS}
@@ -86,6 +92,14 @@ def notes(found: pd.DataFrame, plan: Plan, noise: float, confidence: float) -> t
     reasons = measures[measures["verdict_reason"] != ""]
     lines += [f"{r.measure}: {r.verdict}, {r.verdict_reason}" for r in reasons.itertuples()]
     return tuple(lines)
+
+
+def _shared(plan: Plan) -> int:
+    """How many runs have the hyper-parameters and the seed of one before them."""
+    if plan.seed is None:
+        return 0
+    number = numbered(plan.table, [*plan.hyper, plan.seed])
+    return len(number) - len(np.unique(number))
 
 
 def _families(num: int, plan: Plan) -> str:

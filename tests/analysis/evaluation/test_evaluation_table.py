@@ -181,6 +181,7 @@ def test_constant_hyper_parameters_are_named_and_dropped():
         ({"gap": np.inf}, {}, "column 'gap' has no finite value"),
         ({"diverged": "no"}, {}, "column 'diverged' holds 'no'; it must be True or False"),
         ({"x_error": -1.0}, {}, "column 'x_error' holds -1.0; errors are at least 0"),
+        ({"x_error": "0.1 nats"}, {}, "column 'x_error' holds '0.1 nats'; it must hold numbers"),
         ({}, {"noise": NAN}, "noise is nan"),
         ({}, {"rounds": 10}, "rounds is 10; it must be at least 99"),
         ({}, {"confidence": 1.0}, "confidence is 1.0"),
@@ -252,6 +253,9 @@ def test_the_forest_has_a_row_for_each_and_bars_for_intervals():
         ("standard error if sampled, else rounding", False, True),
         ("standard error if sampled, else rounding", True, False),
         ("residual", False, False),
+        (NAN, False, True),
+        (NAN, NAN, True),
+        (1.0, False, False),
     ],
 )
 def test_standard_errors_of_any_kind_are_known_by_their_first_words(kind, exact, tied):
