@@ -76,11 +76,21 @@ def own_statistics(
 
 
 def check_averaging(averaging: Averaging, network: Network) -> None:
-    """Raise ValueError for a network whose statistics cannot be made anew for an average."""
-    if not averaging.is_on or network.moments is not None:
+    """Raise ValueError for a network whose statistics cannot be made anew for an average.
+
+    So for one with parameters of 16 bits: a decay of 0.999 is 1 in bfloat16, and what a step adds
+    to an average is lost in its rounding.
+    """
+    if not averaging.is_on:
         return
-    _, stats = jax.eval_shape(network.init, jax.eval_shape(lambda: jax.random.key(0)))
-    if jax.tree.leaves(stats):
+    params, stats = jax.eval_shape(network.init, jax.eval_shape(lambda: jax.random.key(0)))
+    narrow = [str(leaf.dtype) for leaf in jax.tree.leaves(params) if leaf.dtype.itemsize < 4]
+    if narrow:
+        raise ValueError(
+            f"average is {averaging.kind}; it must be none for parameters in {narrow[0]}, which "
+            "cannot hold an average; with compute bfloat16 training alone is in it"
+        )
+    if network.moments is None and jax.tree.leaves(stats):
         raise ValueError(
             f"average is {averaging.kind}; it must be none for a network that has statistics and "
             "no moments of them, as they cannot be recomputed (networks.Network)"

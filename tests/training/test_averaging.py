@@ -1,6 +1,7 @@
 """Averaged parameters against a plain loop, and their statistics."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -109,3 +110,21 @@ def test_statistics_that_cannot_be_made_anew_are_refused():
         check_averaging(Averaging("ema"), bare)
     check_averaging(Averaging(), bare)
     check_averaging(Averaging("ema"), network)
+
+
+@pytest.mark.parametrize("kind", ["ema", "swa"])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_averages_of_narrow_parameters_are_refused(kind, dtype):
+    """After t, an average with a decay of 0.999 in bfloat16 is a <- a + 0.001 t, or a again."""
+
+    def init(key):
+        params, stats = cnn().init(key)
+        first, *rest = jax.tree.leaves(params)
+        leaves = [first.astype(dtype), *rest]
+        return jax.tree.unflatten(jax.tree.structure(params), leaves), stats
+
+    narrow = cnn()._replace(init=init)
+    said = f"^average is {kind}; it must be none for parameters in {jnp.dtype(dtype).name}, which"
+    with pytest.raises(ValueError, match=said):
+        check_averaging(Averaging(kind), narrow)
+    check_averaging(Averaging(), narrow)
