@@ -4,7 +4,7 @@ losses       the loss over all examples, and its gradient, as functions of the p
 directions   random directions, plain and scaled to the parameters, and those between networks
 ascents      the largest value in a ball: one step, PGD, Auto-PGD
 crossings    where a function of a distance has risen to a value
-sampling     mean rises to a stated error, by random directions and random examples
+sampling     means to a stated error, of draws and of rises by random directions and examples
 average      the mean rise of the loss at random points
 worst        the largest rise of the loss in a ball, over groups of examples
 box          the largest relative rise in a box that grows with the parameters (Keskar et al.)
