@@ -32,8 +32,9 @@ class Options:
     """How the measures are taken."""
 
     measure_rtol: float | None = None
-    """Relative standard error at which a measure that is a mean over examples, directions or probes
-    has taken enough of them, in the place of the numbers below; None for all examples and these."""
+    """Relative standard error at which a measure that is a mean over examples, groups of them,
+    directions, subspaces or probes has taken enough of them, in the place of the numbers below; one
+    that cannot reach it is not finished. None for all examples and these numbers."""
     eigenvalue_tol: float = 1e-2
     """Relative residual at which the top eigenvalue has converged."""
     eigenvalue_starts: int = 1
@@ -226,6 +227,9 @@ class Measure(NamedTuple):
     def terms(self, record: Record, options: Options) -> int:
         """Independent terms that the value is the mean of: pairs, directions, groups, examples."""
         if "group_size" in self.options:
+            if options.measure_rtol is not None:  # each of the groups had its ascents
+                ascents = options.ascent_starts if "ascent_starts" in self.options else 1
+                return record.directions // ascents
             return record.examples // max(1, min(options.group_size, record.examples))
         if not record.directions:
             return record.examples

@@ -199,6 +199,28 @@ def restarted(
     return Peak(peaks.value[best], peaks.start[0], peaks.gap[best])
 
 
+def ascended(
+    ascent: Ascent,
+    value_and_grad: Callable,
+    params: PyTree,
+    scale: PyTree,
+    norm: str,
+    rho: ScalarLike,
+    key: Array,
+    steps: int,
+    starts: int,
+) -> Peak:
+    """The peak of a loss of the parameters over ||d / scale||_norm <= rho around them."""
+    wide = widen(params)
+
+    def at(z):
+        moved = optax.tree.add(wide, optax.tree.mul(scale, z))
+        value, grads = value_and_grad(optax.tree.cast_like(moved, params))
+        return value, optax.tree.mul(scale, widen(grads))
+
+    return restarted(ascent, at, wide, BALLS[norm], rho, key, steps=steps, starts=starts)
+
+
 def _point(value_and_grad, z, like):
     z = optax.tree.cast_like(z, like)
     return _Point(z, *value_and_grad(z))

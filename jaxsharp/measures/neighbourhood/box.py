@@ -26,9 +26,9 @@ from jaxsharp.core.memory import Budget
 from jaxsharp.core.programs import own_settings
 from jaxsharp.core.trees import combine, dots, widen
 from jaxsharp.measures.contract import EVERY, Measure, Options, Record, Trained
-from jaxsharp.measures.neighbourhood.ascents import Peak, apgd
+from jaxsharp.measures.neighbourhood.ascents import Peak, apgd, ascended
 from jaxsharp.measures.neighbourhood.losses import value_and_grad_around
-from jaxsharp.measures.neighbourhood.worst import ascended
+from jaxsharp.measures.neighbourhood.sampling import SampledMean, checked_mean, sampled_mean
 from jaxsharp.networks.network import Network
 
 
@@ -69,6 +69,37 @@ def subspace_peaks(
 
     Raises ValueError for more dimensions than parameters, or a basis that ``memory`` does not hold.
     """
+    peak = _peak_of(network, size, steps, starts, memory, params, stats, batch, eps)
+    with own_settings():
+        return jax.lax.map(peak, jax.random.split(key, num))
+
+
+@partial(jax.jit, static_argnums=range(6))
+def sampled_peaks(
+    network: Network,
+    size: int,
+    steps: int,
+    starts: int,
+    rtol: float,
+    memory: Budget,
+    params: PyTree,
+    stats: PyTree,
+    batch: PyTree,
+    key: Array,
+    eps: ScalarLike,
+) -> SampledMean:
+    """The mean of the measure over random subspaces, to a relative error of ``rtol``."""
+    peak = _peak_of(network, size, steps, starts, memory, params, stats, batch, eps)
+
+    def drawn(index):
+        found = peak(jax.random.fold_in(key, index))
+        return relative_rise(found.value - found.start, found.start)
+
+    with own_settings():
+        return sampled_mean(drawn, rtol)
+
+
+def _peak_of(network, size, steps, starts, memory, params, stats, batch, eps):
     wide = widen(params)
     leaves = jax.tree.leaves(wide)
     entries, dtype = sum(leaf.size for leaf in leaves), jnp.result_type(*leaves)
@@ -93,16 +124,20 @@ def subspace_peaks(
         zero, scale = jnp.zeros(size, dtype), jnp.abs(center) + 1
         return ascended(apgd, at, zero, scale, "linf", eps, key, steps, starts)
 
-    with own_settings():
-        return jax.lax.map(peak, jax.random.split(key, num))
+    return peak
+
+
+def relative_rise(rise: ArrayLike, loss: ArrayLike) -> ArrayLike:
+    """A rise of the loss in percent of 1 + loss."""
+    return 100 * rise / (1 + loss)
 
 
 def keskar(peak: Peak) -> tuple[ArrayLike, ArrayLike]:
     """100 (max - L) / (1 + L), and the same of the gap; ValueError if one is not finite."""
     value, start, gap = (np.asarray(x, np.float64) for x in peak)
-    found, left = 100 * (value - start) / (1 + start), 100 * gap / (1 + start)
+    found, left = relative_rise(value - start, start), relative_rise(gap, start)
     if not np.all(np.isfinite(found)):
-        raise ValueError("the loss is not finite at the parameters, or at the largest in the box")
+        raise ValueError(f"the loss is not finite at the parameters, or {IN_BOX}")
     return found, left
 
 
@@ -119,17 +154,25 @@ def _of_box(network, at: Trained, batch, options: Options, peak) -> Record:
 
 def _subspaces(network, at: Trained, batch, key, options: Options, memory):
     ascents = options.ascent_steps, options.ascent_starts
+    arguments = at.params, at.stats, batch, key, jnp.asarray(options.box_eps)
+    if options.measure_rtol is not None:
+        how = options.subspace_size, *ascents, options.measure_rtol
+        return sampled_peaks(network, *how, memory, *arguments)
     static = (network, options.subspace_size, options.subspaces, *ascents, memory)
-    return subspace_peaks(*static, at.params, at.stats, batch, key, jnp.asarray(options.box_eps))
+    return subspace_peaks(*static, *arguments)
 
 
-def _of_subspaces(network, at: Trained, batch, options: Options, peaks) -> Record:
-    values, num = np.asarray(keskar(peaks)[0]), options.subspaces
+def _of_subspaces(network, at: Trained, batch, options: Options, found) -> Record:
+    cost, total = (options.ascent_steps + 1) * options.ascent_starts, len(batch[0])
+    if options.measure_rtol is not None:
+        value, error, num, reached = checked_mean(found, IN_BOX)
+        return Record(value, error, reached, cost * num, total, num, False)
+    values, num = np.asarray(keskar(found)[0]), options.subspaces
     error = values.std(ddof=1) / math.sqrt(num)
-    cost = (options.ascent_steps + 1) * options.ascent_starts * num
-    return Record(float(values.mean()), float(error), True, cost, len(batch[0]), num, False)
+    return Record(float(values.mean()), float(error), True, cost * num, total, num, False)
 
 
+IN_BOX = "at the largest in the box"
 REFERENCE = "Keskar et al. 2017, arXiv 1609.04836, metric 2.1; by Auto-PGD, not L-BFGS-B"
 READ = ("box_eps", "ascent_steps", "ascent_starts")
 BROKEN = {"layer_rescaling", "unit_rescaling", "logit_scale"}
@@ -151,7 +194,7 @@ MEASURES = {
         "percent of 1 + loss",
         "standard error",
         "gradients over the data",
-        (*READ, "subspace_size", "subspaces"),
+        (*READ, "subspace_size", "subspaces", "measure_rtol"),
         EVERY - BROKEN,
         _subspaces,
         _of_subspaces,

@@ -19,6 +19,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree, ScalarLike
 
+from jaxsharp.core.averages import Average, Limits, average
 from jaxsharp.core.memory import Budget
 from jaxsharp.core.programs import own_settings
 from jaxsharp.core.trees import scaled_to_norm
@@ -31,6 +32,7 @@ from jaxsharp.measures.neighbourhood.losses import (
     side_by_side,
     value_and_grad_around,
 )
+from jaxsharp.measures.neighbourhood.sampling import MOST_TERMS
 from jaxsharp.networks.network import Network
 
 
@@ -63,15 +65,54 @@ def random_distances(
 ) -> Crossing:
     """Distances along random directions, as `average.perturbed` draws them; all along an axis."""
     vmapped = side_by_side(None, memory)
+    distance = _drawn(network, antithetic, memory.divided(vmapped), params, stats, batch, key, rise)
+    with own_settings():
+        return jax.lax.map(distance, jnp.arange(num), batch_size=vmapped)
 
+
+@partial(jax.jit, static_argnums=range(4))
+def sampled_distances(
+    network: Network,
+    antithetic: bool,
+    rtol: float,
+    memory: Budget,
+    params: PyTree,
+    stats: PyTree,
+    batch: PyTree,
+    key: Array,
+    rise: ScalarLike,
+) -> Average:
+    """Means over those directions, or pairs, until the error is ``rtol`` of the distance.
+
+    A direction along which the loss does not rise so far ends it, with 0 for a distance.
+    """
+    vmapped, size = side_by_side(None, memory), 2 if antithetic else 1
+    distance = _drawn(network, antithetic, memory.divided(vmapped), params, stats, batch, key, rise)
+
+    def drawn(index):
+        found = jax.lax.map(distance, size * index + jnp.arange(size))
+        risen = jnp.all(found.found)
+        calls, dtype = jnp.sum(found.calls), found.value.dtype
+        value, width = (jnp.where(risen, jnp.mean(x), 0) for x in (found.value, found.width))
+        return Crossing(value, width, risen.astype(dtype), calls.astype(dtype))
+
+    def summary(mean, stderr):
+        value = jnp.where(mean.found < 1, jnp.nan, mean.value)
+        return value, jnp.hypot(stderr.value, mean.width)
+
+    with own_settings():
+        zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(drawn, jnp.int32(0)))
+        return average(drawn, zeros, summary, Limits(rtol, 0.0, MOST_TERMS), jax.lax, vmapped)
+
+
+def _drawn(network, antithetic, memory, params, stats, batch, key, rise):
     def distance(index):
         drawn = sphere(jax.random.fold_in(key, index // 2 if antithetic else index), params)
         sign = jnp.where(antithetic & (index % 2 == 1), -1.0, 1.0)
         moved = optax.tree.cast_like(optax.tree.scale(sign, drawn), params)
-        return _distance(network, memory.divided(vmapped), params, stats, batch, moved, rise)
+        return _distance(network, memory, params, stats, batch, moved, rise)
 
-    with own_settings():
-        return jax.lax.map(distance, jnp.arange(num), batch_size=vmapped)
+    return distance
 
 
 def _distance(network, memory, params, stats, batch, direction, rise):
@@ -107,8 +148,13 @@ def _one(network, at: Trained, batch, options: Options, found) -> Record:
 
 
 def _random(network, at: Trained, batch, key, options: Options, memory):
+    arguments = at.params, at.stats, batch, key, jnp.asarray(options.rise)
+    if options.measure_rtol is not None:
+        how = options.antithetic, options.measure_rtol
+        found = sampled_distances(network, *how, memory, *arguments)
+        return found.mean, found.stderr, found.count, found.converged
     static = (network, options.num_perturbations, options.antithetic, memory)
-    return random_distances(*static, at.params, at.stats, batch, key, jnp.asarray(options.rise))
+    return random_distances(*static, *arguments)
 
 
 def _mean(network, at: Trained, batch, options: Options, found) -> Record:
@@ -116,7 +162,9 @@ def _mean(network, at: Trained, batch, options: Options, found) -> Record:
 
     ValueError for fewer than two.
     """
-    size = 2 if options.antithetic else 1
+    size, total = 2 if options.antithetic else 1, len(batch[0])
+    if options.measure_rtol is not None:
+        return _of_sample(size, total, options.rise, *found)
     risen = np.asarray(found.found).reshape(-1, size).all(1)
     if risen.sum() < 2:
         check_found(found, options.rise)
@@ -127,7 +175,21 @@ def _mean(network, at: Trained, batch, options: Options, found) -> Record:
     mean, cost = from_increases(values, options.antithetic), int(np.sum(found.calls)) + 1
     error, finished = math.hypot(mean.error, widths.mean()), bool(risen.all())
     finished &= bool(widths.mean() < mean.value)
-    return Record(mean.value, error, finished, cost, len(batch[0]), len(values), False)
+    return Record(mean.value, error, finished, cost, total, len(values), False)
+
+
+def _of_sample(size, total, rise, mean, stderr, count, reached) -> Record:
+    """The same of means over ``count`` directions, or pairs; no error where some do not rise."""
+    value, width, risen, calls = (float(x) for x in mean)
+    if not risen > 0:
+        raise ValueError(
+            f"the loss does not rise by {rise:g} along a direction, or is not finite at the "
+            "parameters"
+        )
+    error = math.hypot(float(stderr.value), width) if risen == 1 else math.nan
+    finished, num = bool(reached) and width < value, round(risen * int(count))
+    cost = round(calls * int(count)) + 1
+    return Record(value / risen, error, finished, cost, total, size * num, False)
 
 
 REFERENCE = "the distance form of the sharpness of Keskar et al. 2017, arXiv 1609.04836"
@@ -150,7 +212,7 @@ MEASURES = {
         "distance of parameters; the smaller, the sharper",
         "standard error",
         "losses over the data",
-        ("rise", "num_perturbations", "antithetic"),
+        ("rise", "num_perturbations", "antithetic", "measure_rtol"),
         SYMMETRIES,
         _random,
         _mean,

@@ -10,18 +10,17 @@ asam_sharpness         the same with c = |theta|: d = rho c^2 g / ||c g||, ASAM'
 pgd_l2, pgd_linf       projected gradient ascent
 apgd_*_adaptive        Auto-PGD with c = |theta|; _normalized of logits of norm 1 (Andriushchenko)
 
-The maximum is that of an ascent, a lower bound of the true one.
+The maximum is that of an ascent, a lower bound of the true one. To a stated error each group is
+drawn anew from all examples: the error is of the mean over all groups of m of these data.
 """
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float, PyTree, ScalarLike
 
 from jaxsharp.core.choices import at_least_one, known
@@ -32,29 +31,12 @@ from jaxsharp.core.programs import own_settings
 from jaxsharp.core.streaming import rows, whole
 from jaxsharp.core.trees import widen
 from jaxsharp.measures.contract import EVERY, Measure, Options, Record, Trained
-from jaxsharp.measures.neighbourhood.ascents import (
-    BALLS,
-    Ascent,
-    Peak,
-    apgd,
-    one_step,
-    pgd,
-    restarted,
-)
+from jaxsharp.measures.neighbourhood.ascents import BALLS, Ascent, apgd, ascended, one_step, pgd
 from jaxsharp.measures.neighbourhood.losses import value_and_grad_around, with_normalized_logits
+from jaxsharp.measures.neighbourhood.sampling import SampledMean, checked_mean, sampled_mean, subset
 from jaxsharp.networks.network import Network
 
 ASCENTS: dict[str, Ascent] = {"one_step": one_step, "pgd": pgd, "apgd": apgd}
-
-
-def plain(params: PyTree) -> PyTree:
-    """c = 1."""
-    return jax.tree.map(jnp.ones_like, widen(params))
-
-
-def relative(params: PyTree) -> PyTree:
-    """c = |theta|."""
-    return jax.tree.map(jnp.abs, widen(params))
 
 
 class WorstCase(NamedTuple):
@@ -164,7 +146,7 @@ class Search(NamedTuple):
     def options(self) -> tuple[str, ...]:
         """The `Options` that it reads."""
         own = () if self.ascent == "one_step" else ("ascent_steps", "ascent_starts")
-        return (self.rho, *own, "worst_examples", "group_size")
+        return (self.rho, *own, "worst_examples", "group_size", "measure_rtol")
 
 
 @partial(jax.jit, static_argnums=range(6))
@@ -182,10 +164,49 @@ def group_rises(
     rho: ScalarLike,
 ) -> Float[Array, " groups"]:
     """The largest rise found for each of ``size`` = (groups, examples in each)."""
+    rise, groups = _in_groups(search, network, steps, starts, memory, params, stats, key, rho)
+    num, group = size
+    total = num_examples(batch)
+    if num * group < total or num > 1:
+        chosen = jax.random.permutation(groups, total)[: num * group]
+        examples = rows(batch, chosen.reshape(num, group))
+    else:
+        examples = jax.tree.map(lambda x: jnp.asarray(x)[None], whole(batch))
+    with own_settings():
+        return jax.lax.map(lambda xs: rise(*xs), (jnp.arange(num), examples))
+
+
+@partial(jax.jit, static_argnums=range(7))
+def sampled_rises(
+    search: Search,
+    network: Network,
+    group: int,
+    steps: int,
+    starts: int,
+    rtol: float,
+    memory: Budget,
+    params: PyTree,
+    stats: PyTree,
+    batch: PyTree,
+    key: Array,
+    rho: ScalarLike,
+) -> SampledMean:
+    """The mean over groups, each drawn anew from all examples, to a relative error of ``rtol``."""
+    rise, groups = _in_groups(search, network, steps, starts, memory, params, stats, key, rho)
+    total = num_examples(batch)
+
+    def drawn(index):
+        chosen = subset(jax.random.fold_in(groups, index), total, group)
+        return rise(index, rows(batch, chosen))
+
+    with own_settings():
+        return sampled_mean(drawn, rtol)
+
+
+def _in_groups(search, network, steps, starts, memory, params, stats, key, rho):
     if search.normalized:
         network = with_normalized_logits(network)
-    scale = (relative if search.adaptive else plain)(params)
-    num, group = size
+    scale = jax.tree.map(jnp.abs if search.adaptive else jnp.ones_like, widen(params))
 
     def rise(index, examples):
         of_loss = value_and_grad_around(network, params, stats, examples, memory)
@@ -195,51 +216,36 @@ def group_rises(
         )
         return peak.value - peak.start
 
-    total = num_examples(batch)
-    if num * group < total or num > 1:
-        chosen = jax.random.permutation(stream(key, "groups"), total)[: num * group]
-        groups = rows(batch, chosen.reshape(num, group))
-    else:
-        groups = jax.tree.map(lambda x: jnp.asarray(x)[None], whole(batch))
-    with own_settings():
-        return jax.lax.map(lambda xs: rise(*xs), (jnp.arange(num), groups))
-
-
-def ascended(
-    ascent: Ascent,
-    value_and_grad: Callable,
-    params: PyTree,
-    scale: PyTree,
-    norm: str,
-    rho: ScalarLike,
-    key: Array,
-    steps: int,
-    starts: int,
-) -> Peak:
-    """The peak of a loss of the parameters over ||d / scale||_norm <= rho around them."""
-    wide = widen(params)
-
-    def at(z):
-        moved = optax.tree.add(wide, optax.tree.mul(scale, z))
-        value, grads = value_and_grad(optax.tree.cast_like(moved, params))
-        return value, optax.tree.mul(scale, widen(grads))
-
-    return restarted(ascent, at, wide, BALLS[norm], rho, key, steps=steps, starts=starts)
+    return rise, stream(key, "groups")
 
 
 def _rises(search, network, at: Trained, batch, key, options: Options, memory):
-    size = group_sizes(num_examples(batch), options.worst_examples, options.group_size)
-    static = (search, network, size, *search.steps(options), memory)
-    rho = jnp.asarray(getattr(options, search.rho))
-    return group_rises(*static, at.params, at.stats, batch, key, rho)
+    total, rho = num_examples(batch), jnp.asarray(getattr(options, search.rho))
+    arguments = at.params, at.stats, batch, key, rho
+    if sampled(total, options):
+        how = options.group_size, *search.steps(options), options.measure_rtol
+        return sampled_rises(search, network, *how, memory, *arguments)
+    size = group_sizes(total, options.worst_examples, options.group_size)
+    return group_rises(search, network, size, *search.steps(options), memory, *arguments)
 
 
-def _mean(search, network, at: Trained, batch, options: Options, rises) -> Record:
-    size = group_sizes(len(batch[0]), options.worst_examples, options.group_size)
-    found = from_rises(rises, math.prod(size) == len(batch[0]))
-    steps, starts = search.steps(options)
+def sampled(total: int, options: Options) -> bool:
+    """Whether an error decides how many groups are taken: not of all examples in one."""
+    return options.measure_rtol is not None and options.group_size < total
+
+
+def _mean(search, network, at: Trained, batch, options: Options, found) -> Record:
+    (steps, starts), total = search.steps(options), len(batch[0])
     cost = (steps + 1) * starts
-    return Record(found.value, found.error, True, cost, math.prod(size), starts, False)
+    if sampled(total, options):
+        value, error, groups, reached = checked_mean(found, "for a group of examples")
+        looks = groups * options.group_size
+        examples = min(total, looks)
+        cost = -(-cost * looks // examples)
+        return Record(value, error, reached, cost, examples, starts * groups, False)
+    size = group_sizes(total, options.worst_examples, options.group_size)
+    mean = from_rises(found, math.prod(size) == total)
+    return Record(mean.value, mean.error, True, cost, math.prod(size), starts, False)
 
 
 def _entry(description, reference, search, broken=()) -> Measure:
