@@ -140,6 +140,10 @@ def test_groups_are_whole_batches(trained):
     assert found.examples == USED and found.error > 0  # three groups of two batches
     few = Options(group_size=2 * SIZE, worst_examples=4 * SIZE)
     assert taken(NETWORK, trained, [name], options=few)[name].examples == 4 * SIZE
+    asked = Options(group_size=2 * SIZE, measure_rtol=0.1)
+    anew = taken(NETWORK, trained, [name], options=asked)[name]
+    assert anew.finished and anew.examples == USED and anew.directions >= 30
+    assert abs(anew.value - found.value) < 5 * np.hypot(anew.error, found.error)
     with pytest.warns(UserWarning, match="group_size is 9; of the loss nt_xent it must be a mult"):
         taken(NETWORK, trained, [name], options=Options(group_size=9))
 

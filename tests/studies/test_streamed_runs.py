@@ -80,6 +80,7 @@ WAYS = {
     "random_perturbation": {"measure_rtol": 0.3},
     "margin": {},
     "sam_sharpness": {"group_size": 7, "worst_examples": 21},
+    "asam_sharpness": {"group_size": 7, "measure_rtol": 0.3},
     "fisher_rao_norm": {},
 }
 

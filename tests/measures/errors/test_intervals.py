@@ -20,6 +20,8 @@ ONE = Record(2.0, 0.5, True, 9, 64, 20, False)
         ("hutchinson_trace", Options(), 20),
         ("pgd_l2", Options(group_size=8), 8),
         ("pgd_l2", Options(group_size=128), 1),
+        ("pgd_l2", Options(measure_rtol=0.1, ascent_starts=2), 10),
+        ("sam_sharpness", Options(measure_rtol=0.1, ascent_starts=2), 20),
         ("minimum_sharpness", Options(), 64),
     ],
 )

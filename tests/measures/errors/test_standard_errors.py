@@ -49,6 +49,12 @@ DRAWS = {
     "adaptive_perturbation": ("adaptive", OPTIONS.sigma_relative),
     "filter_perturbation": ("filter_normalized", OPTIONS.sigma_relative),
 }
+# At which a measure takes more than the fewest, and not thousands; of others 0.12.
+RTOLS = {
+    **{"lpf": 0.02, "hutchinson_trace": 0.06, "frobenius_norm": 0.06},
+    **{name: 0.05 for name, of in MEASURES.items() if "group_size" in of.options},
+    **{"keskar_subspace_sharpness": 0.03, "epsilon_sharpness_random": 0.03},
+}
 SIGMAS = {"pacbayes_sigma": "gaussian", "pacbayes_sigma_magnitude": "adaptive"}
 
 
@@ -95,12 +101,13 @@ def test_the_standard_error_is_the_spread_over_keys(name):
 def test_the_error_that_was_asked_for_is_the_spread_over_keys(name, monkeypatch):
     """Where the error is what stops, and is of few examples as well as of directions."""
     monkeypatch.setattr(sampling, "BLOCK", 12)
-    rtol = {"lpf": 0.02, "hutchinson_trace": 0.06, "frobenius_norm": 0.06}.get(name, 0.12)
+    rtol = RTOLS.get(name, 0.12)
     options = replace(OPTIONS, measure_rtol=rtol)
-    found = records(name, FEW, options)
+    task_of = MANY if "group_size" in MEASURES[name].options else FEW
+    found = records(name, task_of, options)
     assert len({one.directions for one in found}) > 1, "all stopped at the fewest"
     assert all(one.finished and one.error <= 1.001 * rtol * one.value for one in found)
-    check(found, MEASURES[name], options, truth(name, FEW))
+    check(found, MEASURES[name], options, truth(name, task_of))
 
 
 @pytest.mark.slow
