@@ -125,6 +125,15 @@ def test_an_error_that_is_not_reached_leaves_it_unfinished(setting, name, monkey
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES[:5])
+def test_a_loss_that_is_not_finite_ends_it_and_is_said(setting, name):
+    network, params, batch = setting
+    broken = network, jax.tree.map(lambda leaf: leaf * jnp.nan, params), batch
+    with pytest.raises(ValueError, match="not finite at the parameters"):
+        taken(name, broken, Options(**SMALL, measure_rtol=0.1))
+
+
+@pytest.mark.slow
 def test_the_bound_is_as_good_as_asked_and_shares_its_noise(setting):
     options = Options(**SMALL, measure_rtol=0.15)
     sigma, bound = (taken(name, setting, options) for name in ("pacbayes_sigma", "pacbayes_bound"))
