@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsharp.curvature.krylov import orthogonalize, random_unit
 from jaxsharp.curvature.operators import (
@@ -16,6 +17,8 @@ from jaxsharp.curvature.operators import (
     num_entries,
     packed,
 )
+
+TINY = 1e-8  # of the largest coefficient: a pivot that is 0
 
 
 class DensityEstimate(NamedTuple):
@@ -30,13 +33,16 @@ class SpectralDensity(NamedTuple):
 
     Weights are not negative and sum to 1 for each probe; `dimension` is P. The methods average
     over the probes; their standard errors speak of the choice of the probes. That of the number of
-    steps, the smoothing of steps narrower than the nodes are apart, is not in them.
+    steps, the smoothing of steps narrower than the nodes are apart, is not in them. `diagonal` and
+    `below` are the entries of T, of which `gauss_rules` makes the rules of fewer steps.
     """
 
     nodes: Float[Array, "n m"]
     weights: Float[Array, "n m"]
     num_products: Int[Array, ""]
     dimension: int
+    diagonal: Float[Array, "n m"] | None = None
+    below: Float[Array, "n m"] | None = None
 
     def moment(self, power: int) -> DensityEstimate:
         """DensityEstimate tr(H^power) / P, exact but for the probes if power < 2 num_steps."""
@@ -79,28 +85,27 @@ def quadrature(
 ) -> SpectralDensity:
     """Return the rules of stochastic Lanczos quadrature (`lanczos.spectral_density`)."""
     options = {"num_probes": num_probes, "num_steps": num_steps, "num_rows": num_rows}
-    nodes, weights, products, scale = compiled_around(
-        _rules, matvec, like, key, vmapped=vmapped, **options
-    )
-    nodes = nodes * check_range(scale, matvec, like)
-    return SpectralDensity(nodes, weights, products, num_entries(like))
+    *rules, products, scale = compiled_around(_rules, matvec, like, key, vmapped=vmapped, **options)
+    nodes, weights, diagonal, below = rules
+    within = check_range(scale, matvec, like)
+    coefficients = diagonal * within, below * within
+    return SpectralDensity(nodes * within, weights, products, num_entries(like), *coefficients)
 
 
 def _rules(matvec, like, key, *, num_probes, num_steps, num_rows, vmapped):
-    """Return nodes, weights, the number of products and their largest norm."""
+    """Return nodes, weights, diagonal, below, the number of products and their largest norm."""
     loops = loops_around(matvec)
     product, zeros, _, _ = packed(matvec, like)
 
     def rule(index):
         start = random_unit(jax.random.fold_in(key, index), zeros)
         tridiagonal = tridiagonalize(product, loops, start, num_steps, num_rows)
-        rule = _gauss_rule(tridiagonal.diagonal, tridiagonal.below)
-        return *rule, tridiagonal.step, tridiagonal.scale
+        coefficients = tridiagonal.diagonal, tridiagonal.below
+        return *_gauss_rule(*coefficients), *coefficients, tridiagonal.step, tridiagonal.scale
 
     indices = jnp.arange(num_probes)
-    rules = loops.map(rule, indices, batch_size=min(vmapped, num_probes))
-    nodes, weights, products, scales = rules
-    return nodes, weights, jnp.sum(products), jnp.max(scales)
+    *rules, products, scales = loops.map(rule, indices, batch_size=min(vmapped, num_probes))
+    return *rules, jnp.sum(products), jnp.max(scales)
 
 
 class Tridiagonal(NamedTuple):
@@ -165,3 +170,50 @@ def _gauss_rule(diagonal, below):
     matrix = jnp.diag(diagonal / size) + jnp.diag(couplings, 1) + jnp.diag(couplings, -1)
     nodes, vectors = jnp.linalg.eigh(matrix)
     return size * nodes, jnp.square(vectors[0])
+
+
+def gauss_rules(
+    diagonal: Float[ArrayLike, "n m"], below: Float[ArrayLike, "n m"]
+) -> tuple[Float[np.ndarray, "n m"], Float[np.ndarray, "n m"]]:
+    """Return nodes and weights of the rules from the matrices T, in float64.
+
+    Of the first k columns of `diagonal` and `below` they are those of k steps.
+    """
+    matrices, size = _bordered(diagonal, below)
+    nodes, vectors = np.linalg.eigh(matrices[:, :-1, :-1])
+    return size * nodes, vectors[:, 0] ** 2
+
+
+def with_node_at_zero(
+    diagonal: Float[ArrayLike, "n m"], below: Float[ArrayLike, "n m"]
+) -> tuple[Float[np.ndarray, "n k"], Float[np.ndarray, "n k"]]:
+    """Return the same with one node more, at 0 (Gauss and Radau).
+
+    T is followed by one row, of which the diagonal is below_m^2 (T^-1)_mm, so that it is singular;
+    for polynomials the rule is exact to degree 2 m. Most eigenvalues of a network's Hessian are
+    near 0, and rules without that node put them at some small number, or on both sides of 0. Where
+    no eigenvalue is negative, the two bound u^T f(H) u from both sides for f whose derivatives
+    alternate in sign, as log(1 + x).
+
+    Reference: Golub and Meurant (2010), Matrices, Moments and Quadrature, section 6.2.1.
+    """
+    matrices, size = _bordered(diagonal, below)
+    needed = 0.0  # of the diagonal, so that the next pivot is 0
+    for step in range(matrices.shape[-1] - 1):
+        pivot = matrices[:, step, step] - needed
+        pivot = np.where(np.abs(pivot) < TINY, TINY, pivot)
+        needed = matrices[:, step, step + 1] ** 2 / pivot
+    matrices[:, -1, -1] = needed
+    nodes, vectors = np.linalg.eigh(matrices)
+    return size * nodes, vectors[:, 0] ** 2
+
+
+def _bordered(diagonal, below):
+    """Return the matrices T over their largest entry, each with a row of diagonal 0, and it."""
+    diagonal, below = (np.asarray(x, np.float64) for x in (diagonal, below))
+    size = max(np.abs(diagonal).max(), np.abs(below).max()) or 1.0
+    number, steps = diagonal.shape
+    matrices, at = np.zeros((number, steps + 1, steps + 1)), np.arange(steps)
+    matrices[:, at, at] = diagonal / size
+    matrices[:, at, at + 1] = matrices[:, at + 1, at] = below / size
+    return matrices, size

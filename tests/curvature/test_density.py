@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxsharp.curvature import Operator, ggn, spectral_density
+from jaxsharp.curvature.density import with_node_at_zero
 from jaxsharp.curvature.krylov import random_unit
 from tests.cases import make_case
 from tests.references import dense_ggn, symmetric_matrix
@@ -161,6 +162,37 @@ def test_bounded_memory_moves_the_distribution_little(name):
     )
     for power in (1, 2):
         np.testing.assert_allclose(tight.moment(power).mean, full.moment(power).mean, rtol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-8, 1e8])
+@pytest.mark.parametrize("name", spectra)
+def test_rules_with_a_node_at_zero_are_exact_to_twice_the_steps(name, scale):
+    matrix = symmetric_matrix(scale * spectra[name])
+    density = solve(matrix, num_probes=3, num_steps=6)
+    nodes, weights = with_node_at_zero(density.diagonal, density.below)
+    assert nodes.shape == weights.shape == (3, 7) and (weights >= 0).all()
+    np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-12)
+    assert np.abs(nodes).min(1).max() <= 1e-12 * scale * np.abs(spectra[name]).max()
+    for u, rule in zip(probes(3), zip(nodes, weights, strict=True), strict=True):
+        image = u
+        for power in range(1, 13):
+            image = matrix @ image
+            size = (scale * np.abs(spectra[name]).max()) ** power
+            found = np.sum(rule[1] * rule[0] ** power)
+            np.testing.assert_allclose(found, u @ image, rtol=1e-8, atol=1e-9 * size)
+
+
+def test_rules_with_and_without_a_node_at_zero_bound_from_both_sides():
+    matrix = symmetric_matrix(spectra["condition_1e12"])
+    vectors = probes(4)
+    values, basis = np.linalg.eigh(matrix)
+    want = np.sum((vectors @ basis) ** 2 * np.log1p(values / 1e-3), axis=1)
+    for steps in (3, 6, 9):
+        density = solve(matrix, num_probes=4, num_steps=steps)
+        nodes, weights = with_node_at_zero(density.diagonal, density.below)
+        low = np.sum(weights * np.log1p(np.maximum(nodes, 0) / 1e-3), axis=1)
+        high = np.sum(density.weights * np.log1p(density.nodes / 1e-3), axis=1)
+        assert (low < want).all() and (want < high).all()
 
 
 @pytest.mark.slow

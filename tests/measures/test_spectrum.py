@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
 
 from jaxsharp.core import budget
 from jaxsharp.curvature import StructureError
@@ -105,12 +106,12 @@ def test_what_is_not_random_is_that_of_the_dense_hessian(learned, arrays_of, nam
 @pytest.mark.parametrize("name", RANDOM)
 def test_a_standard_error_is_the_spread_over_keys(learned, arrays_of, name):
     network, at, batch, hessian = learned
-    options = Options(shift=0.05, num_probes=80, density_probes=40, density_steps=30)
+    options = Options(shift=0.05, num_probes=80, density_probes=20, density_steps=45)
     rows = arrays_of(name, options, jax.random.split(jax.random.key(1), KEYS))
     records = [MEASURES[name].record(network, at, batch, options, row) for row in rows]
     want = exact_values(hessian, options)[name]
     values, errors = (np.array([getattr(r, f) for r in records]) for f in ("value", "error"))
-    drawn, cost = (40, 40 * 30) if name in densities.MEASURES else (80, 80)
+    drawn, cost = (20, 20 * 45) if name in densities.MEASURES else (80, 80)
     assert all(r.finished and not r.exact for r in records)
     assert {(r.directions, r.cost) for r in records} == {(drawn, cost)}
     spread = values.std(ddof=1)
@@ -121,14 +122,57 @@ def test_a_standard_error_is_the_spread_over_keys(learned, arrays_of, name):
 
 @pytest.mark.parametrize("name", densities.MEASURES)
 def test_functionals_of_all_eigenvalues_are_those_of_the_matrix(learned, name):
-    """Rules that know every eigenvalue, each with the same weight."""
+    """Rules that know every eigenvalue, each with the same weight, with steps to spare."""
     network, at, batch, hessian = learned
+    size = len(hessian)
     nodes = np.stack([np.linalg.eigvalsh(hessian)] * 3)
-    found = nodes, np.full(nodes.shape, 1 / nodes.shape[1]), 7
+    start = np.linalg.qr(np.c_[np.ones(size), np.eye(size)[:, 1:]])[0]
+    tridiagonal = scipy.linalg.hessenberg(start.T @ (nodes[0][:, None] * start))
+    entries = np.diag(tridiagonal), np.append(np.diag(tridiagonal, -1), 0)
+    made_of = [np.stack([np.pad(x, (0, size // 2))] * 3) for x in entries]
+    found = nodes, np.full(nodes.shape, 1 / size), 7, *made_of
     record = MEASURES[name].record(network, at, batch, OPTIONS, found)
     np.testing.assert_allclose(record.value, exact_values(hessian)[name], rtol=1e-9)
-    assert record.error <= 1e-12 * record.value + 1e-15
-    assert (record.cost, record.directions) == (7, 3)
+    assert record.error <= 1e-9 * record.value + 1e-15
+    assert (record.cost, record.directions, record.finished) == (7, 3, True)
+
+
+@pytest.mark.parametrize("name", densities.MEASURES)
+def test_what_the_steps_do_not_resolve_is_in_the_error_and_not_finished(learned, name):
+    """Forty of 600 eigenvalues, the others 0 as those of a network: in few steps, and in all."""
+    spectrum = np.zeros(600)
+    spectrum[:30], spectrum[-10:] = 1 / np.arange(1, 31) ** 2, -0.05 / np.arange(1, 11)
+    at = Trained({"a": np.zeros(600)}, {})  # as many parameters
+    options = Options(shift=1e-3)
+    want = exact_values(np.diag(spectrum), options)[name]
+    few, all_ = (
+        densities.MEASURES[name].record(None, at, learned[2], options, found)
+        for found in (lanczos(spectrum, steps) for steps in (12, 60))
+    )
+    assert not few.finished and all_.finished
+    assert abs(few.value - want) < 2 * few.error and abs(all_.value - want) < 3 * all_.error
+    assert few.error > 2 * all_.error, "twelve steps should not do"
+
+
+def lanczos(spectrum, steps, num=20):
+    """What `densities.rules` returns of a diagonal matrix."""
+    diagonal, below = np.zeros((2, num, steps))
+    for i, vector in enumerate(np.random.default_rng(0).normal(size=(num, len(spectrum)))):
+        basis = np.zeros((steps + 1, len(spectrum)))
+        basis[0] = vector / np.linalg.norm(vector)
+        for j in range(steps):
+            image = spectrum * basis[j]
+            diagonal[i, j] = image @ basis[j]
+            for _ in range(2):
+                image = image - basis[: j + 1].T @ (basis[: j + 1] @ image)
+            below[i, j] = np.linalg.norm(image)
+            if below[i, j] < 1e-13:
+                below[i, j] = 0
+                break
+            basis[j + 1] = image / below[i, j]
+    off = [np.diag(b[:-1], 1) + np.diag(b[:-1], -1) for b in below]
+    nodes, vectors = np.linalg.eigh([np.diag(d) + o for d, o in zip(diagonal, off, strict=True)])
+    return nodes, vectors[:, 0] ** 2, steps * num, diagonal, below
 
 
 def test_the_ratio_to_an_eigenvalue_that_is_lost_in_its_residual_is_not_finished(learned):
