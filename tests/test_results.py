@@ -127,20 +127,6 @@ def test_the_published_solver_stops_short():
             assert (ratio > 1).all()
 
 
-def test_large_batches_are_sharper_and_no_worse():
-    text, runs = page("large_batches")
-    assert len(runs) == 10
-    parts = {size: part for size, part in runs.groupby("batch_size")}
-    for part in parts.values():
-        found = geometric_mean_interval(part["keskar_sharpness"])
-        rounded = float(f"{found.mean:.3g}")
-        assert f"| {rounded:g} [" in text
-        gap = mean_interval(part["gap"])
-        assert f"{gap.mean:.3f} [{gap.low:.3f}, {gap.high:.3f}]" in text
-    small, large = (parts[size]["keskar_sharpness"] for size in (16, 200))
-    assert large.min() > 20 * small.max()
-
-
 def test_no_peak_of_memory_is_above_what_is_allowed():
     table, ledger = (RESULTS / "memory" / "counts.csv"), (RESULTS / "README.md").read_text()
     text, table = (RESULTS / "memory" / "README.md").read_text(), pd.read_csv(table)
