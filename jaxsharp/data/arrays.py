@@ -19,6 +19,8 @@ from jaxsharp.data.readers import DataError, Split
 
 INT32 = np.iinfo(np.int32)
 MOST_LABELS = 5  # that a line names
+# Float32 must tell so many apart of numbers that differ by more than NOISE, which is rounding.
+DISTINCT, NOISE = 16, 1e-12
 BLOCK = 2**26  # bytes that are looked at together, of arrays that may not fit the memory
 
 
@@ -108,6 +110,8 @@ def kept(what: str, given: ArrayLike | Any) -> np.ndarray:
             single = found.astype(np.float32, copy=not is_mapped)
         if found.dtype.itemsize > 4 and not np.isfinite(single).all():
             raise DataError(f"{what} have values beyond float32, up to {np.abs(found).max():.3g}")
+        if found.dtype.itemsize > 4:
+            check_digits(what, found, single)
         return single
     if found.dtype == np.uint8:
         return found
@@ -124,15 +128,42 @@ def kept(what: str, given: ArrayLike | Any) -> np.ndarray:
     )
 
 
+def check_digits(what: str, found: np.ndarray, single: np.ndarray) -> None:
+    """Raise DataError for numbers that differ between examples, but hardly in float32.
+
+    As times in seconds of one minute, or densities of 1e-50. What differs by rounding in float64
+    alone, or is the same in float32, stays.
+    """
+    low, high = (np.ravel(end(found, axis=0)) for end in (np.min, np.max))
+    size, spread = np.maximum(np.abs(low), np.abs(high)), high - low
+    kind = np.finfo(np.float32)
+    few = (spread < DISTINCT * kind.eps * size) | (size < kind.tiny)
+    for place in np.flatnonzero(few & (spread > NOISE * size)):
+        wide, narrow = (array.reshape(len(array), -1)[:, place] for array in (found, single))
+        if (wide != narrow).any():
+            where = "".join(f"[{i}]" for i in np.unravel_index(place, found.shape[1:]))
+            raise DataError(
+                f"{what}{where and f' at {where}'} are from {float(low[place])!r} to "
+                f"{float(high[place])!r}, of which float32 keeps hardly any digit in which they "
+                "differ; subtract a constant, or take another unit"
+            )
+
+
 def as_array(what: str, given: ArrayLike | Any) -> np.ndarray:
     """What can be one as an array, tensors of PyTorch too, which is not needed; else DataError."""
     try:
         if hasattr(given, "detach"):
             given = given.detach().cpu()
             given = given.float() if str(given.dtype) == "torch.bfloat16" else given
-        return np.asarray(given)
+        found = np.asarray(given)
     except Exception as error:
         raise DataError(f"{what} cannot be an array: {type(error).__name__}: {error}") from None
+    if np.ma.is_masked(given):
+        raise DataError(
+            f"{what} have {counted(int(np.ma.count_masked(given)), 'masked value')}; all must be "
+            "there: fill them, or leave their examples out"
+        )
+    return found
 
 
 def blocks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

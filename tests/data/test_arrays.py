@@ -69,6 +69,22 @@ WRONG = {
     "inputs have shape (0, 3)": ((X[:0], Y[:0]), TEST),
     "inputs have shape ()": ((1.0, Y), TEST),
     "values beyond float32": ((X * 1e300, Y), TEST),
+    "train inputs at [0] are from 1700000000.0 to 1700000019.0, of which float32 keeps hardly": (
+        (1.7e9 + np.arange(20.0)[:, None] * [1, 1e6, 1e7], Y),
+        TEST,
+    ),
+    "train inputs at [1][0] are from 1e-50 to 2e-49": (
+        (np.arange(1, 21.0)[:, None, None] * np.array([[1.0, 3], [1e-50, 1]]), Y),
+        (np.ones((4, 2, 2)), Y[:4]),
+    ),
+    "train targets are from 1000000000.0 to 1000000000.19, of which": (
+        (X, 1e9 + np.arange(20) / 100),
+        (X[:4], X[:4, 0]),
+    ),
+    "test inputs have 2 masked values; all must be there": (
+        (X, Y),
+        (np.ma.masked_array(X[:4], np.arange(12).reshape(4, 3) < 2), Y[:4]),
+    ),
     "integers from -3000000000": ((np.full((20, 3), -3_000_000_000), Y), TEST),
     "inputs cannot be an array": (([[1, 2], [3]] * 10, Y), TEST),
 }
@@ -80,6 +96,26 @@ def test_wrong_arrays_are_refused_in_one_line(message):
     with pytest.raises(DataError) as refused:
         data.from_arrays(train, test)
     assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        np.full(20, 1.7e9),
+        1.7e9 * (1 + 1e-16 * np.arange(20)),
+        (1.7e9 + 200 * np.arange(20)).astype(np.float32).astype(np.float64),
+        1.7e9 + 1e4 * np.arange(20),
+        1e9 + 64 * (np.arange(20.0) % 2),
+        np.zeros(20),
+    ],
+)
+def test_what_float32_tells_apart_or_nobody_does_is_kept(column):
+    made = data.from_arrays((np.stack([column, X[:, 0]], 1), Y), (X[:4, :2], Y[:4]))
+    np.testing.assert_array_equal(made.train.images[:, 0], column.astype(np.float32))
+    plain = np.ma.masked_array(X, False)
+    np.testing.assert_array_equal(
+        data.from_arrays((plain, Y), TEST).train.images, X.astype(np.float32)
+    )
 
 
 @pytest.mark.parametrize(
