@@ -137,3 +137,36 @@ def test_a_stream_is_fixed_whatever_the_machine():
     expected = jax.random.fold_in(jax.random.key(0), zlib.crc32(b"hutchinson"))
     assert stream(jax.random.key(0), "hutchinson") == expected
     assert stream(jax.random.key(0), "diagonal") != expected
+
+
+@pytest.mark.parametrize(
+    ("key", "given"),
+    [
+        (0, "0"),
+        (None, "None"),
+        (np.arange(3), "of shape (3,) and type int64"),
+        (np.float32(1), "of shape () and type float32"),
+        (jax.random.split(jax.random.key(0), 2), "of shape (2,) and type key<fry>"),
+        (jax.random.split(jax.random.PRNGKey(0), 3), "of shape (3, 2) and type uint32"),
+    ],
+)
+def test_what_is_not_one_key_is_refused_in_one_line(key, given):
+    with pytest.raises(ValueError, match="must be one random key") as refused:
+        stream(key, "a")
+    assert (
+        str(refused.value) == f"key is {given}; it must be one random key, as of jax.random.key(0)"
+    )
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_typed_keys_are_keys_under_transformations(impl):
+    keys = jax.random.split(jax.random.key(3, impl=impl), 4)
+    found = jax.vmap(lambda key: jax.random.key_data(stream(key, "a")))(keys)
+    want = [jax.random.key_data(stream(key, "a")) for key in keys]
+    np.testing.assert_array_equal(found, want)
+
+
+def test_raw_keys_are_keys():
+    raw, typed = (of(3) for of in (jax.random.PRNGKey, jax.random.key))
+    found = jax.jit(stream, static_argnums=1)(raw, "a")
+    np.testing.assert_array_equal(found, jax.random.key_data(stream(typed, "a")))
