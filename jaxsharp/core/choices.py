@@ -78,6 +78,18 @@ def as_plain(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.+-]+", "-", text).strip("-.+_")[:100] or "own"
 
 
+def hashable(what: str, function: Any) -> Any:
+    """The function itself, or ValueError for one without a hash, by which programs are known."""
+    try:
+        hash(function)
+    except TypeError as reason:
+        raise ValueError(
+            f"{what} cannot be hashed ({reason}), and programs are known by it; give a function, "
+            "or an object whose class has __hash__, as of a frozen dataclass"
+        ) from None
+    return function
+
+
 def each_once(kind: str, names: tuple[str, ...], valid: Iterable[str] | None = None) -> None:
     """Raise ValueError unless there are names, each once, and each of the valid ones, or plain."""
     for name in names:

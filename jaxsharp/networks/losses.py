@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxsharp.core.choices import IGNORED, known, known_classes
+from jaxsharp.core.choices import IGNORED, hashable, known, known_classes
 from jaxsharp.core.entropies import binary_cross_entropies, cross_entropies
 from jaxsharp.core.trees import widen
 
@@ -215,7 +215,9 @@ def loss_of(loss: str | Callable | Loss) -> Loss:
     """
     if isinstance(loss, Loss):
         return loss
-    return own_loss(loss) if callable(loss) else LOSSES[known("loss", loss, LOSSES)]
+    return (
+        own_loss(hashable("loss", loss)) if callable(loss) else LOSSES[known("loss", loss, LOSSES)]
+    )
 
 
 @cache  # so that one function is one static argument of compiled programs

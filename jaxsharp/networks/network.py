@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, PyTree
 
+from jaxsharp.core.choices import hashable
 from jaxsharp.core.chunks import mean_over_chunks
 from jaxsharp.core.convolutions import as_matrix_products, fast_in_loops
 from jaxsharp.core.streaming import each
@@ -96,7 +97,12 @@ def without_convolutions(network: Network) -> Network:
 
 
 def fast_here(network: Network) -> Network:
-    """A network in the form that loops on this platform are fast with."""
+    """A network in the form that loops on this platform are fast with.
+
+    Raises ValueError for one whose functions have no hash, which programs cannot be known by.
+    """
+    for name, part in network._asdict().items():
+        hashable(f"{name} of the network", part)
     return without_convolutions(network) if jax.default_backend() == "cpu" else network
 
 
