@@ -7,6 +7,7 @@ import pytest
 
 from jaxsharp import cli
 from jaxsharp.cli import commands
+from jaxsharp.cli.submit import jobs
 from jaxsharp.training import members
 
 STUDY = [
@@ -23,6 +24,8 @@ def in_one_process(monkeypatch, tmp_path):
     monkeypatch.setattr(members, "cores_as_devices", lambda: None)
     monkeypatch.setattr(commands.signals, "handle", lambda: None)
     (tmp_path / "bin").mkdir()
+    # This machine may have a Slurm of its own, which gets nothing of tests.
+    monkeypatch.setattr(jobs, "has_slurm", (tmp_path / "bin" / "sbatch").exists)
     (tmp_path / "at").mkdir()
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
     monkeypatch.chdir(tmp_path / "at")

@@ -99,7 +99,8 @@ def test_a_job_before_its_limit_saves_and_is_queued_again(code, requeued):
         f"sleep 0.4; exit {code}",
     )
     again = stand_in("scontrol")
-    env = {**os.environ, "SLURM_ARRAY_TASK_ID": "1", "SLURM_JOB_ID": "9"}
+    env = {**os.environ, "SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_JOB_ID": "9"}
+    env["SLURM_JOB_ID"] = "9"  # as the array, which is so for one of its tasks
     job = subprocess.Popen(["bash", str(file)], env=env)
     while not (Path("started").exists() and catches_term(job.pid)):
         assert job.poll() is None
@@ -108,7 +109,7 @@ def test_a_job_before_its_limit_saves_and_is_queued_again(code, requeued):
         threading.Event().wait(0.15)
     assert job.wait(30) == code
     assert Path("heard").read_text() == "heard\n"
-    assert (again.read_text() if again.exists() else "") == "requeue 9\n" * requeued
+    assert (again.read_text() if again.exists() else "") == "requeue 9_1\n" * requeued
 
 
 def in_this_process(command, log):

@@ -48,6 +48,10 @@ WRONG_STUDIES = {
     "the closest is --grace of jaxsharp submit, before --": ["--grce", "60"],
     "unknown figure format 'jpg'": ["--figures", "jpg"],
     "epochs is 0": ["--epochs", "0"],
+    "images of shape (8, 8, 1) are too small for lenet": ["--model", "lenet"],
+    "batch_size is 101; it must be from 1 to 100": [*STUDY, "--batch-size", "101"],
+    "holdout is 5000": ["--holdout", "5000"],
+    "mnist is in none of": ["--dataset", "mnist", "--data-dir", "."],
 }
 
 

@@ -1,6 +1,7 @@
 """What the options of a study ask for, checked."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import tyro
@@ -8,16 +9,18 @@ import tyro
 from jaxsharp.analysis import canvas
 from jaxsharp.analysis.hypotheses import Hypothesis
 from jaxsharp.cli.parsing import naming
-from jaxsharp.cli.sources import Pair, pairs_of
-from jaxsharp.core.choices import at_least_one, checked, known_list, width_of
+from jaxsharp.cli.sources import Pair, benches_of, pairs_of
+from jaxsharp.core.choices import at_least_one, checked, counted, known_list, width_of
 from jaxsharp.data import datasets, own
 from jaxsharp.measures.registry import DEFAULT_MEASURES, MEASURES
 from jaxsharp.networks import models
 from jaxsharp.optimizers.registry import OPTIMIZERS
-from jaxsharp.runs.config import SAM
+from jaxsharp.runs.config import SAM, Settings
 from jaxsharp.studies import sweep
 from jaxsharp.studies.grid import StudyConfig, parse_shard, parse_vary
-from jaxsharp.studies.grid.registration import hypotheses_of
+from jaxsharp.studies.grid.registration import check_targets, hypotheses_of
+from jaxsharp.studies.recipes import make_recipe
+from jaxsharp.studies.workbench import Workbench
 from jaxsharp.studies.writing import joined
 
 Shared = tyro.conf.OmitArgPrefixes
@@ -85,6 +88,21 @@ def asked(
     at_least_one("save_every", save_every)
     stated = () if hypotheses is None else hypotheses_of(hypotheses, configs[0])
     return Asked(pairs, configs, formats, layout, stated)
+
+
+def prepared(wanted: Asked, training: Settings, data_dir: Path | None) -> list[Workbench]:
+    """Data and network of each study, checked to be trained and predicted as it asks."""
+    benches = benches_of(wanted.pairs, training, data_dir)
+    for config, bench in zip(wanted.configs, benches, strict=True):
+        if not config.groups():
+            raise ValueError(
+                f"shard {config.shard} of {counted(len(config.members()), 'run')} is empty; take "
+                "fewer parts"
+            )
+        for first, *_ in config.groups():
+            make_recipe(first, bench)
+        check_targets(wanted.hypotheses, bench.network)
+    return benches
 
 
 def folder_of(configs: Sequence[StudyConfig]) -> str:

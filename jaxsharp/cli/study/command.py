@@ -9,7 +9,6 @@ import tyro
 from jaxsharp.analysis import canvas
 from jaxsharp.cli.output import make_console
 from jaxsharp.cli.parsing import naming
-from jaxsharp.cli.sources import benches_of
 from jaxsharp.cli.study.asked import (
     USUAL_MEASURES,
     Dataset,
@@ -19,16 +18,16 @@ from jaxsharp.cli.study.asked import (
     Shared,
     asked,
     folder_of,
+    prepared,
 )
 from jaxsharp.cli.study.doing import Doing, conduct, finish, tell_joined
-from jaxsharp.core.choices import counted, known_list
+from jaxsharp.core.choices import known_list
 from jaxsharp.measures.contract import Options
 from jaxsharp.optimizers.registry import OPTIMIZERS
 from jaxsharp.runs import files
 from jaxsharp.runs.config import SAM, Settings
 from jaxsharp.studies import merge, study, sweep
 from jaxsharp.studies.grid import registration
-from jaxsharp.studies.recipes import make_recipe
 from jaxsharp.studies.writing import joined
 from jaxsharp.training.hosts import Hosts, join
 
@@ -97,33 +96,25 @@ def run_study(
         hypotheses: What is expected, separated by commas, as in minimum_sharpness:+:gap (measure,
             sign of Kendall's tau, target), which OUT/config.json registers before the first run.
     """
-    pairs, configs, formats, layout, stated = asked(
+    wanted = asked(
         **{"dataset": dataset, "model": model, "optimizers": optimizers, "sam": sam},
         **{"seeds": seeds, "vary": vary, "measures": measures, "shard": shard, "hosts": hosts},
         **{"training": training, "measuring": measuring, "figures": figures, "width": width},
         **{"devices_per_member": devices_per_member, "save_every": save_every},
         hypotheses=hypotheses,
     )
-    several = len(pairs) > 1
+    _, configs, formats, layout, stated = wanted
+    several = len(configs) > 1
     out = out or Path("runs") / folder_of(configs)
     if several:
         joined.check_folder(out, configs)
     begin = time.monotonic()
     join(hosts)
-    benches = benches_of(pairs, training, data_dir)
+    benches = prepared(wanted, training, data_dir)
     sweep.check_layout(layout, *benches)
-    for config, bench in zip(configs, benches, strict=True):
-        if not config.groups():
-            raise ValueError(
-                f"shard {shard} of {counted(len(config.members()), 'run')} is empty; take fewer "
-                "parts"
-            )
-        for first, *_ in config.groups():
-            make_recipe(first, bench)
     folders = [out / joined.folder_name(each) for each in configs] if several else [out]
-    for bench, config, folder in zip(benches, configs, folders, strict=True):
-        registration.check_targets(stated, bench.network)
-        if study.is_writer():  # all before the first of them is trained
+    if study.is_writer():  # all before the first of them is trained
+        for config, folder in zip(configs, folders, strict=True):
             registration.due(folder, config, stated, fresh=fresh)
     quiet = quiet or not study.is_writer()
     do = Doing(save_every, layout, formats, quiet, tensorboard, fresh, stated)

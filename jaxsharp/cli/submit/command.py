@@ -10,7 +10,7 @@ import tyro
 
 from jaxsharp.cli.output import make_console
 from jaxsharp.cli.parsing import Beside, bind
-from jaxsharp.cli.study.asked import Shared, asked, folder_of
+from jaxsharp.cli.study.asked import Shared, asked, folder_of, prepared
 from jaxsharp.cli.study.command import merge_parts, run_study
 from jaxsharp.cli.submit import jobs
 from jaxsharp.cli.submit.local import run
@@ -64,7 +64,8 @@ def submit(
     for option in SET_HERE:
         if given[option]:
             raise ValueError(f"--{option} stands after --; it is not for all shards")
-    configs = asked(**given).configs
+    wanted = asked(**given)
+    configs = wanted.configs
     runs = [len(config.members()) for config in configs]
     if shards > min(runs):
         raise ValueError(f"shards is {shards} of {counted(min(runs), 'run')}; take fewer parts")
@@ -74,6 +75,8 @@ def submit(
     for folder in (plan.out, plan.folder):
         claims.check_outside(folder)
     check_folders(plan, configs)
+    if not local:  # shards that run here say it at once, and share the device with no other
+        prepared(wanted, given["training"], given["data_dir"])
     texts = {} if local else jobs.scripts(plan, slurm)
     console = make_console()
     indices = range(1, shards + 1)

@@ -24,6 +24,7 @@ OWN = (
     *("array", "chdir", "dependency", "job-name", "open-mode", "output", "parsable"),
     *("partition", "requeue", "no-requeue", "signal", "time", "wrap"),
 )
+# SLURM_JOB_ID is the array's for one of its tasks: by that scontrol would queue all of them again.
 TRAIN = """
 stopped=
 {command} &
@@ -35,7 +36,7 @@ if [ -n "$stopped" ]; then
   wait "$child"
   code=$?
   if [ "$code" -ne 0 ]; then
-    scontrol requeue "$SLURM_JOB_ID"
+    scontrol requeue "$SLURM_ARRAY_JOB_ID"_"$SLURM_ARRAY_TASK_ID"
   fi
 fi
 exit "$code"
