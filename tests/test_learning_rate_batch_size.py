@@ -119,6 +119,7 @@ def test_what_is_there_is_not_run_again(tmp_path, called):
     assert len(called) == 5 and called[4] == called[1]
 
 
+@pytest.mark.slow
 def test_a_part_is_run_by_options(tmp_path, called):
     options = {"optimizers": ("adagrad",), "train_size": 4000, "batch_sizes": (32, 4096, 50000)}
     run(tmp_path, effects=("batch_size",), figures="svg,pdf", **options)

@@ -155,6 +155,7 @@ def test_densities_are_drawn_smoothed_with_their_errors_down_to_one_eigenvalue()
     assert low < -0.3 and high > 3.3
 
 
+@pytest.mark.slow
 def test_a_density_of_one_value_has_a_width_and_one_that_is_not_finite_is_left_out():
     flat = rules()._replace(nodes=jnp.full((2, 3), 5.0))
     figure = drawn(analysis.spectral_densities({"flat": flat, "bad": rules(NAN)}))

@@ -71,6 +71,7 @@ def test_few_runs_keep_every_epoch():
     assert [run[0] for run in found["curves"]["runs"]] == [[1, 2, 3, 4, 5]] * 12
 
 
+@pytest.mark.slow
 def test_a_page_has_no_address_and_loads_nothing(large):
     assert "http" not in large.replace("http-equiv", "").lower() and "//" not in re.sub(
         r"^\s*//.*$|;\s*//.*$", "", large, flags=re.M

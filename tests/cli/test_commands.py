@@ -196,6 +196,7 @@ def test_plot_and_status_take_studies_runs_and_folders(study, tmp_path, monkeypa
     assert "trained: epoch_0003 (ended)" in out and content() == before
 
 
+@pytest.mark.slow
 def test_scalars_without_their_package_are_refused_before_a_folder_is_made(
     tmp_path, monkeypatch, capsys
 ):

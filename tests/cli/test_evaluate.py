@@ -174,6 +174,7 @@ def test_an_evaluation_of_an_earlier_end_is_removed(tmp_path):
     assert "of an earlier end" not in (out / "report.html").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["no gap", "no measure", "many runs"])
 def test_a_study_without_numbers_or_with_many_runs_is_not_evaluated(
     ended, case, tmp_path, monkeypatch, capsys

@@ -96,6 +96,7 @@ def test_a_study_and_the_command_have_it_after_that_of_the_ends(ended, tmp_path,
     assert not any((out / name).exists() for name in tables.AT_LOSSES)
 
 
+@pytest.mark.slow
 def test_checkpoints_of_a_run_are_no_runs_of_their_own(ended, tmp_path, capsys):
     file = tmp_path / "checkpoints.csv"
     at_checkpoints(ended[1].runs).to_csv(file, index=False)

@@ -80,6 +80,7 @@ def claimed_by(folder, *options):
     claims.claim(Path(folder), asked(**given).configs[0].as_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("folder", "shard"), [("grid", ()), ("grid-parts/2of3", ("--shard", "2/3"))]
 )
@@ -110,6 +111,7 @@ def test_what_cannot_grow_is_refused_before_a_job_is_made(capsys, folder, shard)
         submitted("--dry-run")
 
 
+@pytest.mark.slow
 def test_several_networks_are_shards_of_each(capsys):
     """As one command trains them; the default folder is that of the study, beside its parts."""
     study = [*STUDY, "--model", "small_mlp,mlp_1"]

@@ -55,6 +55,7 @@ FORMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_values_and_derivatives_are_those_of_the_convolution(x64, form):
     fn, x, k = FORMS[form]

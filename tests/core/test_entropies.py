@@ -76,6 +76,7 @@ def assert_digits(form, logits):
     return float(true[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_derivatives_keep_their_digits_however_small_the_loss(x64, form):
     *_, direction = FORMS[form]
@@ -115,6 +116,7 @@ ROWS = np.array(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", range(3))
 def test_infinities_give_what_log_softmax_gives(label):
     labels = np.full(len(ROWS), label)
@@ -149,6 +151,7 @@ def test_derivatives_where_all_classes_are_equally_likely(classes):
         np.testing.assert_allclose(found, true, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_leading_axes_one_example_and_targets_of_narrow_types():
     logits = jnp.asarray(RNG.normal(size=(2, 3, 4, 300)), jnp.float32)
     labels = RNG.integers(0, 256, (2, 3, 4)).astype(np.uint8)

@@ -39,6 +39,7 @@ def scaled_mean(scale, batch):
     return jnp.mean(jnp.sin(scale * batch[0]) + batch[1][:, None, None], axis=0)
 
 
+@pytest.mark.slow
 def test_what_is_read_is_what_is_there(array):
     stands = streamed(array)
     assert (stands.shape, stands.dtype, stands.ndim, len(stands)) == ((N, 3, 2), np.float32, 3, N)
@@ -70,6 +71,7 @@ def test_means_have_the_bits_of_the_array(array, size, order):
     np.testing.assert_allclose(means((streamed(array), labels)), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_derivatives_pass_by_what_is_read(array):
     """Linearized, and along a direction, the loop asks for the same examples."""
     labels, stands = np.ones(N, np.float32), streamed(array)
@@ -125,6 +127,7 @@ def test_batches_are_read_ahead_in_the_order_of_a_scan(array, reads):
     assert [ahead for _, ahead in reads] == [False, True, True, True, True]
 
 
+@pytest.mark.slow
 def test_one_program_serves_all_arrays_of_a_shape_and_keeps_none(array):
     total = jax.jit(lambda x: mean_over_chunks(lambda chunk: chunk.sum() / len(chunk), x, 5))
     nothing, other = 0 * array, 3 * array

@@ -153,6 +153,7 @@ def test_what_is_no_mean_is_refused_at_networks_that_are_sure_too(name):
         hessian(SURE_WRONG[name], sure_network(12), LARGE, chunk_size=20)
 
 
+@pytest.mark.slow
 def test_what_is_not_finite_is_not_looked_for_elsewhere():
     """It is finite, and a mean, at smaller parameters."""
     loss = lambda w, b: mean(w, b) + 0 * jnp.sqrt(1.5 - w[2])  # noqa: E731

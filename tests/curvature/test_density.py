@@ -182,6 +182,7 @@ def test_rules_with_a_node_at_zero_are_exact_to_twice_the_steps(name, scale):
             np.testing.assert_allclose(found, u @ image, rtol=1e-8, atol=1e-9 * size)
 
 
+@pytest.mark.slow
 def test_rules_with_and_without_a_node_at_zero_bound_from_both_sides():
     matrix = symmetric_matrix(spectra["condition_1e12"])
     vectors = probes(4)

@@ -165,6 +165,7 @@ def test_chunks_and_the_order_of_examples_do_not_matter(chunk_size, order):
     assert_close(got, traces_in_one_chunk())
 
 
+@pytest.mark.slow
 def test_a_factor_on_a_layer_divides_its_trace_by_the_square():
     network, images = mlp(), jnp.asarray(tiny_dataset().train.images)
     params, stats = generic_point(network)

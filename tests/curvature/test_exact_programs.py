@@ -71,6 +71,7 @@ def test_calls_with_the_same_network_share_one_program():
     assert first[0]["w"] != second[0]["w"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lowering", ["patches", "conv"])
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_every_matrix_product_runs_at_highest_precision(function, lowering):

@@ -177,6 +177,7 @@ def test_residuals_certify_even_when_unconverged():
     assert np.all(pairs.values <= truth[::-1][:K] + 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [LOOSE, {"tol": 1e-9}])
 def test_converged_means_the_asked_tolerance(options):
     pairs = solve(symmetric_matrix(spread), **options)

@@ -17,6 +17,7 @@ from tests.references import dense_matrix, dot_precisions
 pytestmark = pytest.mark.usefixtures("double_precision")
 
 
+@pytest.mark.slow
 def test_batches_cannot_be_traced():
     case = case_of("tied")
     matvec = hessian(case.loss, case.params, Batches(lambda: [case.batch]))

@@ -70,6 +70,7 @@ def test_hutchpp_is_algorithm_1_of_the_paper(spectrum):
     assert result.num_products == len(vectors) == 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spectrum", [uniform, decaying], ids=["uniform", "decaying"])
 def test_xtrace_leaves_out_one_test_vector_after_the_other(spectrum):
     """By a decomposition for each of them, as the paper defines it."""

@@ -58,6 +58,7 @@ def test_images_and_classes_are_those_of_the_tables(datasets):
     assert len(checked.test.labels) == 4
 
 
+@pytest.mark.slow
 def test_columns_of_numbers_are_features(datasets):
     make = datasets.Dataset.from_dict
     table = make({"a": [1, 2, 3], "y": [0.5, 1.5, 2.5], "b": [0.25, 0.5, 1.0]})

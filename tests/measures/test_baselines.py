@@ -86,6 +86,7 @@ def test_the_error_holds_the_rounding_of_single_precision(learned):
     assert single["gradient_norm"].value < 2e-2 and single["num_parameters"].error == 0
 
 
+@pytest.mark.slow
 def test_initial_parameters_are_asked_for_where_the_measure_needs_them(learned):
     network, arguments, _ = learned
     name = "distance_from_initialization"

@@ -134,6 +134,7 @@ def test_directions_that_see_a_sample_of_the_batches_find_the_mean_too(trained, 
     assert abs(found.value - want.value) < 5 * np.hypot(found.error, want.error)
 
 
+@pytest.mark.slow
 def test_groups_are_whole_batches(trained):
     name = "sam_sharpness"
     found = taken(NETWORK, trained, [name], options=Options(group_size=2 * SIZE))[name]
@@ -161,6 +162,7 @@ def test_an_own_measure_has_the_batches_as_examples(trained):
     assert found.examples == USED
 
 
+@pytest.mark.slow
 def test_public_functions_refuse_examples_that_are_no_batches(trained):
     params, _, batch = trained
     with pytest.raises(ValueError, match=r"take networks\.in_batches"):
@@ -177,6 +179,7 @@ WRONG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("message", WRONG)
 def test_wrong_losses_are_refused_before_anything_compiles(message):
     network, params = networks.Network(init, apply), init(KEY)[0]

@@ -147,6 +147,7 @@ def test_minimum_sharpness_is_the_least_trace_of_the_dense_hessian(x64):
     assert result.error < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("log_scales", [(0.7, -1.3), (3.0, 2.0)])
 def test_minimum_sharpness_is_unchanged_by_rescaling_and_the_trace_is_not(x64, log_scales):
     """What a measure claims to ignore, and what it does not (pitfall 20)."""
@@ -208,6 +209,7 @@ def test_exponents_degenerate_to_rounding_are_so(name, eps):
     np.testing.assert_allclose(found.value, limit, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_program_is_read_once_for_all_models_of_a_network(monkeypatch):
     """The same rescalings, and the same warning of constants, for each of them."""
     network, count = mlp(), []

@@ -43,6 +43,7 @@ def targets_of(loss, outputs):
     return (draw < 0.4).astype(float) if loss == "binary_cross_entropy" else draw
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outputs", [1, 2, 3])
 @pytest.mark.parametrize("loss", OUTPUT_LOSSES)
 def test_the_value_is_the_least_trace_of_that_loss(x64, loss, outputs):

@@ -120,6 +120,7 @@ def test_a_record_says_what_was_taken(trained):
     assert setting == "measure_rtol=0.2"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rtol", [0.0, 1.0, -0.1, float("nan")])
 def test_an_error_that_means_nothing_is_refused(trained, rtol):
     network, params, batch, _ = trained

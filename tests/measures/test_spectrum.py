@@ -203,6 +203,7 @@ def test_the_error_of_a_sum_bounds_what_the_residuals_allow(learned):
         assert 0 < off <= record.error < 2 * np.sqrt(5) * np.sqrt(2) * residuals.max()
 
 
+@pytest.mark.slow
 def test_traces_of_arrays_sum_to_that_of_the_hessian(learned):
     network, at, batch, hessian = learned
     found = layer_traces(network, at.params, at.stats, batch)

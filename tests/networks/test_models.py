@@ -209,6 +209,7 @@ def test_pixels_are_scaled_and_standardized_where_the_model_says_so():
     assert not networks.MODELS["simple_batch"].standardize
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_size", [None, 7])
 def test_recomputed_statistics_are_those_of_the_whole_set(x64, chunk_size):
     dataset = tiny_dataset()

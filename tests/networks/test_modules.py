@@ -81,6 +81,7 @@ def by_hand(params, x):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "norm",
     [
@@ -100,6 +101,7 @@ def test_statistics_of_every_batch_norm_are_those_of_the_whole_set(x64, norm, ch
         np.testing.assert_allclose(found[name]["var"], layer["var"], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis", [1, -2])
 def test_features_may_stand_on_any_axis(x64, axis):
     class Channels(nnx.Module):
@@ -118,6 +120,7 @@ def test_features_may_stand_on_any_axis(x64, axis):
     np.testing.assert_allclose(found["norm"]["var"], x.var((0, 2)), rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("off", [1e3, 1e4])
 @pytest.mark.parametrize("where", ["running mean", "data"])
 def test_nothing_cancels_in_float32(off, where):
@@ -181,6 +184,7 @@ class Masked(Net):
         return self.last(self.norm1(x, mask=jnp.arange(len(x))[:, None] > 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "named"),
     [

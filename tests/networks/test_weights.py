@@ -36,6 +36,7 @@ TORCH = {
 ARRAYS = {name: RNG.uniform(0.5, 1, shape).astype(np.float32) for name, shape in TORCH.items()}
 
 
+@pytest.mark.slow
 def test_a_state_dict_of_pytorch_is_the_same_function(tmp_path):
     save_file(ARRAYS | {"norm.num_batches_tracked": np.array(7)}, tmp_path / "w.safetensors")
     params, stats = networks.load_weights(tmp_path / "w.safetensors", NETWORK)

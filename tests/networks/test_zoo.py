@@ -55,6 +55,7 @@ COUNTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COUNTS)
 def test_number_of_parameters_is_the_published_one(name):
     dataset = tiny_dataset(num=2, shape=(32, 32, 3))._replace(num_classes=10)

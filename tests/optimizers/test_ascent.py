@@ -12,6 +12,7 @@ from jaxsharp.optimizers import adaptive_ascent_step, ascent_step
 GRADS = {"w": jnp.array([[3.0, -4.0]]), "b": jnp.array(12.0)}
 
 
+@pytest.mark.slow
 def test_closed_form_over_the_whole_tree():
     step = ascent_step(GRADS, 0.26)
     np.testing.assert_allclose(step["w"], [[0.06, -0.08]], rtol=1e-6)
@@ -57,6 +58,7 @@ def test_vmap_over_rho_and_members_equals_serial():
         )
 
 
+@pytest.mark.slow
 def test_weights_of_zero_move_by_eta():
     """T = eta everywhere, so that step = rho * eta * grads / ||grads||."""
     grads = {"w": jnp.array([3.0, 0.0]), "v": jnp.array([4.0])}

@@ -201,6 +201,7 @@ def test_in_a_chain(case):
         assert_near(flatten(chained), flatten(first(alone, 12)), rtol=1e-12)
 
 
+@pytest.mark.slow
 @every_optimizer
 def test_in_inject_hyperparams(case):
     with jax.enable_x64(True):

@@ -118,6 +118,7 @@ def test_params_are_needed_for_a_decay_alone(name, decay):
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["heavy_ball", "adabound"])
 def test_vmap_over_decays_equals_serial(name):
     def trajectory(coupled, decoupled):

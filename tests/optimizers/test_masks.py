@@ -75,6 +75,7 @@ def test_what_the_mask_leaves_out_moves_along_its_gradient_at_the_perturbed_poin
     assert abs(updates["s"]) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_mask_may_be_the_upper_part_and_the_pure_gradient_takes_it(x64):
     def value_and_grad(params):
         return jax.value_and_grad(lambda p: sum(jnp.sum(x**4) for x in jax.tree.leaves(p)))(params)

@@ -68,6 +68,7 @@ def test_the_base_comes_after_the_sharp_gradient(name, x64):
     assert_close(trajectory(in_chain, 7), trajectory(wrap(base), 7), rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHARPNESS_AWARE)
 def test_rho_changes_the_path_and_may_be_a_schedule_over_real_steps(name, x64):
     wrap = functools.partial(SHARPNESS_AWARE[name], optax.sgd(0.1), **OPTIONS.get(name, {}))
@@ -78,6 +79,7 @@ def test_rho_changes_the_path_and_may_be_a_schedule_over_real_steps(name, x64):
     assert np.all(np.linalg.norm(scheduled["w"][5:] - constant["w"][5:], axis=1) > 1e-4)
 
 
+@pytest.mark.slow
 @every_rule
 def test_the_pure_gradient_takes_the_steps_of_the_wrapper(name, x64):
     options = {k: v for k, v in OPTIONS.get(name, {}).items() if k != "adaptive"}

@@ -109,6 +109,7 @@ def test_sam_whose_gradient_norm_is_float32():
     assert 1e-10 < found[1000] < 1e-8
 
 
+@pytest.mark.slow
 def test_look_sam_with_norms_per_tensor():
     # pytorch-optimizer 4.1.0; we follow the paper: norms of the whole gradient.
     found = gaps("look_sam", "look_sam", "heavy_ball")

@@ -23,6 +23,7 @@ from jaxsharp.optimizers.sharpness_aware.sam import multi_step_rule, sam_rule
 OPTIONS = {"asam": {"adaptive": None}, "m_sam": {"m": 2}}
 
 
+@pytest.mark.slow
 def test_adaptive_step_is_the_best_point_of_its_ellipsoid(x64):
     params = {"kernel": jnp.array([[3.0, -0.5]]), "bias": jnp.array(0.2)}
     grads = {"kernel": jnp.array([[1.0, -2.0]]), "bias": jnp.array(4.0)}
@@ -100,6 +101,7 @@ def test_look_sam_keeps_the_length_of_the_gradient_and_ignores_a_direction_that_
     np.testing.assert_array_equal(memory, 0.0)
 
 
+@pytest.mark.slow
 def test_momentum_sam_takes_one_gradient_of_its_own_and_none_of_the_clean_one():
     calls = []
 

@@ -171,6 +171,7 @@ def test_who_only_reads_names_what_is_missing_and_makes_nothing(at_losses, tmp_p
     assert not saved.exists()
 
 
+@pytest.mark.slow
 def test_the_same_losses_are_the_same_settings_and_others_are_refused(at_losses, bench):
     same = replace(
         LOSSES, settings=replace(LOSSES.settings, save_losses="0.001, 1.015,1.03,1.055,1.060")

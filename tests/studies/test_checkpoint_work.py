@@ -188,6 +188,7 @@ def test_a_damaged_checkpoint_is_left_out_by_name_and_stays(out, bench):
         measure([path], "4", bench)
 
 
+@pytest.mark.slow
 def test_what_was_made_from_something_else_is_refused_before_anything_is_measured(out, bench):
     other = bench._replace(dataset=tiny_dataset(num=40, seed=1))
     found = work.tasks([out], parse_epochs("2"), asked())

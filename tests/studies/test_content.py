@@ -98,6 +98,7 @@ def test_what_did_not_change_continues_and_is_not_repeated(study, monkeypatch):
     assert fingerprint(batch, bench).network == fingerprint(first, bench).network
 
 
+@pytest.mark.slow
 def test_an_optimizer_that_changed_is_refused_unless_what_changed_is_given(study, monkeypatch):
     other = lambda learning_rate=0.3, **rest: sgd(learning_rate, **rest)  # noqa: E731
     sgd = OPTIMIZERS["sgd"]

@@ -263,6 +263,7 @@ def test_what_systems_and_editors_leave_is_in_no_way_and_not_copied(parts, tmp_p
     assert "damaged: " not in status.describe(parts[0])
 
 
+@pytest.mark.slow
 def test_the_configuration_of_an_output_is_written_anew(parts, tmp_path, capsys):
     out = tmp_path / "out"
     merge(parts, out)

@@ -65,6 +65,7 @@ def measured(path, member, checkpoint, value):
     measuring.record(at, "gradient_norm", measure, measure.settings(STUDY.options), record)
 
 
+@pytest.mark.slow
 def test_a_merge_of_more_epochs_is_that_of_as_many_at_once(out, parts, tmp_path):
     ended = out / "runs" / ENDED
     before = {p: p.stat().st_ino for p in ended.rglob("*") if p.name != "config.json"}
@@ -80,6 +81,7 @@ def test_a_merge_of_more_epochs_is_that_of_as_many_at_once(out, parts, tmp_path)
     assert {p: p.stat().st_mtime_ns for p in again} == again
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calls", [1, 2, 3])
 def test_it_goes_on_wherever_it_was_interrupted(out, parts, tmp_path, monkeypatch, calls):
     left, rename, train_on = [calls], os.rename, directory.train_on
@@ -107,6 +109,7 @@ def test_it_goes_on_wherever_it_was_interrupted(out, parts, tmp_path, monkeypatc
     assert content(out) == content(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_what_was_measured_along_the_way_is_kept(out, parts):
     """In the study alone, in a part alone, and in both, where the part's is taken."""
     member, path = STUDY.members()[1], out / "runs" / OTHER
@@ -133,6 +136,7 @@ def refusal(parts, out):
     return str(refused.value)
 
 
+@pytest.mark.slow
 def test_what_cannot_grow_is_refused_by_name_and_nothing_changes(out, parts, tmp_path):
     few = sorted((tmp_path / "few").iterdir())
     said = f"{parts[1]} is of another study than {few[0]} (epochs 3 -> 5)"
@@ -152,6 +156,7 @@ def test_what_cannot_grow_is_refused_by_name_and_nothing_changes(out, parts, tmp
     assert said in refusal(steps, tmp_path / "stepped")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["train_images", "optimizer"])
 def test_a_run_of_other_content_is_not_replaced_or_taken_for_the_parts(tmp_path, name):
     """Neither where parts have more epochs nor where they have as many."""

@@ -68,6 +68,7 @@ def test_a_member_ends_as_it_does_alone(tmp_path, bench, group, index):
     assert_same_end(group[0][index], train(tmp_path, bench, [index])[0])
 
 
+@pytest.mark.slow
 def test_one_program_serves_a_group_whatever_changes_places(group):
     paths, (program,), told = group
     assert program._cache_size() == 1

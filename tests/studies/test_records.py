@@ -62,6 +62,7 @@ def test_starts_are_part_of_the_settings_and_of_the_cost(trained):
     assert costs[1] > costs[0]
 
 
+@pytest.mark.slow
 def test_what_an_older_version_measured_is_measured_again_with_a_line(trained, capsys):
     (path,) = trained[1]
     options = Options(eigenvalue_tol=1e-3)

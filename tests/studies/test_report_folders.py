@@ -58,6 +58,7 @@ def test_a_study_is_its_tables(varied):
     assert found.remarks == [f"small_mlp on digits, 24 runs: {grid}."]
 
 
+@pytest.mark.slow
 def test_every_run_has_its_curve(varied):
     from jaxsharp.analysis.page.content import content
 

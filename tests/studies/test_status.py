@@ -165,6 +165,7 @@ def test_measurements_that_are_none_are_named_and_counted_as_missing(tmp_path):
     assert f"damaged: {run / 'sharpness.csv'} has the row" in said
 
 
+@pytest.mark.slow
 def test_several_runs_and_studies_and_folders_of_them_are_described(half, tmp_path, monkeypatch):
     run = make_run(tmp_path / "single", STUDY.members()[0])
     begun = tmp_path / "begun"

@@ -42,6 +42,7 @@ def test_without_a_rule_tables_and_counts_say_the_same(without_a_rule):
     assert row["runs"] == 16 and row["excluded unconverged"] == 0
 
 
+@pytest.mark.slow
 def test_the_columns_of_the_summary_say_which_mean_they_are(without_a_rule):
     out, _ = without_a_rule
     runs, summary = (pd.read_csv(out / f"{name}.csv") for name in ("runs", "summary"))

@@ -151,6 +151,7 @@ def test_every_epoch_has_its_own_order_and_every_seed_its_own_streams():
     assert not np.array_equal(*orders)
 
 
+@pytest.mark.slow
 def test_evaluation_weighs_examples_and_not_chunks():
     network, dataset = cnn(), tiny_dataset(num=23)
     params, stats = network.init(jax.random.key(0))
@@ -189,6 +190,7 @@ def test_a_loss_that_is_not_finite_is_divergence_and_no_convergence(loss):
     assert found[:2] == (False, True)
 
 
+@pytest.mark.slow
 def test_epochs_end_at_the_limit():
     recipe = recipe_of(mlp(), epochs=2)
     states, hyper, order = start(recipe, [{"learning_rate": 0.1}], [0])

@@ -63,6 +63,7 @@ def test_images_are_shifted_mirrored_and_cut():
     assert len({tuple(np.argwhere(mask)[0]) for mask in zero}) > 10
 
 
+@pytest.mark.slow
 def test_names_of_several_changes_are_each_done_with_its_own_key():
     images = jnp.asarray(IMAGES)
     want = flip(jax.random.fold_in(KEY, 1), crop(jax.random.fold_in(KEY, 0), images))
@@ -72,6 +73,7 @@ def test_names_of_several_changes_are_each_done_with_its_own_key():
         augmented("crop_blur", KEY, images)
 
 
+@pytest.mark.slow
 def test_smoothed_labels_are_cross_entropy_with_soft_ones():
     soft = 0.8 * jax.nn.one_hot(LABELS, 3) + 0.2 / 3
     want = -(soft * jax.nn.log_softmax(LOGITS)).sum(-1).mean()

@@ -54,6 +54,7 @@ def test_averages_have_the_same_statistics():
     check_same(*both(recipe, False)[0])
 
 
+@pytest.mark.slow
 def test_no_array_of_the_size_of_the_inputs_is_in_the_program_and_batches_are_read_ahead(
     monkeypatch,
 ):

@@ -121,6 +121,7 @@ def test_each_measure_is_marked_and_found_signs_are_compared(runs):
     assert "(exploratory)" in evaluated(runs, "a:+:gap").headline
 
 
+@pytest.mark.slow
 def test_without_hypotheses_nothing_changes_but_a_note(runs):
     plain, stated = evaluated(runs), evaluated(runs, "up:+:gap")
     assert list(plain.table) == [

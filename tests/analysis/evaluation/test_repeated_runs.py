@@ -35,6 +35,7 @@ def test_diverged_runs_are_not_taken_for_one():
     assert found.table["diverged"].max() == 18
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("again", [1, 4])
 def test_runs_that_share_hyper_parameters_and_seed_are_told(again):
     runs = table()

@@ -166,6 +166,7 @@ def test_the_residual_of_few_products_is_that_of_the_vector(params, data, limits
     assert 1 < found.num_products <= 4 + (sample > 0)  # two of 0.4 of the examples cost one
 
 
+@pytest.mark.slow
 def test_an_eigenvector_is_known_again_by_one_product(params, data):
     values, vectors = np.linalg.eigh(dense(params, data)[1])
     start = ravel_pytree(params)[1](vectors[:, -1])

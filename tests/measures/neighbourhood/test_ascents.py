@@ -75,6 +75,7 @@ def cube_maximum(linear, matrix, rho):
 MAXIMA = {"l2": ball_maximum, "linf": cube_maximum}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", BALLS)
 @pytest.mark.parametrize(("ascent", "near"), [(pgd, 5e-3), (apgd, 1e-3)])
 def test_the_maximum_of_a_quadratic_is_found(quadratic, ascent, near, norm):

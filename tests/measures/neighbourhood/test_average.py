@@ -183,6 +183,7 @@ def test_bad_settings_are_named(x64, arguments, message):
         random_perturbation(network, params, stats, batch, jax.random.key(0), **arguments)
 
 
+@pytest.mark.slow
 def test_every_matrix_product_runs_at_highest_precision(x64):
     network, params, stats, batch = setting(cnn())
     increases = partial(perturbed, network, 4, True, True, 4, 1, budget())

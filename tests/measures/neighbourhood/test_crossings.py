@@ -140,6 +140,7 @@ def test_the_bound_is_that_of_its_sigma(setting):
     np.testing.assert_allclose(bound.error, 2 * term * sigma.error / sigma.value, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_sigma_within_rounding_is_not_finished(setting):
     """In float32, where steps so small are lost in the parameters, or the rise in the loss."""
     network, at, batch = setting
@@ -175,6 +176,7 @@ def test_a_sigma_that_one_draw_decides_states_no_error(setting, rises, slope):
         assert np.isfinite(record.value) and np.isnan(record.error) and not record.finished
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["epsilon_sharpness", "epsilon_sharpness_random"])
 def test_a_loss_that_never_rises_so_far_is_named(setting, name):
     network, at, batch = setting

@@ -58,6 +58,7 @@ def test_entries_have_the_moments_of_their_formula(setting, name):
         assert np.all(np.abs(np.mean(got, 0)) <= 6 * np.sqrt(moment / len(got)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "axis"), [("kernel", 3), ("weight", 0), ("embedding", 0)])
 def test_filters_are_those_of_output_units(name, axis):
     rng = np.random.default_rng(0)

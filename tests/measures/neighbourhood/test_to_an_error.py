@@ -46,6 +46,7 @@ def taken(name, setting, options, key=0):
     return MEASURES[name].record(network, at, batch, options, jax.device_get(arrays))
 
 
+@pytest.mark.slow
 def test_every_subset_is_drawn_as_often():
     keys = jax.random.split(jax.random.key(0), 4000)
     drawn = np.sort(np.asarray(jax.vmap(lambda key: subset(key, 5, 3))(keys)), axis=1)
