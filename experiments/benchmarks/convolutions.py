@@ -7,8 +7,8 @@ The Hessian product of `curvature.hessian` with its default arguments, of a netw
 nnx.Conv (97,290 parameters, strides, no BatchNorm), or of a network of the package with its
 convolutions by ``lax.conv``, on random images of 32 x 32 x 3, beside the plain jitted form, `jvp`
 of the gradient of all examples at once; and the same product with the convolutions left as XLA has
-them. Medians of rounds in turn; errors are against the plain form, in float64 for the three plain
-convolutions.
+them. Medians of rounds in turn, on the CPU of processor time, which other work on the machine
+changes little; errors are against the plain form, in float64 for the three plain convolutions.
 """
 
 import json
@@ -101,12 +101,13 @@ def convolutions(
         at, along, inputs = jax.tree.map(lambda x: np.asarray(x, as_is), (params, vector, images))
         want = plain(loss, at, (inputs, labels))(along)
     errors = {name: error(form(vector), want) for name, form in forms.items()}
+    now = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
     seconds = {name: [] for name in forms}
     for _ in range(sizes.rounds):
         for name, form in forms.items():
-            start = time.perf_counter()
+            start = now()
             jax.block_until_ready(form(vector))
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(now() - start)
     ratios = {name: np.array(times) / np.array(seconds["plain"]) for name, times in seconds.items()}
     table = pd.DataFrame(
         [
