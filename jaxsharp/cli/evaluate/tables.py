@@ -1,7 +1,5 @@
 """Tables of runs, ours or anybody's, and what their columns are."""
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from jaxsharp.analysis.evaluation.samples import numbered
 from jaxsharp.core.choices import known, known_list, shown
 from jaxsharp.runs import files
 from jaxsharp.runs.columns import VARIED
+from jaxsharp.runs.tables import parse_csv
 
 CHECKPOINTS = "checkpoints.csv"
 GAPS = ("gap", "loss_gap")
@@ -26,15 +25,10 @@ def read_table(path: Path) -> pd.DataFrame:
     if not file.is_file():
         what = "holds no runs.csv" if path.is_dir() else "is no file"
         raise ValueError(f"{path} {what}; give the folder of a study, or a CSV file")
-    content = files.read_bytes(file)
     try:
-        header = next(csv.reader(io.StringIO(content.decode("utf-8-sig"))), [])
-        table = pd.read_csv(io.BytesIO(content), encoding="utf-8-sig")
+        table = parse_csv(files.read_bytes(file))
     except ValueError as error:
         raise ValueError(f"{file} is no CSV table: {' '.join(str(error).split())}") from None
-    twice = [name for name in header if header.count(name) > 1]
-    if twice:
-        raise ValueError(f"{file} has the column {shown(twice[0])} twice; name one otherwise")
     if not len(table):
         raise ValueError(f"{file} has no rows; it must have one a run")
     return table
