@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxsharp.cli.evaluate.tables import read_table
+from jaxsharp.cli.evaluate.tables import joined, read_table, rows_where
 from jaxsharp.runs.tables import parse_csv
 from tests.test_layout import PACKAGE
 
@@ -88,3 +88,21 @@ def test_so_is_a_table_that_is_evaluated(tmp_path):
     path.write_text("rate,seed,gap\n0.1,0,3,\n0.2,1,4,\n")
     with pytest.raises(ValueError, match="is no CSV table: line 2 has 4 cells, and the header 3"):
         read_table(path)
+
+
+def test_numbers_of_one_table_are_those_that_are_texts_in_another(tmp_path):
+    """Before, the rate 0.1 of a table with auto was another than the rate 0.1 of one without."""
+    one, two = tmp_path / "one.csv", tmp_path / "two.csv"
+    one.write_text("rate,name,gap\n0.1,a,1\n2,b,2\n,c,2\n")
+    two.write_text("rate,name,gap\n1e-1,a,3\nauto,b,4\n2.0,d,5\n")
+    rate = joined({path: read_table(path) for path in (one, two)})["rate"]
+    assert [each for each in rate if each == each] == [0.1, 2, 0.1, "auto", 2]
+    assert rate.nunique() == 3 and rate.isna().sum() == 1
+    assert list(joined({one: read_table(one)})["rate"].dropna()) == [0.1, 2.0]
+
+
+def test_rows_are_chosen_by_whole_numbers_of_any_size():
+    runs = pd.DataFrame({"seed": [2**53, 2**53 + 1, 2**60, 3], "gap": range(4)})
+    for seed in runs["seed"]:
+        assert list(rows_where(runs, [f"seed={seed}"])["seed"]) == [seed]
+    assert len(rows_where(runs, ["seed=3.0"])) == 1

@@ -11,7 +11,7 @@ from jaxsharp.analysis.evaluation.samples import numbered
 from jaxsharp.core.choices import known, known_list, shown
 from jaxsharp.runs import files
 from jaxsharp.runs.columns import VARIED
-from jaxsharp.runs.tables import parse_csv
+from jaxsharp.runs.tables import EXACT, NUMBER, WHOLE, parse_csv
 
 CHECKPOINTS = "checkpoints.csv"
 GAPS = ("gap", "loss_gap")
@@ -35,7 +35,10 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def joined(tables: dict[Path, pd.DataFrame]) -> pd.DataFrame:
-    """Tables of equal columns one below the other."""
+    """Tables of equal columns one below the other.
+
+    A column of numbers in one and of texts in another, such as auto, has numbers where both do.
+    """
     (first, wanted), *others = tables.items()
     for path, table in others:
         if different := set(wanted.columns) ^ set(table.columns):
@@ -43,7 +46,17 @@ def joined(tables: dict[Path, pd.DataFrame]) -> pd.DataFrame:
                 f"{first} and {path} differ in the column {shown(min(different))}; tables that are "
                 "joined must have the same"
             )
-    return pd.concat(tables.values(), ignore_index=True)
+    table = pd.concat(tables.values(), ignore_index=True)
+    for name in table:
+        filled = [each[name].dropna() for each in tables.values() if each[name].notna().any()]
+        if len({pd.api.types.is_numeric_dtype(column) for column in filled}) > 1:
+            table[name] = pd.Series([as_number(cell) for cell in table[name]], dtype=object)
+    return table
+
+
+def as_number(cell: Any) -> Any:
+    """A text that is a number as that, and anything else as it is."""
+    return float(cell) if isinstance(cell, str) and NUMBER.fullmatch(cell) else cell
 
 
 def rows_where(runs: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
@@ -67,8 +80,13 @@ def rows_where(runs: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
 
 def as_cell(value: Any) -> str:
     """A value as text: equal numbers are equal texts, however they are written."""
+    whole = isinstance(value, int | np.integer) or (
+        isinstance(value, str) and WHOLE.fullmatch(value) is not None
+    )
+    if isinstance(value, bool | np.bool_) or (whole and abs(int(value)) > EXACT):
+        return str(value).removeprefix("+")
     try:
-        return str(value) if isinstance(value, bool | np.bool_) else repr(float(value))
+        return repr(float(value))
     except ValueError:
         return str(value)
 
