@@ -82,9 +82,10 @@ def spearman(runs: Runs, confidence: float) -> Coefficient:
 
 def pearson(runs: Runs) -> Coefficient:
     """Pearson's coefficient of all runs, without an interval."""
-    if len(runs.x) < 3 or np.ptp(runs.x) == 0 or np.ptp(runs.y) == 0:  # rounding is no variance
+    columns = [scaled(column)[0] for column in (runs.x, runs.y)]
+    if len(runs.x) < 3 or any(np.ptp(column) == 0 for column in columns):  # rounding is no variance
         return Coefficient(NAN, NAN, NAN, "undefined")
-    value = float(_pearson(np.ones((1, len(runs.x))), runs.x, runs.y)[0])
+    value = float(_pearson(np.ones((1, len(runs.x))), *columns)[0])
     return Coefficient(value, NAN, NAN, "coverage depends on the distribution")
 
 
@@ -92,12 +93,25 @@ def signs(
     values: Float[np.ndarray, " n"], error: Float[np.ndarray, " n"] | None = None
 ) -> Float[np.ndarray, "n n"]:
     """The sign of v_i - v_j for all pairs; 0 where that is below two standard errors."""
-    difference = values[:, None] - values[None, :]
+    with np.errstate(over="ignore"):
+        difference = values[:, None] - values[None, :]
     if error is None:
         return np.sign(difference)
     with np.errstate(over="ignore"):  # of an infinite error, which ties a run with all
         within = np.abs(difference) < 2 * np.hypot(error[:, None], error[None, :])
     return np.where(within, 0.0, np.sign(difference))
+
+
+def scaled(values: Float[np.ndarray, " n"]) -> tuple[Float[np.ndarray, " n"], int]:
+    """Values divided by a power of two, and its exponent: 0 where no square of them overflows.
+
+    Nor vanishes: the largest is between 1e-100 and 1e100 then, or all are 0.
+    """
+    largest = float(np.abs(values).max(initial=0))
+    if largest == 0 or 1e-100 < largest < 1e100:
+        return values, 0
+    exponent = math.frexp(largest)[1]
+    return np.ldexp(values, -exponent), exponent
 
 
 def same_group(group: Int[np.ndarray, " n"]) -> Bool[np.ndarray, "n n"]:

@@ -1,10 +1,19 @@
-"""What tables have of a run: a row with its configuration, its end, and what was measured."""
+"""What tables have of a run: a row with its configuration, its end, and what was measured.
 
+And how tables are read: ours, and those of the user's own.
+"""
+
+import csv
+import io
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from jaxsharp.core.choices import counted, shown
 from jaxsharp.optimizers.registry import OPTIMIZERS
 from jaxsharp.runs import losses
 from jaxsharp.runs.claims import read_run_config
@@ -12,6 +21,13 @@ from jaxsharp.runs.columns import ENDS, HISTORY, SHARPNESS, VARIED, epoch_name
 from jaxsharp.runs.config import Settings
 from jaxsharp.runs.directory import newest_history
 from jaxsharp.runs.measurements import is_of, read_checkpoint_sharpness, read_sharpness
+
+NAN = frozenset(("nan", "NaN", "-nan", "-NaN", "1.#IND", "1.#QNAN", "-1.#IND", "-1.#QNAN"))
+MISSING = NAN | {"", "NA", "N/A", "n/a", "#NA", "#N/A", "#N/A N/A", "<NA>", "null", "NULL", "None"}
+"""What stands for no number, and no truth value."""
+WHOLE, TRUTH = re.compile(r"[+-]?[0-9]{1,4000}"), re.compile(r"(?i:true|false)")
+NUMBER = re.compile(r"[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|inf|infinity)", re.IGNORECASE)
+EXACT = 2**53  # whole numbers up to here are floats
 
 
 def row(
@@ -79,3 +95,50 @@ def at_checkpoint(path: Path, found: dict[str, Any], epoch: int | None) -> dict[
     name = end.name if here == len(history) else epoch_name(here)
     flags = {losses.column(limit): first.get(limit) == here for limit in limits}
     return {"checkpoint": name, **flags, **found}
+
+
+def parse_csv(content: bytes) -> pd.DataFrame:
+    """The table of a CSV file with a header, each column numbers, truth values or texts.
+
+    A word such as nan, NA or None is missing among numbers and truth values, and a text among
+    texts, of which only an empty one is missing: so two texts stay two. So do whole numbers, of any
+    size. Blanks before a cell and around a name are left out, and so are empty lines. Raises
+    ValueError for a file without a header, a column that is there twice, and a line that has not as
+    many cells as the header.
+    """
+    reader = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), skipinitialspace=True)
+    try:
+        lines = [(reader.line_num, line) for line in reader if line]
+    except csv.Error as error:
+        raise ValueError(f"line {reader.line_num}: {error}") from None
+    if not lines:
+        raise ValueError("No columns to parse from file")
+    (_, header), *rows = lines
+    names = [name.strip() or f"Unnamed: {place}" for place, name in enumerate(header)]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"it has the column {shown(twice[0])} twice; name one otherwise")
+    for number, cells in rows:
+        if len(cells) != len(names):
+            raise ValueError(
+                f"line {number} has {counted(len(cells), 'cell')}, and the header {len(names)}; "
+                "they must be as many"
+            )
+    columns = zip(*(cells for _, cells in rows), strict=True) if rows else [()] * len(names)
+    found = {name: values_of(cells) for name, cells in zip(names, columns, strict=True)}
+    return pd.DataFrame(found, columns=names)
+
+
+def values_of(cells: Sequence[str]) -> pd.Series:
+    """A column as whole numbers, numbers or truth values, NaN where one is missing; or as texts."""
+    absent = [cell in MISSING for cell in cells]
+    words, there = (set(cells) & MISSING), [cell for cell in cells if cell not in MISSING]
+    if not there and (len(words) < 2 or words <= NAN | {""}):
+        return pd.Series(math.nan, range(len(cells)))
+    for form, kind in ((WHOLE, int), (NUMBER, float), (TRUTH, lambda cell: cell.lower() == "true")):
+        if not there or not all(form.fullmatch(cell.strip()) for cell in there):
+            continue
+        values = [math.nan if out else kind(cell) for cell, out in zip(cells, absent, strict=True)]
+        exact = kind is not int or all(abs(int(cell)) <= EXACT for cell in there)
+        plain = kind in (int, float) and exact
+        return pd.Series(values) if plain or not any(absent) else pd.Series(values, dtype=object)
+    return pd.Series([cell or math.nan for cell in cells], dtype=str)

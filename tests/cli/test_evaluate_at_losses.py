@@ -106,3 +106,14 @@ def test_checkpoints_of_a_run_are_no_runs_of_their_own(ended, tmp_path, capsys):
     assert "several checkpoints of a run; give the folder of the study" in capsys.readouterr().err
     cli.main(["evaluate", str(file), "--where", "first_below_1=True"])
     assert "8 of 16 rows count" in capsys.readouterr().out
+
+
+def test_titles_count_all_runs_where_a_part_of_the_settings_is_named(ended):
+    """Before, this was "8 of 4 runs": those of one optimizer counted as the other's."""
+    table = at_checkpoints(ended[1].runs)
+    asked = {**ASKED, **FAST, "hyper": ["learning_rate"], "columns": ()}
+    found = evaluate_at_losses(table, **asked, keys=["optimizer", "seed"])
+    for each, size, loss in zip(found, (8, 7, 0), ("1", "0.3", "0.1"), strict=True):
+        assert each.title == f"Training loss below {loss}: {size} of 8 runs"
+    (first, *_) = evaluate_at_losses(table, **asked)
+    assert first.title.endswith("8 of 4 runs")

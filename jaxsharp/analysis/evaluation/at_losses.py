@@ -40,6 +40,7 @@ def evaluate_at_losses(
     target: str,
     hyper: Sequence[str],
     seed: str | None,
+    keys: Sequence[str] = (),
     **options: Any,
 ) -> list[AtLoss]:
     """Return the `evaluate` of the rows of each loss, of a table with a row a run and checkpoint.
@@ -48,10 +49,11 @@ def evaluate_at_losses(
     The sharpness of the cross-entropy vanishes with the loss, so that runs at the ends of their
     training differ in it as their losses do; here they are compared at about the same one. Runs
     that never came below L are no part of it, and those that did count whether or not they
-    converged later. `options` are those of `evaluate`, but for converged.
+    converged later. `options` are those of `evaluate`, but for converged. The titles count runs
+    that differ in hyper-parameters, seed, or one of `keys`.
     """
-    keys = [*hyper, *([] if seed is None else [seed])]
-    runs = int(numbered(table, keys).max()) + 1 if seed is not None else None
+    keys = dict.fromkeys([*hyper, *([] if seed is None else [seed]), *keys])
+    runs = int(numbered(table, list(keys)).max()) + 1 if seed is not None else None
     every = []
     for loss in losses_of(table):
         here = table[flags(table, FIRST_BELOW + loss, missing=False)].reset_index(drop=True)

@@ -79,10 +79,14 @@ def planned(
     values = {name: numbers(table, name) for name in columns}
     errors = {name: found for name in roles.measures if (found := _error_column(table, name))}
     values |= {found: _standard_errors(table, found) for found in errors.values()}
-    for name in (roles.converged, roles.diverged):
-        if name is not None:
-            statistics.flags(table, name, missing=False)
+    truths = {
+        name: statistics.flags(table, name, missing=False)
+        for name in (roles.converged, roles.diverged)
+        if name is not None
+    }
     converged = None if roles.converged is None else table[roles.converged]
+    judged = converged is not None and bool(converged.notna().any())
+    entering = ~truths.get(roles.diverged, np.zeros(len(table), dtype=bool))
     flags = {
         "converged": None if unconverged else converged,
         "diverged": False if roles.diverged is None else table[roles.diverged],
@@ -102,8 +106,8 @@ def planned(
         *(roles.seed, roles.loss),
         tuple(name for name in controls if name not in (*roles.measures, roles.target)),
         errors,
-        judged=converged is not None and bool(converged.notna().any()),
-        unconverged=int((converged == 0).sum()) if unconverged and converged is not None else 0,
+        judged=judged,
+        unconverged=int((entering & (converged == 0)).sum()) if unconverged and judged else 0,
         expected={h.measure: h.sign for h in here},
         elsewhere=tuple(h for h in stated if h not in here),
     )

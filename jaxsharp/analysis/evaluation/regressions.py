@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float
 from scipy import optimize, special
 
-from jaxsharp.analysis.coefficients import MIN_GROUPS, NAN, Coefficient
+from jaxsharp.analysis.coefficients import MIN_GROUPS, NAN, Coefficient, scaled
 from jaxsharp.analysis.evaluation.samples import Sample, is_number
 from jaxsharp.core.choices import counted
 
@@ -45,8 +45,9 @@ def increment(sample: Sample) -> Increment:
     """
     x, y, group = sample.runs.x, sample.runs.y, sample.runs.group
     folds = [group == name for name in np.unique(group)]
-    if len(folds) < 3 or np.ptp(y) == 0 or np.ptp(x) == 0:
+    if len(folds) < 3 or any(column.min() == column.max() for column in (x, y)):
         return Increment(NAN, NAN)
+    y, _ = scaled(y)
     design = [np.ones(len(x)), *(() if sample.loss is None else (standardized(sample.loss),))]
     for name in sample.hyper:
         design += _columns(sample.hyper[name])
@@ -79,10 +80,11 @@ def mixed_slope(sample: Sample, confidence: float) -> Coefficient:
     """
     x, y, group = sample.runs.x, sample.runs.y, sample.runs.group
     _, place, counts = np.unique(group, return_inverse=True, return_counts=True)
-    if len(x) < 4 or len(counts) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+    if len(x) < 4 or len(counts) < 3 or any(each.min() == each.max() for each in (x, y)):
         return Coefficient(NAN, NAN, NAN, "undefined")
     if counts.max() < 2:
         return Coefficient(NAN, NAN, NAN, "no two runs of a configuration")
+    y, exponent = scaled(y)
     scale = float(np.std(y))
     table = np.stack([np.ones(len(x)), standardized(x), (y - y.mean()) / scale], 1)
     sums = np.stack([np.bincount(place, column) for column in table.T], 1)
@@ -103,16 +105,21 @@ def mixed_slope(sample: Sample, confidence: float) -> Coefficient:
     _, slope, variance = min(fit(RATIOS[best]), fit(inside))
     if len(counts) < MIN_GROUPS:
         remark = f"{counted(len(counts), 'group')}, {MIN_GROUPS} needed"
-        return Coefficient(scale * slope, NAN, NAN, remark)
+        return Coefficient(float(np.ldexp(scale * slope, exponent)), NAN, NAN, remark)
     half = special.stdtrit(len(counts) - 2, (1 + confidence) / 2) * np.sqrt(max(variance, 0.0))
-    return Coefficient(*(float(scale * each) for each in (slope, slope - half, slope + half)))
+    ends = np.array([slope, slope - half, slope + half])
+    return Coefficient(*map(float, np.ldexp(scale * ends, exponent)))
 
 
 def standardized(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """Values, or logarithms of positive ones, with mean 0 and deviation 1; 0 if all are equal."""
-    if np.ptp(values) == 0:
+    """Values, or logarithms of positive ones, with mean 0 and deviation 1; 0 if all are equal.
+
+    Not their logarithms where rounding makes these equal.
+    """
+    if values.min() == values.max():
         return np.zeros(len(values))
-    values = np.log(values) if (values > 0).all() else values
+    logs = np.log(values) if (values > 0).all() else np.zeros(len(values))
+    values = logs if np.ptp(logs) > 0 else scaled(values)[0]
     return (values - values.mean()) / values.std()
 
 
@@ -123,9 +130,11 @@ def _columns(values: pd.Series) -> list[Float[np.ndarray, " n"]]:
         codes = pd.factorize(names, use_na_sentinel=False)[0]
         return [(codes == code).astype(np.float64) for code in np.unique(codes)[1:]]
     found = values.to_numpy(dtype=np.float64)
-    absent = np.isnan(found)
-    if absent.all():
-        return []
+    finite = np.isfinite(found)
+    apart = (np.isnan(found), found == np.inf, found == -np.inf)
+    columns = [each.astype(np.float64) for each in apart if each.any() and not each.all()]
+    if not finite.any():
+        return columns
     filled = np.zeros(len(found))
-    filled[~absent] = standardized(found[~absent])
-    return [filled, *([absent.astype(np.float64)] if absent.any() else [])]
+    filled[finite] = standardized(found[finite])
+    return [filled, *columns]

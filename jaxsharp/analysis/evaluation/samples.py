@@ -69,9 +69,12 @@ def numbered(table: pd.DataFrame, names: Sequence[str]) -> Int[np.ndarray, " n"]
 
 
 def covariates(hyper: pd.DataFrame) -> list[pd.Series]:
-    """The hyper-parameters that are numbers and differ between runs."""
+    """The order of each hyper-parameter that is a number and differs between runs, from 1.
+
+    The infinite ones are the first and the last, and NaN stays.
+    """
     columns = [hyper[name] for name in hyper if is_number(hyper[name])]
-    return [column.astype(np.float64) for column in columns if column.nunique(dropna=False) > 1]
+    return [column.rank(method="dense") for column in columns if column.nunique(dropna=False) > 1]
 
 
 def is_number(column: pd.Series) -> bool:

@@ -11,6 +11,7 @@ from jaxsharp.cli.evaluate.registered import hypotheses_of, only_registered, reg
 from jaxsharp.cli.evaluate.tables import (
     CHECKPOINTS,
     CONVERGED,
+    HYPER,
     LOSS,
     SEED,
     check_one_row_a_run,
@@ -108,7 +109,9 @@ def evaluate(
         tables = {path: read_table(path / CHECKPOINTS) for path in table}
         if registered_only:
             tables, _ = only_registered(kept, tables)
-        at_losses = evaluate_at_losses(rows_where(joined(tables), where), **asked)
+        rows = rows_where(joined(tables), where)
+        keys = [name for name in (*HYPER, SEED) if name in rows]
+        at_losses = evaluate_at_losses(rows, **asked, keys=keys)
     if where:
         note = f"{len(runs)} of {counted(len(every), 'row')} count with {' and '.join(where)}."
         found = found._replace(notes=(note, *found.notes))

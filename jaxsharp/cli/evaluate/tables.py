@@ -1,7 +1,5 @@
 """Tables of runs, ours or anybody's, and what their columns are."""
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from jaxsharp.analysis.evaluation.samples import numbered
 from jaxsharp.core.choices import known, known_list, shown
 from jaxsharp.runs import files
 from jaxsharp.runs.columns import VARIED
+from jaxsharp.runs.tables import EXACT, NUMBER, WHOLE, parse_csv
 
 CHECKPOINTS = "checkpoints.csv"
 GAPS = ("gap", "loss_gap")
@@ -26,22 +25,20 @@ def read_table(path: Path) -> pd.DataFrame:
     if not file.is_file():
         what = "holds no runs.csv" if path.is_dir() else "is no file"
         raise ValueError(f"{path} {what}; give the folder of a study, or a CSV file")
-    content = files.read_bytes(file)
     try:
-        header = next(csv.reader(io.StringIO(content.decode("utf-8-sig"))), [])
-        table = pd.read_csv(io.BytesIO(content), encoding="utf-8-sig")
+        table = parse_csv(files.read_bytes(file))
     except ValueError as error:
         raise ValueError(f"{file} is no CSV table: {' '.join(str(error).split())}") from None
-    twice = [name for name in header if header.count(name) > 1]
-    if twice:
-        raise ValueError(f"{file} has the column {shown(twice[0])} twice; name one otherwise")
     if not len(table):
         raise ValueError(f"{file} has no rows; it must have one a run")
     return table
 
 
 def joined(tables: dict[Path, pd.DataFrame]) -> pd.DataFrame:
-    """Tables of equal columns one below the other."""
+    """Tables of equal columns one below the other.
+
+    A column of numbers in one and of texts in another, such as auto, has numbers where both do.
+    """
     (first, wanted), *others = tables.items()
     for path, table in others:
         if different := set(wanted.columns) ^ set(table.columns):
@@ -49,7 +46,17 @@ def joined(tables: dict[Path, pd.DataFrame]) -> pd.DataFrame:
                 f"{first} and {path} differ in the column {shown(min(different))}; tables that are "
                 "joined must have the same"
             )
-    return pd.concat(tables.values(), ignore_index=True)
+    table = pd.concat(tables.values(), ignore_index=True)
+    for name in table:
+        filled = [each[name].dropna() for each in tables.values() if each[name].notna().any()]
+        if len({pd.api.types.is_numeric_dtype(column) for column in filled}) > 1:
+            table[name] = pd.Series([as_number(cell) for cell in table[name]], dtype=object)
+    return table
+
+
+def as_number(cell: Any) -> Any:
+    """A text that is a number as that, and anything else as it is."""
+    return float(cell) if isinstance(cell, str) and NUMBER.fullmatch(cell) else cell
 
 
 def rows_where(runs: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
@@ -73,8 +80,13 @@ def rows_where(runs: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
 
 def as_cell(value: Any) -> str:
     """A value as text: equal numbers are equal texts, however they are written."""
+    whole = isinstance(value, int | np.integer) or (
+        isinstance(value, str) and WHOLE.fullmatch(value) is not None
+    )
+    if isinstance(value, bool | np.bool_) or (whole and abs(int(value)) > EXACT):
+        return str(value).removeprefix("+")
     try:
-        return str(value) if isinstance(value, bool | np.bool_) else repr(float(value))
+        return repr(float(value))
     except ValueError:
         return str(value)
 

@@ -1,7 +1,6 @@
 """Studies and single runs of folders, as a page shows them; nothing on disk is changed."""
 
 import contextlib
-import io
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -202,7 +201,7 @@ def read_csv(file: Path) -> pd.DataFrame | None:
     if not file.is_file():
         return None
     try:
-        return pd.read_csv(io.BytesIO(files.read_bytes(file)))
+        return tables.parse_csv(files.read_bytes(file))
     except ValueError as error:
         raise claims.RunError(f"{file} is not a table: {shown(str(error))}") from None
 

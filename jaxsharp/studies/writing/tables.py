@@ -136,7 +136,9 @@ def summarize(config: StudyConfig, out: Path, formats: Sequence[str] = ("png",))
     """Statistics and figures from the tables of a study; nothing else is read."""
     from jaxsharp.analysis import canvas, comparisons, effects, figures
 
-    table, history = pd.read_csv(out / "runs.csv"), pd.read_csv(out / "history.csv")
+    table, history = (
+        tables.parse_csv((out / f"{name}.csv").read_bytes()) for name in ("runs", "history")
+    )
     result, varied = study_result(table, config.axes(), config.measures), list(config.vary)
     _, summary, correlations, gap = result
     if is_writer():
@@ -166,7 +168,7 @@ def write_page(config: StudyConfig, out: Path, result: StudyResult) -> None:
     from jaxsharp.analysis.page import page_of
     from jaxsharp.studies.report import summed_up
 
-    history = pd.read_csv(out / "history.csv")
+    history = tables.parse_csv((out / "history.csv").read_bytes())
     try:
         files.write_text(out / "report.html", page_of([summed_up(out, config, result, history)]))
     except ValueError as error:  # of a file that is not the study's own
