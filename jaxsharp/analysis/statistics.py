@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from jaxsharp.analysis import coefficients
 from jaxsharp.analysis.coefficients import Coefficient
 from jaxsharp.analysis.means import check_confidence, geometric_mean_interval, mean_interval
 
+ACCURACIES = ("train_accuracy", "test_accuracy")
+SINGLE = 2.0**-22  # that two differences of equal fractions in float32 differ by, at most
 REASONS = ("diverged", "unconverged", "unfinished", "not finite")
 
 
@@ -123,6 +125,23 @@ def usable(runs: pd.DataFrame, columns: Sequence[str]) -> Usable:
     return Usable(runs[~out], with_columns(runs[out], {"reason": reason[out]}))
 
 
+def targets(runs: pd.DataFrame, name: str) -> Float[np.ndarray, " n"]:
+    """A column in float64; gaps of accuracies that differ by rounding alone are equal.
+
+    An accuracy is a fraction in float32: 2/3 - 1/3 and 1/3 - 0 are not the same number there, and
+    would be no tie. Of 60,000 and 10,000 examples those that differ do by 1.7e-5.
+    """
+    values = runs[name].to_numpy(dtype=np.float64)
+    if name != "gap" or not set(ACCURACIES) <= set(runs) or not len(values):
+        return values
+    order = np.argsort(values, kind="stable")
+    ranked = values[order]
+    place = np.concatenate([[0], np.cumsum(np.diff(ranked) > SINGLE)])
+    equal = np.empty(len(values))
+    equal[order] = ranked[np.searchsorted(place, place)]
+    return equal
+
+
 def with_columns(table: pd.DataFrame, columns: Mapping[str, Any]) -> pd.DataFrame:
     """The table with these columns at its end, in the place of those of their names.
 
@@ -205,7 +224,7 @@ def correlation(
         )
     check_confidence(confidence)
     split = usable(runs, [x, y])
-    xs, ys = (split.kept[name].to_numpy(dtype=np.float64) for name in (x, y))
+    xs, ys = split.kept[x].to_numpy(dtype=np.float64), targets(split.kept, y)
     group, seed = (_labels(split.kept, names) for names in (groups, seeds and [seeds]))
     kept = coefficients.Runs(xs, ys, group, seed)
     return Correlation(

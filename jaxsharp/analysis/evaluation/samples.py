@@ -8,6 +8,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from jaxsharp.analysis.coefficients import Runs
+from jaxsharp.analysis.statistics import targets
 
 
 class Sample(NamedTuple):
@@ -48,7 +49,7 @@ def sample(
     shape = (len(hyper), len(table))
     return Sample(
         Runs(
-            *(column(x), column(y), numbered(table, hyper)),
+            *(column(x), targets(table, y), numbered(table, hyper)),
             None if seed is None else numbered(table, [seed]),
             None if error is None else np.nan_to_num(column(error)),
         ),
