@@ -37,12 +37,16 @@ def from_nnx(
     arrays that are neither parameters nor random keys, an axis name, a mask, and a layer that is
     applied twice are refused by name when that is asked for.
     """
-    graphs, unknown = {}, []
+    graphs, unknown, transposed = {}, [], []
 
     def looked_at():
         # nnx.eval_shape would take arrays that are no variables for a part of the graph.
         model = build(nnx.Rngs(0))
         check_arrays(model)
+        for path, module in nnx.iter_modules(model):
+            if isinstance(module, nnx.ConvTranspose):
+                name = ".".join(map(str, (*path, "kernel")))
+                transposed.append((name, module.transpose_kernel))
         for mode, attributes in MODES.items():
             model.set_attributes(**attributes, raise_if_not_found=False)
             graphs[mode] = nnx.split(model, *PARTS)[0]
@@ -98,7 +102,9 @@ def from_nnx(
         )
 
     draws = bool(jax.tree.leaves(random))
-    return Network(init, random_apply if draws else apply, moments, loss_of(loss))
+    return Network(
+        *(init, random_apply if draws else apply, moments, loss_of(loss), tuple(transposed))
+    )
 
 
 def check_evaluation(call: Callable, params: PyTree, stats: PyTree, inputs: PyTree) -> None:
