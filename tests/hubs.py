@@ -32,34 +32,49 @@ class ClassLabel:
 class Dataset:
     """A table, in memory."""
 
-    def __init__(self, columns, features, numpy=False):
+    def __init__(self, columns, features, numpy=None):
         self.columns, self.features, self.numpy = columns, features, numpy
+        self.format = {"type": None, "columns": list(features), "output_all_columns": False}
 
     @classmethod
     def from_dict(cls, columns, features=None):
-        return cls(columns, features or dict.fromkeys(columns, Value(None)))
+        return cls(columns, features or {name: kind_of(each) for name, each in columns.items()})
 
     def __len__(self):
         return len(next(iter(self.columns.values()), ()))
 
     def __getitem__(self, where):
         found = {name: each[where] for name, each in self.columns.items()}
-        return {name: as_numpy(each) for name, each in found.items()} if self.numpy else found
+        if self.numpy is None:
+            return found
+        return {name: as_numpy(each, **self.numpy) for name, each in found.items()}
 
     def select_columns(self, names):
         return Dataset({name: self.columns[name] for name in names}, self.features)
 
-    def with_format(self, kind, columns):
-        assert kind == "numpy"
-        return Dataset({name: self.columns[name] for name in columns}, self.features, True)
+    def with_format(self, kind, columns=None, **numpy):
+        columns = list(self.columns) if columns is None else columns
+        made = Dataset(self.columns, self.features, None if kind is None else numpy)
+        made.columns = {name: self.columns[name] for name in columns}
+        made.format = {"type": kind, "columns": columns, "output_all_columns": False}
+        return made
+
+    def set_transform(self, transform):
+        self.format = {**self.format, "type": "custom"}
 
 
-def as_numpy(values):
+def kind_of(values):
+    """What the package takes a list of numbers for, as far as it matters here."""
+    is_float = any(isinstance(each, float) for each in np.ravel(np.array(values, object)))
+    return Value("float64" if is_float else None)
+
+
+def as_numpy(values, dtype=np.float32):
     """An array in the types of the package: int64, float32 with NaN for None, objects if ragged."""
     if len({len(each) for each in values if isinstance(each, list)}) > 1:
         return np.array([np.array(each) for each in values], object)
     found = np.array([np.nan if each is None else each for each in values])
-    kinds = {"f": np.float32, "i": np.int64, "u": np.int64}
+    kinds = {"f": dtype, "i": np.int64, "u": np.int64}
     return found.astype(kinds.get(found.dtype.kind, found.dtype))
 
 

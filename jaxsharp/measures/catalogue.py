@@ -16,7 +16,7 @@ from jaxsharp.core.memory import Budget, budget, held
 from jaxsharp.core.programs import own_settings
 from jaxsharp.measures.contract import UNDEFINED, Measure, Options, Record, Trained
 from jaxsharp.measures.registry import DEFAULT_MEASURES, MEASURES, own_measure
-from jaxsharp.networks.checks import FEW, check_fit, check_own
+from jaxsharp.networks.checks import FEW, check_alone, check_fit, check_own
 from jaxsharp.networks.losses import Loss, loss_of, name_of
 from jaxsharp.networks.network import Network, fast_here
 
@@ -61,6 +61,7 @@ def measure(
         network = network._replace(loss=loss_of(loss))
     batch = checked_batch(network, params, stats, batch)
     network = fast_here(network)
+    check_alone(network, params, stats, batch[0])
     memory = memory or budget()
     static, at = (network, options, memory), Trained(params, stats, initial)
     inputs, targets = batch

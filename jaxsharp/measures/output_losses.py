@@ -13,7 +13,7 @@ from jaxsharp.curvature.likelihoods import (
     softmax_factors,
     squared_factors,
 )
-from jaxsharp.networks.checks import check_fit
+from jaxsharp.networks.checks import check_alone, check_fit
 from jaxsharp.networks.losses import LOSSES, Loss
 from jaxsharp.networks.network import Network
 
@@ -54,3 +54,4 @@ def check_known(
     if outputs.ndim != 2:
         raise ValueError(f"outputs have shape {outputs.shape}; valid is (examples, outputs)")
     check_fit(network.loss, outputs, targets)
+    check_alone(network, params, stats, inputs)

@@ -1,5 +1,6 @@
 """Whether a loss is what it says it is, and takes a network's outputs and the targets."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from jaxsharp.networks.network import Network
 
 FEW = 16  # examples on which a loss of the user's own is looked at
 FEWER = 4  # the same of one over whole batches, which two halves of these are too
+APART = 0.05  # of the largest output
 
 
 def check_fit(loss: Loss, outputs: Any, targets: ArrayLike) -> None:
@@ -84,6 +86,39 @@ def check_tokens(loss: Loss, labels: np.ndarray, num_classes: int) -> None:
     empty = np.flatnonzero(np.asarray(counts(labels)) == 0)
     if len(empty) == len(labels) or (loss.weights is None and len(empty)):
         raise ValueError(f"of example {empty[0]} no token counts, all are {IGNORED}")
+
+
+@jax.transfer_guard("allow")
+def check_alone(network: Network, params: PyTree, stats: PyTree, inputs: ArrayLike) -> None:
+    """Raise ValueError if evaluation of an example depends on the others, as batch statistics do.
+
+    Seen on the first example, alone and among a few: outputs that are more than APART of the
+    largest from each other, which rounding in 16 bits is not. Chunks of the data, whose size the
+    memory decides, would be other functions. With a loss over whole batches that is meant.
+    Of what is traced nothing is seen.
+    """
+    traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((params, stats, inputs)))
+    if traced or network.loss.batch_size is not None or len(inputs) < 2:
+        return
+    with jax.debug_nans(False):  # what is not finite is seen elsewhere
+        found = first_of(network, params, stats, inputs[:FEWER])
+    for one, other in zip(*map(jax.tree.leaves, found), strict=True):
+        one, other = (np.asarray(x, np.float64) for x in (one, other))
+        with np.errstate(invalid="ignore"):
+            size, apart = np.abs(one).max(initial=0), np.abs(one - other).max(initial=0)
+        if apart > APART * size:
+            raise ValueError(
+                f"evaluation of an example depends on the others: its outputs, up to {size:.3g}, "
+                f"are {apart:.3g} from those of it alone; with train=False each example must be by "
+                "itself, BatchNorm by its running statistics"
+            )
+
+
+@partial(jax.jit, static_argnums=0)
+def first_of(network: Network, params: PyTree, stats: PyTree, few: ArrayLike) -> tuple:
+    """Outputs of the first example among a few, and alone."""
+    among, alone = (network.evaluate(params, stats, x) for x in (few, few[:1]))
+    return tuple(jax.tree.map(lambda outputs: outputs[0], each) for each in (among, alone))
 
 
 def check_own(

@@ -54,7 +54,9 @@ def from_linen(
         params = variables.pop("params", {})
         return params, variables
 
-    shapes = jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)))
+    transposed = {}
+    with nn.intercept_methods(partial(note_transposed, transposed)):
+        shapes = jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)))
 
     def random_apply(params, stats, inputs, train, key):
         variables = {"params": params, **stats}
@@ -76,7 +78,7 @@ def from_linen(
         with nn.intercept_methods(partial(collect, collected, centers)):
             apply(params, stats, inputs, False)
         tree = flatten_dict(stats)
-        missing = [".".join(path[1:-1]) for path in tree if path[:-1] not in collected]
+        missing = [".".join(path[1:-1] or path) for path in tree if path[:-1] not in collected]
         if missing:
             raise ValueError(
                 f"statistics of {missing[0]} cannot be recomputed; valid is nn.BatchNorm, applied "
@@ -90,7 +92,10 @@ def from_linen(
             f"of {', '.join(MODES)}, and hand it to what draws"
         )
     is_random = draws(partial(apply, train=True), *shapes, one)
-    return Network(init, random_apply if is_random else apply, moments, loss_of(loss))
+    return Network(
+        *(init, random_apply if is_random else apply, moments, loss_of(loss)),
+        transposed=tuple(transposed.items()),
+    )
 
 
 def draws(apply: Callable, params: PyTree, stats: PyTree, inputs: PyTree) -> bool:
@@ -100,6 +105,14 @@ def draws(apply: Callable, params: PyTree, stats: PyTree, inputs: PyTree) -> boo
     except InvalidRngError:
         return True
     return False
+
+
+def note_transposed(transposed: dict, next_call, args, kwargs, context):
+    """Note, at each transposed convolution, the name of its kernel and its transpose_kernel."""
+    layer = context.module
+    if isinstance(layer, nn.ConvTranspose) and context.method_name == "__call__":
+        transposed[".".join((*layer.path, "kernel"))] = layer.transpose_kernel
+    return next_call(*args, **kwargs)
 
 
 def real(inputs: PyTree) -> PyTree:

@@ -34,16 +34,27 @@ def from_nnx(
 
     Statistics of every nnx.BatchNorm, of any momentum, epsilon and axis, can be recomputed, and of
     the classes that inherit from it unless they call it their own way. Other modules with
-    statistics, an axis name, a mask, and a layer that is applied twice are refused by name when
-    that is asked for.
+    arrays that are neither parameters nor random keys, an axis name, a mask, and a layer that is
+    applied twice are refused by name when that is asked for.
     """
-    model = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
-    graphs = {}
-    for mode, attributes in MODES.items():
-        model.set_attributes(**attributes, raise_if_not_found=False)
-        graphs[mode] = nnx.split(model, *PARTS)[0]
-    unknown = collect_moments(model)
-    graphs["moments"], _, random, _ = nnx.split(model, *PARTS)
+    graphs, unknown, transposed = {}, [], []
+
+    def looked_at():
+        # nnx.eval_shape would take arrays that are no variables for a part of the graph.
+        model = build(nnx.Rngs(0))
+        check_arrays(model)
+        for path, module in nnx.iter_modules(model):
+            if isinstance(module, nnx.ConvTranspose):
+                name = ".".join(map(str, (*path, "kernel")))
+                transposed.append((name, module.transpose_kernel))
+        for mode, attributes in MODES.items():
+            model.set_attributes(**attributes, raise_if_not_found=False)
+            graphs[mode] = nnx.split(model, *PARTS)[0]
+        unknown.extend(collect_moments(model))
+        graphs["moments"], _, random, _ = nnx.split(model, *PARTS)
+        return random
+
+    random = jax.eval_shape(looked_at)
 
     @jax.jit  # eagerly, every array would be drawn by a program of its own
     def init(key):
@@ -91,7 +102,9 @@ def from_nnx(
         )
 
     draws = bool(jax.tree.leaves(random))
-    return Network(init, random_apply if draws else apply, moments, loss_of(loss))
+    return Network(
+        *(init, random_apply if draws else apply, moments, loss_of(loss), tuple(transposed))
+    )
 
 
 def check_evaluation(call: Callable, params: PyTree, stats: PyTree, inputs: PyTree) -> None:
@@ -155,17 +168,32 @@ def keys_from(shapes: PyTree, key: Array | None) -> PyTree:
     return jax.tree.unflatten(structure, made)
 
 
-def collect_moments(model: nnx.Module) -> list[str]:
-    """Make every BatchNorm of a model a `Moments`; returns the other modules with statistics."""
-    unknown = []
+def check_arrays(model: nnx.Module) -> None:
+    """Raise ValueError for an array of a module that Flax takes for no part of its state."""
+    held = {path for path, _ in nnx.to_flat_state(nnx.state(model))}
     for path, module in nnx.iter_modules(model):
-        if not any(isinstance(value, nnx.BatchStat) for value in vars(module).values()):
-            continue
-        known = type(module).__call__ is nnx.BatchNorm.__call__ and module.axis_name is None
-        if not known:
-            unknown.append(f"{'.'.join(map(str, path))} ({type(module).__name__})")
-            continue
-        module.__class__ = Moments
-        module.collected = False
-        module.center = nnx.BatchStat(module.mean.get_value())
-    return unknown
+        for name, value in vars(module).items():
+            if isinstance(value, jax.core.Tracer) and (*path, name) not in held:
+                where = ".".join(map(str, (*path, name)))
+                raise ValueError(
+                    f"{where} is an array, which Flax keeps of a module that is compiled only as "
+                    "nnx.Param, nnx.Variable or nnx.data; make it one of them"
+                )
+
+
+def collect_moments(model: nnx.Module) -> list[str]:
+    """Make every BatchNorm of a model a `Moments`; returns the other modules with statistics.
+
+    Statistics are all arrays that are neither parameters nor random keys.
+    """
+    modules, unknown = {tuple(path): module for path, module in nnx.iter_modules(model)}, {}
+    for path, _ in nnx.to_flat_state(nnx.split(model, *PARTS)[3]):
+        owner = next(path[:i] for i in reversed(range(len(path))) if path[:i] in modules)
+        module = modules[owner]
+        if type(module).__call__ is nnx.BatchNorm.__call__ and module.axis_name is None:
+            module.__class__ = Moments
+            module.collected = False
+            module.center = nnx.BatchStat(module.mean.get_value())
+        elif not isinstance(module, Moments):
+            unknown[f"{'.'.join(map(str, owner)) or 'the whole'} ({type(module).__name__})"] = None
+    return list(unknown)

@@ -33,13 +33,16 @@ class Network(NamedTuple):
     tree like ``stats``, has for it. A network without ``moments`` has no statistics that
     `recompute_statistics` could make anew.
 
-    ``loss`` is what the outputs are trained for, by which they are measured too.
+    ``loss`` is what the outputs are trained for, by which they are measured too. ``transposed``
+    names the kernels of transposed convolutions of Flax, each with its ``transpose_kernel``
+    (`weights`).
     """
 
     init: Callable
     apply: Callable
     moments: Callable | None = None
     loss: Loss = CROSS_ENTROPY
+    transposed: tuple[tuple[str, bool], ...] = ()
 
     @property
     def is_random(self) -> bool:

@@ -8,6 +8,8 @@ safetensors is read by these rules beside the exact names:
 |---|---|---|
 | kernel of two axes | weight | transposed: (out, in) to (in, out) |
 | kernel of three or four axes | weight | (out, in, h, w) to (h, w, in, out) |
+| the same of ConvTranspose | weight | (in, out, h, w) to (h, w, in, out), turned by 180 degrees |
+| with transpose_kernel | weight | (in, out, h, w) to (h, w, out, in) |
 | scale, embedding | weight | as it is |
 | mean, var | running_mean, running_var | as they are |
 
@@ -15,15 +17,19 @@ A folder is a checkpoint of orbax: of nested dictionaries, of the variables of a
 (``params`` beside ``batch_stats``), or of the state of an NNX module, of which ``.value`` is taken
 from the names, and the random streams (``rngs``) are left out.
 
-``num_batches_tracked`` is left out. A dense layer behind a flattened image takes its inputs in the
+Arrays must be of real numbers where the network's are, and of integers where those are.
+``num_batches_tracked`` is left out. ConvTranspose of Equinox has PyTorch's name and other axes, and
+is read as Equinox has it. A dense layer behind a flattened image takes its inputs in the
 order height, width, channels; PyTorch flattens channels first, which no name tells.
 """
 
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -54,7 +60,14 @@ def load_weights(path: str | Path, network: Network) -> tuple[PyTree, PyTree]:
     path = Path(path)
     arrays = read(path)
     try:
-        return placed(arrays, places_of(network))
+        like = places_of(network)
+        params, stats = ({joined(at) for at, _ in leaves_of((tree,))} for tree in like)
+        if params & stats:
+            raise ValueError(
+                f"{listed(sorted(params & stats))} is a parameter and a statistic of the network, "
+                "which no name in a file tells apart; give the arrays of both to place_weights"
+            )
+        return placed(arrays, like, dict(network.transposed))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -64,9 +77,16 @@ def place_weights(network: Network, params: PyTree, stats: PyTree) -> tuple[PyTr
 
     Raises ValueError as `load_weights` does.
     """
-    leaves = jax.tree_util.tree_flatten_with_path((params, stats))[0]
-    arrays = {joined(path): np.asarray(leaf) for path, leaf in leaves}
-    return placed(arrays, places_of(network))
+    found = []
+    for tree, place in zip((params, stats), places_of(network), strict=True):
+        arrays = {joined(path): np.asarray(leaf) for path, leaf in leaves_of((tree,))}
+        found += placed(arrays, (place,), dict(network.transposed))
+    return tuple(found)
+
+
+def leaves_of(tree: PyTree) -> list[tuple[tuple, Any]]:
+    """The leaves of a tree, each with its path."""
+    return jax.tree_util.tree_flatten_with_path(tree)[0]
 
 
 def places_of(network: Network) -> tuple[PyTree, PyTree]:
@@ -75,7 +95,7 @@ def places_of(network: Network) -> tuple[PyTree, PyTree]:
 
 
 def joined(path: tuple) -> str:
-    """Name of a leaf of (params, stats), without which of the two it is in."""
+    """Name of a leaf of (params, stats), or of one of them in a tuple, without its place there."""
     return jax.tree_util.keystr(path[1:], simple=True, separator=".")
 
 
@@ -124,25 +144,33 @@ def read_orbax(path: Path) -> dict[str, np.ndarray]:
     return {name: array for name, array in arrays.items() if not STREAM.fullmatch(name)}
 
 
-def placed(arrays: dict[str, np.ndarray], like: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
-    """Arrays in the places of (params, stats), by name and shape."""
+def placed(
+    arrays: dict[str, np.ndarray], like: tuple[PyTree, ...], transposed: dict[str, bool]
+) -> tuple[PyTree, ...]:
+    """Arrays in the places of (params, stats), by name, shape and type."""
     places, structure = jax.tree_util.tree_flatten_with_path(like)
     arrays = {name: array for name, array in arrays.items() if not name.endswith(SILENT)}
     names = [joined(path) for path, _ in places]
     prefix = shared_prefix(arrays, names)
     found = {name.replace("/", ".").removeprefix(prefix): name for name in arrays}
-    leaves, missing, misshaped, used = [], [], [], set()
+    leaves, missing, misshaped, odd, used = [], [], [], [], set()
     for name, (_, leaf) in zip(names, places, strict=True):
-        source, array = candidate(name, leaf.shape, found, arrays)
+        source, array = candidate(name, found, arrays, transposed)
         if source is None:
             missing.append(name)
         elif array.shape != leaf.shape:
             misshaped.append(f"{source} of {arrays[source].shape} for {name} of {leaf.shape}")
+        elif kind_of(array.dtype) != kind_of(leaf.dtype):
+            odd.append(f"{source} of {array.dtype} for {name} of {leaf.dtype}")
         else:
-            leaves.append(np.asarray(array, leaf.dtype))
+            with np.errstate(over="ignore"):
+                leaves.append(np.asarray(array, leaf.dtype))
+            if (np.isfinite(array) & ~np.isfinite(leaves[-1])).any():
+                odd.append(f"{source} has values beyond {leaf.dtype}")
         used.add(source)
     surplus = [name for name in arrays if name not in used]
-    wrong = {"missing": missing, "of another shape": misshaped, "surplus": surplus}
+    wrong = {"missing": missing, "of another shape": misshaped, "of another type": odd}
+    wrong["surplus"] = surplus
     if any(wrong.values()):
         texts = [f"{what}: {listed(names)}" for what, names in wrong.items() if names]
         raise ValueError(f"does not fit the network; {'; '.join(texts)}")
@@ -150,7 +178,10 @@ def placed(arrays: dict[str, np.ndarray], like: tuple[PyTree, PyTree]) -> tuple[
 
 
 def candidate(
-    name: str, shape: tuple[int, ...], found: dict[str, str], arrays: dict[str, np.ndarray]
+    name: str,
+    found: dict[str, str],
+    arrays: dict[str, np.ndarray],
+    transposed: dict[str, bool],
 ) -> tuple[str | None, np.ndarray | None]:
     """The name in a file of what belongs to a place, and the array as the place has its axes."""
     if name in found:
@@ -165,7 +196,15 @@ def candidate(
         array = array.T
     elif last == "kernel" and array.ndim > 2:
         array = np.moveaxis(array, (0, 1), (-1, -2))
+        if transposed.get(name) is False:
+            array = np.flip(array, range(array.ndim - 2)).swapaxes(-1, -2)
     return source, array
+
+
+def kind_of(dtype: Any) -> Any:
+    """Real numbers, integers or truth values, of any size; another type itself."""
+    kinds = (jnp.floating, jnp.integer, jnp.bool_)
+    return next((kind for kind in kinds if jnp.issubdtype(dtype, kind)), dtype)
 
 
 def shared_prefix(arrays: Iterable[str], names: list[str]) -> str:

@@ -16,7 +16,7 @@ from jaxsharp.data.parts import Dataset, redraw_labels
 from jaxsharp.measures.contract import Measure
 from jaxsharp.measures.registry import MEASURES
 from jaxsharp.networks import models
-from jaxsharp.networks.checks import check_fit, check_own
+from jaxsharp.networks.checks import check_alone, check_fit, check_own
 from jaxsharp.networks.losses import CROSS_ENTROPY, LOSSES, Loss, loss_of
 from jaxsharp.networks.network import Network, fast_here, without_convolutions
 from jaxsharp.optimizers.registry import OPTIMIZERS
@@ -61,7 +61,7 @@ def workbench(
     chosen = loss_of(usual if loss is None else loss)
     network, trained = (each._replace(loss=chosen) for each in (made[0], made[-1]))
     bench = Workbench(dataset, network, trained)
-    check_network(bench)
+    check_network(bench, is_own=not isinstance(model, str))
     tell_left_out(bench)
     return bench
 
@@ -79,10 +79,11 @@ def load_workbench(
     return workbench(loaded, model, settings.loss)
 
 
-def check_network(bench: Workbench) -> None:
+def check_network(bench: Workbench, *, is_own: bool) -> None:
     """Raise ValueError unless the network takes the inputs, and its loss outputs and targets.
 
-    On a few examples and at the initial parameters; nothing but an own loss is computed.
+    On a few examples and at the initial parameters; nothing is computed of a network of the
+    package (not `is_own`) with a loss of it.
     """
     network = bench.network
     few = jax.tree.map(lambda x: x[:EXAMPLES], tuple(bench.dataset.train))
@@ -102,8 +103,11 @@ def check_network(bench: Workbench) -> None:
     jax.eval_shape(network.evaluate, *made, few[0])
     for split in (bench.dataset.train, bench.dataset.test):
         check_fit(network.loss, outputs, split.labels)
-    if network.loss != LOSSES.get(network.loss.name):
-        check_own(network, *network.init(key), *few)
+    is_own_loss = network.loss != LOSSES.get(network.loss.name)
+    if is_own or is_own_loss:
+        initial = network.init(key)
+        check_alone(network, *initial, few[0])
+        check_own(network, *initial, *few)
 
 
 def tell_left_out(bench: Workbench) -> None:

@@ -89,8 +89,20 @@ TABLES = {
         {"a": [1.0, None, 2.0], "y": [0, 1, 0]},
         {"holdout": 1},
     ),
-    "train inputs have 1 example with NaN or infinite values, the first at index 2": (
+    "train inputs have values beyond float32, up to 1e+300": (
         {"a": [1.0, 2.0, 1e300], "y": [0, 1, 0]},
+        {"holdout": 1},
+    ),
+    "train inputs are from 1700000000.0 to 1700000002.0, of which float32 keeps": (
+        {"a": [1.7e9, 1.7e9 + 1, 1.7e9 + 2], "y": [0, 1, 0]},
+        {"holdout": 1},
+    ),
+    "train inputs at [1] are from 1700000000.0 to 1700000002.0": (
+        {"b": [0.5] * 3, "a": [1.7e9, 1.7e9 + 1, 1.7e9 + 2], "y": [0, 1, 0]},
+        {"holdout": 1},
+    ),
+    "train targets are from 1700000000.0 to 1700000002.0": (
+        {"a": [1, 2, 3], "y": [1.7e9, 1.7e9 + 1, 1.7e9 + 2]},
         {"holdout": 1},
     ),
     "train targets have 1 example with NaN": ({"a": [1.0, 2.0], "y": [0, None]}, {"holdout": 1}),
@@ -110,6 +122,47 @@ TABLES = {
     "there is no column of inputs beside 'y'": ({"y": [0, 1]}, {}),
     "train has no rows": ({"a": [], "y": []}, {}),
 }
+
+
+def kinds_of(datasets, *names, y=None):
+    """Features of a column x of classes, and of a column y of others or numbers."""
+    target = datasets.Value("int64") if y is None else datasets.ClassLabel(names=y)
+    return datasets.Features({"x": datasets.ClassLabel(names=list(names)), "y": target})
+
+
+def test_classes_have_one_number_in_both_parts(datasets):
+    columns = {"x": [0, 1, 0], "y": [0, 1, 1]}
+    make = lambda *names, **y: datasets.Dataset.from_dict(  # noqa: E731
+        columns, features=kinds_of(datasets, *names, **y)
+    )
+    train = make("cat", "dog", y=["a", "b"])
+    for test, message in (
+        (make("cat", "dog", y=["b", "a"]), "test 'y' calls class 0 ['b'], train ['a']; both must"),
+        (make("cat", "dog", y=["a", "b", "c"]), "test 'y' calls class 2 ['c'], train []; both"),
+        (make("dog", "cat", y=["a", "b"]), "test 'x' calls class 0 ['dog'], train ['cat']"),
+    ):
+        parts = {"train": train, "test": test}
+        assert message in error_of(data.from_huggingface, parts, targets="y")
+    parts["test"] = make("cat", "dog")  # numbers without names
+    assert data.from_huggingface(parts, targets="y").num_classes == 2
+
+
+def test_what_a_table_shows_is_read(datasets):
+    columns = {"a": [1, 2, 3], "b": [4, 5, 6], "y": [0, 1, 0]}
+    table = datasets.Dataset.from_dict(columns)
+    part = table.with_format("numpy", columns=["b", "y"])
+    found = data.from_huggingface(part, holdout=1)
+    np.testing.assert_array_equal(found.train.images, [4, 5])
+    table.set_transform(lambda batch: {**batch, "a": [10 * each for each in batch["a"]]})
+    assert "train has a transform (set_transform), which" in error_of(
+        data.from_huggingface, table, holdout=1
+    )
+
+
+def test_images_are_read_whatever_the_format(datasets):
+    arrays = pictures(4, 4, 5)
+    found = data.from_huggingface(images(datasets, arrays).with_format("numpy"), holdout=1)
+    np.testing.assert_array_equal(found.train.images[..., 0], arrays[:3])
 
 
 @pytest.mark.parametrize("message", TABLES)

@@ -184,10 +184,60 @@ class Masked(Net):
         return self.last(self.norm1(x, mask=jnp.arange(len(x))[:, None] > 2))
 
 
+class Held(Net):
+    """Arrays that are neither parameters nor BatchNorm's."""
+
+    def __init__(self, made, rngs):
+        super().__init__(batch_norm(), rngs)
+        self.table = made(jnp.arange(3.0))
+
+    def __call__(self, x):
+        (added,) = jax.tree.leaves(self.table)
+        return super().__call__(x) + added
+
+
+class Spectral(Net):
+    """The norm of a kernel beside BatchNorm."""
+
+    def __init__(self, rngs):
+        super().__init__(batch_norm(), rngs)
+        self.last = nnx.SpectralNorm(self.last, rngs=rngs)
+
+    def __call__(self, x):
+        x = jax.nn.relu(self.norm1(self.first(x)))
+        return self.last(jax.nn.relu(self.norm2(self.second(x))), update_stats=False)
+
+
+HELD = {
+    "a variable": nnx.Variable,
+    "data": nnx.data,
+    "data in a dict": lambda array: nnx.data({"k": array}),
+    "data by a tuple": lambda array: nnx.data({("k", 0): array}),
+}
+
+
+@pytest.mark.parametrize("made", HELD.values(), ids=HELD)
+def test_arrays_that_are_no_parameters_are_those_of_the_module(made):
+    network = from_nnx(lambda rngs: Held(made, rngs))
+    params, stats = network.init(jax.random.key(0))
+    plain = from_nnx(lambda rngs: Net(batch_norm(), rngs))
+    want = plain.evaluate(params, {each: stats[each] for each in ("norm1", "norm2")}, images())
+    found = network.evaluate(params, stats, images())
+    np.testing.assert_allclose(found, want + jnp.arange(3.0), rtol=1e-6)
+
+
+def test_an_array_that_flax_does_not_keep_is_refused_by_name():
+    line = one_line(from_nnx, lambda rngs: Held(lambda array: array, rngs))
+    assert line.startswith("table is an array, which Flax keeps of a module that is compiled only ")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "named"),
     [
+        (lambda rngs: Held(nnx.Variable, rngs), "the whole (Held)"),
+        (lambda rngs: Held(HELD["data in a dict"], rngs), "the whole (Held)"),
+        (lambda rngs: Spectral(rngs), "last (SpectralNorm)"),
         (lambda rngs: Net(lambda features, rngs: Odd(features, rngs=rngs), rngs), "norm1 (Odd)"),
         (lambda rngs: Net(lambda features, rngs: Averaging(rngs), rngs), "norm2 (Averaging)"),
         (lambda rngs: Net(batch_norm(axis_name="data"), rngs), "norm1 (BatchNorm)"),

@@ -2,10 +2,12 @@
 
 An .npz file holds x_train and y_train, and x_test and y_test or none of both; so does a folder of
 .npy files, whose inputs stay in the file and are read as they are needed. A table has one row
-an example, all columns numbers; its targets are in the column target, label or y, else in the last.
+an example, all columns numbers; its targets are in the column target, label, labels or y, else in
+the last. A .csv file begins with the names of its columns.
 A text is windows of its characters (`text`).
 """
 
+import numbers
 import zipfile
 from pathlib import Path
 
@@ -16,10 +18,11 @@ from jaxsharp.core.choices import as_plain, shown
 from jaxsharp.data.arrays import from_arrays
 from jaxsharp.data.parts import Dataset
 from jaxsharp.data.readers import DataError
+from jaxsharp.data.sources.columns import TARGETS
 from jaxsharp.data.sources.text import from_text
 
 SUFFIXES = (".npz", ".csv", ".parquet", ".txt")
-TARGETS = ("target", "label", "y")
+WHOLE = 2**53  # up to which float64 holds all whole numbers
 MAPPED = ("float32", "uint8", "int32")
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
@@ -103,20 +106,53 @@ def mapped_arrays(folder: Path) -> tuple:
 
 def read_table(path: Path) -> tuple:
     """Features and targets of a table, and None for the test part that it does not have."""
-    read = pd.read_csv if path.suffix.lower() == ".csv" else pd.read_parquet
+    is_csv = path.suffix.lower() == ".csv"
     try:
-        table = read(path)
+        table = pd.read_csv(path) if is_csv else pd.read_parquet(path)
+        names = list(pd.read_csv(path, header=None, nrows=2).iloc[0]) if is_csv else []
     except ImportError as error:
         raise DataError(f"cannot be read without pyarrow: {str(error).splitlines()[0]}") from None
     except (ValueError, OSError) as error:
         raise DataError(f"is no table: {str(error).splitlines()[0]}") from None
     if table.shape[1] < 2:
         raise DataError(f"has {table.shape[1]} columns; there must be features and targets")
+    if is_csv:
+        check_header(names)
     for column in table:
         if table[column].dtype.kind not in "iufb":
             raise DataError(
                 f"column {shown(column)} is of type {table[column].dtype}; all must be numbers"
             )
+        there = table[column].dropna()
+        whole = there.dtype.kind in "iu" and len(there) > 0
+        if whole and max(-int(there.min()), int(there.max())) > WHOLE:
+            raise DataError(
+                f"column {shown(column)} has whole numbers beyond 2^53; float64 holds no such"
+            )
     target = next((name for name in TARGETS if name in table), table.columns[-1])
     features = table.drop(columns=target).to_numpy(np.float64)
     return (features, table[target].to_numpy()), None
+
+
+def check_header(names: list) -> None:
+    """Raise DataError unless the first row of a .csv file is a name for each column.
+
+    Numbers there are the first example of a file without names, but for 0, 1, 2 and so on, which
+    pandas writes. A column without a name is the row numbers that it writes beside them.
+    """
+    if any(pd.isna(name) for name in names):
+        i = next(i for i, name in enumerate(names) if pd.isna(name))
+        raise DataError(
+            f"column {i} (from 0) has no name in the first row, as row numbers that pandas wrote; "
+            "name it, or leave it out (to_csv(index=False))"
+        )
+    is_example = all(isinstance(name, numbers.Number) for name in names)
+    if is_example and names != list(range(len(names))):
+        raise DataError(
+            f"begins with the numbers {shown(names[:3])}; the first row must name the columns"
+        )
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise DataError(
+            f"has two columns that are called {shown(twice[0])}; each must have its own name"
+        )

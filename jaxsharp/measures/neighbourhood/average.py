@@ -36,6 +36,7 @@ from jaxsharp.measures.neighbourhood.directions import (
 )
 from jaxsharp.measures.neighbourhood.losses import loss_around, side_by_side
 from jaxsharp.measures.neighbourhood.sampling import block_size, sampled_rise
+from jaxsharp.networks.checks import check_alone
 from jaxsharp.networks.network import Network
 
 # Of the loss at the parameters, which all rises have in common, in eps. Measured against float64:
@@ -102,6 +103,7 @@ def random_perturbation(
         raise ValueError(f"radius is {radius}; it must be a positive number")
     check_count(num_perturbations, antithetic)
     check_pair(batch)
+    check_alone(network, params, stats, batch[0])
     count = (num_perturbations, antithetic)
     static = (network, *count, recompute, chunk_size, vmapped, memory or budget())
     key = stream(key, "random_perturbation")

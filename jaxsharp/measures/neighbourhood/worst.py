@@ -34,6 +34,7 @@ from jaxsharp.measures.contract import EVERY, Measure, Options, Record, Trained
 from jaxsharp.measures.neighbourhood.ascents import BALLS, Ascent, apgd, ascended, one_step, pgd
 from jaxsharp.measures.neighbourhood.losses import value_and_grad_around, with_normalized_logits
 from jaxsharp.measures.neighbourhood.sampling import SampledMean, checked_mean, sampled_mean, subset
+from jaxsharp.networks.checks import check_alone
 from jaxsharp.networks.network import Network
 
 ASCENTS: dict[str, Ascent] = {"one_step": one_step, "pgd": pgd, "apgd": apgd}
@@ -94,6 +95,7 @@ def worst_case(
     for name, count in counts.items():
         at_least_one(name, count)
     check_pair(batch)
+    check_alone(network, params, stats, batch[0])
     search = Search(
         *(known("ascent", ascent, ASCENTS), known("norm", norm, BALLS), adaptive),
         normalized=normalize_logits,

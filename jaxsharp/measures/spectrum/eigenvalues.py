@@ -17,6 +17,7 @@ from jaxsharp.curvature.lanczos import eigenpairs_at
 from jaxsharp.curvature.products import hessian
 from jaxsharp.measures.contract import EVERY, Measure, Options, Record, Trained
 from jaxsharp.measures.spectrum.starts import common_start, sampled
+from jaxsharp.networks.checks import check_alone
 from jaxsharp.networks.network import Network
 
 MAX_PRODUCTS = 200
@@ -93,6 +94,7 @@ def top_eigenvalue(
     if not 0 <= sample < 1:
         raise ValueError(f"sample is {sample}; it must be from 0 to below 1")
     check_pair(batch)
+    check_alone(network, params, stats, batch[0])
     static = (network, tol, max_products, chunk_size, starts, sample, memory or budget())
     key = stream(key, "top_eigenvalue")
     return from_starts(eigenvalues(*static, params, stats, batch, key))

@@ -1,0 +1,61 @@
+"""Tables: the first row of a .csv file, and numbers that no feature can hold."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jaxsharp import data
+from tests.datafiles import error_of
+
+X, Y = np.random.default_rng(0).normal(size=(8, 2)), np.arange(8) % 2
+TABLE = pd.DataFrame({"a": X[:, 0], "b": X[:, 1], "label": Y})
+
+
+def test_no_example_is_taken_for_names(tmp_path):
+    for rows in (np.c_[X, Y], np.c_[10 + np.arange(8), Y]):
+        np.savetxt(tmp_path / "mine.csv", rows, delimiter=",")
+        found = error_of(data.load, str(tmp_path / "mine.csv"), holdout=2)
+        assert "begins with the numbers [" in found and "the first row must name the colum" in found
+
+
+def test_numbers_that_pandas_writes_are_names(tmp_path):
+    pd.DataFrame(np.c_[X, Y]).astype({2: int}).to_csv(tmp_path / "mine.csv", index=False)
+    found = data.load(str(tmp_path / "mine.csv"), holdout=2)
+    np.testing.assert_array_equal(found.train.images, X[:6].astype(np.float32))
+    np.testing.assert_array_equal(np.r_[found.train.labels, found.test.labels], Y)
+
+
+@pytest.mark.parametrize("name", ["target", "label", "labels", "y"])
+def test_targets_are_in_the_column_that_is_called_so(tmp_path, name):
+    table = TABLE.rename(columns={"label": name})[["a", name, "b"]]
+    table.to_csv(tmp_path / "mine.csv", index=False)
+    found = data.load(str(tmp_path / "mine.csv"), holdout=2)
+    assert found.num_classes == 2
+    np.testing.assert_array_equal(found.train.labels, Y[:6])
+    np.testing.assert_array_equal(found.train.images, X[:6].astype(np.float32))
+
+
+CSV = {
+    "column 0 (from 0) has no name in the first row": TABLE.to_csv(),
+    "column 1 (from 0) has no name": "a,,label\n1,2,0\n2,2,1\n3,1,0\n",
+    "has two columns that are called 'label'": "label,a,label\n0,1,0\n1,2,1\n0,3,0\n",
+    "has two columns that are called 'a'": "a,a,label\n0,1,0\n1,2,1\n0,3,0\n",
+    "Expected 2 fields in line 2, saw 3": "a,label\n1,0,1\n2,1,0\n3,0,1\n",
+    "column 'a' has whole numbers beyond 2^53": f"a,label\n{2**53 + 1},0\n{2**53 + 2},1\n1,0\n",
+    "column 'b' has whole numbers beyond 2^53": f"b,label\n{-(2**60)},0\n1,1\n1,0\n",
+}
+
+
+@pytest.mark.parametrize("message", CSV)
+def test_tables_that_cannot_be_meant_are_refused(tmp_path, message):
+    (tmp_path / "mine.csv").write_text(CSV[message])
+    assert message in error_of(data.load, str(tmp_path / "mine.csv"), holdout=1)
+
+
+@pytest.mark.parametrize("kind", ["Int64", "Float64", "boolean"])
+def test_values_that_are_absent_are_counted(tmp_path, kind):
+    for absent, count in (([1, None] * 4, 4), ([None] * 8, 8)):
+        table = TABLE.assign(a=pd.array(absent, dtype=kind))
+        table.to_parquet(tmp_path / "mine.parquet")
+        found = error_of(data.load, str(tmp_path / "mine.parquet"), holdout=2)
+        assert "examples with NaN or infinite values" in found and f"have {count} " in found
