@@ -64,12 +64,54 @@ def from_arrays(
     return Dataset(name, parts["train"], parts["test"], classes, 255, source)
 
 
-def split(part: str, given: Any) -> Split:
-    """Inputs and targets of one part as arrays that are kept."""
+class Digits:
+    """Whether float32 tells numbers apart that differ between examples, given part after part.
+
+    It hardly does times in seconds of one minute, or densities of 1e-50. What differs by rounding
+    in float64 alone, or is the same in float32, stays.
+    """
+
+    def __init__(self):
+        self.ends: list[np.ndarray] = []  # smallest and largest; whether float32 changes any
+
+    def add(self, found: np.ndarray, single: np.ndarray) -> None:
+        """Look at more examples, as they were given and in float32; of another shape, afresh."""
+        for start, part in blocks(found):
+            low, high = part.min(axis=0), part.max(axis=0)
+            lost = (part != single[start : start + len(part)]).any(axis=0)
+            if self.ends and self.ends[0].shape == low.shape:
+                low, high = np.minimum(low, self.ends[0]), np.maximum(high, self.ends[1])
+                lost = lost | self.ends[2]
+            self.ends = [low, high, lost]
+
+    def check(self, what: str) -> None:
+        """Raise DataError for the first place whose numbers float32 does not tell apart."""
+        if not self.ends:
+            return
+        low, high, lost = map(np.ravel, self.ends)
+        size, spread = np.maximum(np.abs(low), np.abs(high)), high - low
+        kind = np.finfo(np.float32)
+        few = (spread < DISTINCT * kind.eps * size) | (size < kind.tiny)
+        for place in np.flatnonzero(few & (spread > NOISE * size) & lost)[:1]:
+            index = np.unravel_index(place, np.shape(self.ends[0]))
+            where = "".join(f"[{i}]" for i in index)
+            raise DataError(
+                f"{what}{where and f' at {where}'} are from {float(low[place])!r} to "
+                f"{float(high[place])!r}, of which float32 keeps hardly any digit in which they "
+                "differ; subtract a constant, or take another unit"
+            )
+
+
+def split(part: str, given: Any, digits: tuple[Digits, Digits] | None = None) -> Split:
+    """Inputs and targets of one part as arrays that are kept.
+
+    Of a part that is more of another, ``digits`` of inputs and targets are left to be checked.
+    """
     if not isinstance(given, tuple | list) or len(given) != 2:
         raise DataError(f"{part} is of type {type(given).__name__}; it must be (inputs, targets)")
-    inputs = kept(f"{part} inputs", given[0])
-    targets = kept(f"{part} targets", given[1])
+    later = digits or (None, None)
+    inputs = kept(f"{part} inputs", given[0], later[0])
+    targets = kept(f"{part} targets", given[1], later[1])
     if targets.dtype == np.uint8:
         targets = targets.astype(np.int32)
     if len(inputs) != len(targets):
@@ -82,7 +124,7 @@ def split(part: str, given: Any) -> Split:
     return Split(inputs, targets)
 
 
-def kept(what: str, given: ArrayLike | Any) -> np.ndarray:
+def kept(what: str, given: ArrayLike | Any, digits: Digits | None = None) -> np.ndarray:
     """An array as float32, int32 or uint8; DataError for others, and for none.
 
     One that is mapped from a file in such a type stays there.
@@ -110,8 +152,12 @@ def kept(what: str, given: ArrayLike | Any) -> np.ndarray:
             single = found.astype(np.float32, copy=not is_mapped)
         if found.dtype.itemsize > 4 and not np.isfinite(single).all():
             raise DataError(f"{what} have values beyond float32, up to {np.abs(found).max():.3g}")
-        if found.dtype.itemsize > 4:
-            check_digits(what, found, single)
+        if digits is not None:
+            digits.add(found, single)
+        elif found.dtype.itemsize > 4:
+            digits = Digits()
+            digits.add(found, single)
+            digits.check(what)
         return single
     if found.dtype == np.uint8:
         return found
@@ -126,27 +172,6 @@ def kept(what: str, given: ArrayLike | Any) -> np.ndarray:
         f"{what} are of type {shown(str(found.dtype))[1:-1]}; valid are real numbers, integers and "
         "truth values"
     )
-
-
-def check_digits(what: str, found: np.ndarray, single: np.ndarray) -> None:
-    """Raise DataError for numbers that differ between examples, but hardly in float32.
-
-    As times in seconds of one minute, or densities of 1e-50. What differs by rounding in float64
-    alone, or is the same in float32, stays.
-    """
-    low, high = (np.ravel(end(found, axis=0)) for end in (np.min, np.max))
-    size, spread = np.maximum(np.abs(low), np.abs(high)), high - low
-    kind = np.finfo(np.float32)
-    few = (spread < DISTINCT * kind.eps * size) | (size < kind.tiny)
-    for place in np.flatnonzero(few & (spread > NOISE * size)):
-        wide, narrow = (array.reshape(len(array), -1)[:, place] for array in (found, single))
-        if (wide != narrow).any():
-            where = "".join(f"[{i}]" for i in np.unravel_index(place, found.shape[1:]))
-            raise DataError(
-                f"{what}{where and f' at {where}'} are from {float(low[place])!r} to "
-                f"{float(high[place])!r}, of which float32 keeps hardly any digit in which they "
-                "differ; subtract a constant, or take another unit"
-            )
 
 
 def as_array(what: str, given: ArrayLike | Any) -> np.ndarray:

@@ -9,6 +9,7 @@ import pytest
 
 from jaxsharp import cli
 from jaxsharp.cli import commands, run, sharpness
+from jaxsharp.cli.study import asked
 from jaxsharp.cli.study import command as study
 from jaxsharp.runs import Settings
 from jaxsharp.studies import measuring, sweep
@@ -160,7 +161,7 @@ def test_a_hostile_folder_is_refused_or_kept_to(
 
     for module in (run, sharpness):
         monkeypatch.setattr(module, "load_workbench", loaded)
-    monkeypatch.setattr(study, "benches_of", all_loaded)
+    monkeypatch.setattr(asked, "benches_of", all_loaded)
     monkeypatch.setattr(sweep, "epoch_program", compile_nothing)
     monkeypatch.setattr(measuring, "measuring_program", compile_nothing)
     place, victim = root / "place", root / "victim"

@@ -78,8 +78,7 @@ def untrained(monkeypatch):
     monkeypatch.setattr(study, "summarize", lambda *_: None)
     for each in (module, doing):
         monkeypatch.setattr(each, "finish", lambda *_: None)
-    monkeypatch.setattr(module, "make_recipe", lambda *_: None)
-    monkeypatch.setattr(module, "benches_of", lambda pairs, *_: [NO_BENCH] * len(pairs))
+    monkeypatch.setattr(module, "prepared", lambda wanted, *_: [NO_BENCH] * len(wanted.pairs))
     return conduct
 
 

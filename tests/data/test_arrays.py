@@ -118,6 +118,27 @@ def test_what_float32_tells_apart_or_nobody_does_is_kept(column):
     )
 
 
+@pytest.mark.parametrize("size", [1, 6, 20])
+def test_digits_of_batches_are_those_of_all_examples(tmp_path, size):
+    """Of one example a batch no two differ, and of few that are sorted they hardly do."""
+
+    def made(column, out):
+        inputs = np.stack([np.arange(20.0), column], 1)
+        batches = [(inputs[i : i + size], Y[i : i + size]) for i in range(0, 20, size)]
+        return data.from_batches(batches, out=tmp_path / out, holdout=4)
+
+    times = 1.7e9 + np.arange(20.0)
+    line = r"train inputs at \[1\] are from 1700000000.0 to 1700000019.0, of which float32 keeps"
+    with pytest.raises(DataError, match=line):
+        made(times, "lost")
+    assert not (tmp_path / "lost").exists()
+    with pytest.raises(DataError, match=r"train targets are from 1700000000\.0 to"):
+        loader = ((X[i : i + size], times[i : i + size]) for i in range(0, 20, size))
+        data.from_batches(loader, out=tmp_path / "lost", holdout=4)
+    kept = made(1e7 * np.arange(1000, 1020.0) + 1, "kept")
+    assert len(np.unique(kept.train.images[:, 1])) == 16
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxsharp.core.choices import as_plain, shown
-from jaxsharp.data.arrays import as_array, check_alike, check_targets, from_arrays, split
+from jaxsharp.data.arrays import Digits, as_array, check_alike, check_targets, from_arrays, split
 from jaxsharp.data.parts import Dataset
 from jaxsharp.data.readers import DataError, Split
 from jaxsharp.data.sources.columns import chosen, joined
@@ -88,13 +88,13 @@ def splits_of(
         batches = loader if is_loader(loader) else loader()
         if not is_loader(batches):
             raise DataError(f"{part} returns {type(batches).__name__}; {VALID}")
-        index = -1
+        index, digits = -1, (Digits(), Digits())
         for index, batch in enumerate(batches):
             what = f"{part} batch {index}"
             if isinstance(batch, Mapping):
                 columns = columns or columns_of(what, batch, targets)
                 batch = pair_of(what, batch, *columns)
-            found = split(what, batch)
+            found = split(what, batch, digits)
             check_targets(what, found.labels, num_classes)
             if first is None:
                 first = Split(*(array[:0].copy() for array in found))
@@ -103,6 +103,8 @@ def splits_of(
             yield part, found
         if index < 0:
             raise DataError(f"{part} gives no batch; a pass over it must give at least one")
+        for name, each in zip(("inputs", "targets"), digits, strict=True):
+            each.check(f"{part} {name}")
 
 
 def columns_of(what: str, batch: Mapping, targets: str | None) -> tuple[list[str], str]:
