@@ -54,7 +54,7 @@ def test_a_page_is_written_and_nothing_else_is_changed(place, capsys):
 
 
 @pytest.mark.slow
-def test_the_command_of_the_guide_writes_a_page_of_the_default_study(tmp_path, monkeypatch):
+def test_the_command_of_the_guide_writes_a_page_of_the_default_study(place, tmp_path, monkeypatch):
     guide = (PACKAGE / "analysis" / "README.md").read_text()
     (line,) = re.findall(r"^jaxsharp (report .*?) +#", guide, re.M)
     monkeypatch.chdir(PACKAGE.parent)
