@@ -239,6 +239,27 @@ def test_study_a_on_ten_times_as_many_images():
         assert cell in evaluated and cell in text
 
 
+def test_three_optimizers_of_study_a_on_ten_times_as_many_images_of_cifar10():
+    text, runs = page("study_a-10000-cifar10")
+    logs, gaps = with_and_without(runs)
+    accuracies = runs.set_index(["optimizer", "seed", "sam"])["test_accuracy"].unstack()
+    changes = [table["sam"] - table["none"] for table in (gaps, accuracies)]
+    assert len(runs) == 18 and set(runs["epochs"]) <= set(range(7, 14))
+    for name in runs["optimizer"].unique():
+        ratio = geometric_mean_interval(np.exp((logs["sam"] - logs["none"])[name]))
+        cells = [f"{ratio.mean:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"]
+        cells += [change(mean_interval(each[name])) for each in changes]
+        assert f"| {OPTIMIZERS[name]} | {' | '.join(cells)} |" in text
+        assert 0.585 < ratio.mean < 0.625 and (ratio.high < 1) == (name == "adam")
+    means = [mean_interval(each.groupby("seed").mean()) for each in changes]
+    assert f"| mean of the three | - | {' | '.join(map(change, means))} |" in text
+    assert means[0].high < 0 < means[1].low
+    parts = at_losses("study_a-10000-cifar10").values()
+    taus = [correlation(part, "minimum_sharpness", "gap", ["optimizer"]).raw for part in parts]
+    assert "{:+.2f}, {:+.2f} and {:+.2f} at losses".format(*(tau.value for tau in taus)) in text
+    assert all(np.isnan(tau.low) for tau in taus)
+
+
 def test_no_signal_loses_anything():
     tries = pd.read_csv(RESULTS / "faults-signals" / "tries.csv")
     assert tries.groupby("fault").size().to_dict() == {"early": 50, "late": 50}
