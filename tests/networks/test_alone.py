@@ -65,6 +65,8 @@ DIRECT = {
     "sampled": lambda *model: measures.sampled_minimum_sharpness(*model, KEY),
     "relative_flatness": measures.relative_flatness,
     "layer_traces": measures.layer_traces,
+    "loss_along": lambda *model: measures.loss_along(*model, model[1], [0.0, 1.0]),
+    "loss_plane": lambda *model: measures.loss_plane(*model, (model[1], model[1]), [0.0], [1.0]),
 }
 
 

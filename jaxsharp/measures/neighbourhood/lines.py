@@ -19,6 +19,7 @@ from jaxsharp.core.chunks import check_pair
 from jaxsharp.core.memory import Budget, budget
 from jaxsharp.core.programs import own_settings
 from jaxsharp.measures.neighbourhood.losses import loss_around, side_by_side
+from jaxsharp.networks.checks import check_alone
 from jaxsharp.networks.network import Network
 
 Numbers = ArrayLike | Sequence[float | int]
@@ -46,8 +47,8 @@ def loss_along(
     returned as they are. Cost: a forward pass a point (as many more for each BatchNorm layer with
     ``recompute``), ``chunk_size`` examples and ``vmapped`` points at a time, as in
     `random_perturbation`. Pure; its parameters may be traced. Raises ValueError for a direction of
-    other names or shapes than the parameters, and distances that are not one axis of finite
-    numbers.
+    other names or shapes than the parameters, distances that are not one axis of finite numbers,
+    and a network that evaluates an example by others.
     """
     places = _places("distances", distances)[:, None]
     return _losses(
@@ -98,6 +99,7 @@ def _losses(
     network, recompute, chunk_size, vmapped, memory, params, stats, batch, directions, places
 ):
     check_pair(batch)
+    check_alone(network, params, stats, batch[0])
     shapes = jax.tree.map(jnp.shape, params)
     for direction in directions:
         if jax.tree.map(jnp.shape, direction) != shapes:
