@@ -1,4 +1,4 @@
-"""Tables: the first row of a .csv file, and numbers that no feature can hold."""
+"""Tables and arrays: names of columns, numbers that no feature holds, classes without example."""
 
 import numpy as np
 import pandas as pd
@@ -59,3 +59,27 @@ def test_values_that_are_absent_are_counted(tmp_path, kind):
         table.to_parquet(tmp_path / "mine.parquet")
         found = error_of(data.load, str(tmp_path / "mine.parquet"), holdout=2)
         assert "examples with NaN or infinite values" in found and f"have {count} " in found
+
+
+@pytest.mark.parametrize("kind", ["npz", "folder", "batches"])
+def test_classes_without_an_example_are_counted_where_the_number_is_stored(tmp_path, kind):
+    place = tmp_path / ("mine.npz" if kind == "npz" else "mine")
+    arrays = {"x_train": X.astype(np.float32), "y_train": 2 * Y}
+    stored = {**arrays, "num_classes": np.int64(5)}
+    if kind == "npz":
+        np.savez(place, **stored)
+    elif kind == "folder":
+        place.mkdir()
+        for name, array in stored.items():
+            np.save(place / f"{name}.npy", array)
+    else:
+        batches = [(X[:5], 2 * Y[:5]), (X[5:], 2 * Y[5:])]
+        assert data.from_batches(batches, out=place, holdout=2, num_classes=5).num_classes == 5
+    assert data.load(str(place), holdout=2).num_classes == 5
+
+
+@pytest.mark.parametrize("number", [np.float64(5), np.array([5]), np.int64(2), "five"])
+def test_a_number_of_classes_that_is_none_is_refused(tmp_path, number):
+    np.savez(tmp_path / "mine.npz", x_train=X, y_train=2 * Y, num_classes=number)
+    found = error_of(data.load, str(tmp_path / "mine.npz"), holdout=2)
+    assert "num_classes is " in found or "the classes are 0 to 1" in found

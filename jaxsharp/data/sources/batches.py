@@ -15,7 +15,7 @@ from jaxsharp.data.arrays import Digits, as_array, check_alike, check_targets, f
 from jaxsharp.data.parts import Dataset
 from jaxsharp.data.readers import DataError, Split
 from jaxsharp.data.sources.columns import chosen, joined
-from jaxsharp.data.sources.tables import mapped_arrays
+from jaxsharp.data.sources.tables import CLASSES, mapped_arrays
 
 
 def from_batches(
@@ -60,8 +60,11 @@ def from_batches(
                     if name not in files:
                         files[name] = opened.enter_context(growing(unfinished / name, array))
                     files[name].append(array)
+        if num_classes is not None:
+            np.save(unfinished / f"{CLASSES}.npy", num_classes)
+        train, test, _ = mapped_arrays(unfinished)
         return from_arrays(
-            *mapped_arrays(unfinished),
+            *(train, test),
             **{"name": as_plain(folder.resolve().name), "source": str(folder)},
             **{"num_classes": num_classes, "holdout": holdout},
         )

@@ -1,7 +1,8 @@
 """The user's own files as data sets: .npz, .csv, .parquet and .txt. Nothing is unpickled.
 
 An .npz file holds x_train and y_train, and x_test and y_test or none of both; so does a folder of
-.npy files, whose inputs stay in the file and are read as they are needed. A table has one row
+.npy files, whose inputs stay in the file and are read as they are needed. Both may have num_classes
+too, a whole number, for classes that no training example has. A table has one row
 an example, all columns numbers; its targets are in the column target, label, labels or y, else in
 the last. A .csv file begins with the names of its columns.
 A text is windows of its characters (`text`).
@@ -25,6 +26,7 @@ SUFFIXES = (".npz", ".csv", ".parquet", ".txt")
 WHOLE = 2**53  # up to which float64 holds all whole numbers
 MAPPED = ("float32", "uint8", "int32")
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+CLASSES = "num_classes"
 
 
 def load_file(path: Path, *, train_size: int | None = None, holdout: int = 0) -> Dataset:
@@ -38,20 +40,20 @@ def load_file(path: Path, *, train_size: int | None = None, holdout: int = 0) ->
     if path.suffix.lower() == ".txt":
         return from_text(path, name=as_plain(path.stem), train_size=train_size, holdout=holdout)
     try:
-        train, test = arrays(path)
+        train, test, num_classes = arrays(path)
         if holdout and test is not None:
             test = None
-        sizes = {"train_size": train_size, "holdout": holdout}
+        sizes = {"train_size": train_size, "holdout": holdout, "num_classes": num_classes}
         return from_arrays(train, test, name=as_plain(called), source=str(path), **sizes)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
 
 
 def read_arrays(path: Path) -> tuple:
-    """Training and test arrays of an .npz file."""
+    """Training and test arrays of an .npz file, and the number of classes if it has that."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            found = {name: file[name] for name in file.files if name in ARRAYS}
+            found = {name: file[name] for name in file.files if name in (*ARRAYS, CLASSES)}
             names = file.files
     except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
         raise DataError(f"cannot be read as .npz without pickles: {error}") from None
@@ -59,7 +61,15 @@ def read_arrays(path: Path) -> tuple:
 
 
 def pairs_of(found: dict[str, np.ndarray], names: list[str]) -> tuple:
-    """Training and test arrays of those that were found, DataError where one is not."""
+    """Training and test arrays of those that were found, and the number of classes or None.
+
+    DataError where an array is missing, or the number is none.
+    """
+    classes = found.pop(CLASSES, None)
+    if classes is not None and (classes.shape != () or classes.dtype.kind not in "iu"):
+        raise DataError(
+            f"{CLASSES} is {classes.dtype} of shape {classes.shape}; it must be a whole number"
+        )
     missing = [name for name in ARRAYS[:2] if name not in found]
     if len(found) == 3:
         missing = [name for name in ARRAYS if name not in found]
@@ -69,7 +79,7 @@ def pairs_of(found: dict[str, np.ndarray], names: list[str]) -> tuple:
             "the latter two unless --holdout is given"
         )
     test = (found["x_test"], found["y_test"]) if "x_test" in found else None
-    return (found["x_train"], found["y_train"]), test
+    return (found["x_train"], found["y_train"]), test, None if classes is None else int(classes)
 
 
 def is_folder(path: Path) -> bool:
@@ -80,10 +90,11 @@ def is_folder(path: Path) -> bool:
 def mapped_arrays(folder: Path) -> tuple:
     """Training and test arrays of the .npy files of a folder, mapped into memory, not read.
 
-    Inputs must be of a type and order that need no copy.
+    And the number of classes, if that is there. Inputs must be of a type and order that need no
+    copy.
     """
     found = {}
-    for name in ARRAYS:
+    for name in (*ARRAYS, CLASSES):
         file = folder / f"{name}.npy"
         if not file.is_file():
             continue
@@ -105,7 +116,7 @@ def mapped_arrays(folder: Path) -> tuple:
 
 
 def read_table(path: Path) -> tuple:
-    """Features and targets of a table, and None for the test part that it does not have."""
+    """Features and targets of a table, and None for a test part and classes that it has not."""
     is_csv = path.suffix.lower() == ".csv"
     try:
         table = pd.read_csv(path) if is_csv else pd.read_parquet(path)
@@ -131,7 +142,7 @@ def read_table(path: Path) -> tuple:
             )
     target = next((name for name in TARGETS if name in table), table.columns[-1])
     features = table.drop(columns=target).to_numpy(np.float64)
-    return (features, table[target].to_numpy()), None
+    return (features, table[target].to_numpy()), None, None
 
 
 def check_header(names: list) -> None:
