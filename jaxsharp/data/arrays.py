@@ -92,7 +92,9 @@ class Digits:
         size, spread = np.maximum(np.abs(low), np.abs(high)), high - low
         kind = np.finfo(np.float32)
         few = (spread < DISTINCT * kind.eps * size) | (size < kind.tiny)
-        for place in np.flatnonzero(few & (spread > NOISE * size) & lost)[:1]:
+        places = np.flatnonzero(few & (spread > NOISE * size) & lost)
+        if places.size:
+            place = places[0]
             index = np.unravel_index(place, np.shape(self.ends[0]))
             where = "".join(f"[{i}]" for i in index)
             raise DataError(

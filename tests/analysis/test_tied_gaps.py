@@ -40,7 +40,6 @@ def test_gaps_are_equal_where_their_fractions_are(counted):
 
 
 def test_so_are_ties_of_coefficients(counted):
-    """Before, 87 % of the ties of 300 and 150 examples counted as differences."""
     runs, fractions = counted
     runs = runs.assign(rate=np.arange(120) // 5, converged=True, diverged=False, train_loss=1.0)
     order = np.argsort(np.argsort([float(gap) for gap in fractions], kind="stable"))

@@ -1,5 +1,7 @@
 """Tables and arrays: names of columns, numbers that no feature holds, classes without example."""
 
+import errno
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -78,8 +80,26 @@ def test_classes_without_an_example_are_counted_where_the_number_is_stored(tmp_p
     assert data.load(str(place), holdout=2).num_classes == 5
 
 
-@pytest.mark.parametrize("number", [np.float64(5), np.array([5]), np.int64(2), "five"])
-def test_a_number_of_classes_that_is_none_is_refused(tmp_path, number):
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (np.float64(5), "num_classes is float64 of shape ()"),
+        (np.array([5]), "num_classes is int64 of shape (1,)"),
+        ("five", "num_classes is <U4 of shape ()"),
+        (np.int64(2), "the classes are 0 to 1"),
+    ],
+)
+def test_a_number_of_classes_that_is_none_is_refused(tmp_path, number, said):
     np.savez(tmp_path / "mine.npz", x_train=X, y_train=2 * Y, num_classes=number)
-    found = error_of(data.load, str(tmp_path / "mine.npz"), holdout=2)
-    assert "num_classes is " in found or "the classes are 0 to 1" in found
+    assert said in error_of(data.load, str(tmp_path / "mine.npz"), holdout=2)
+
+
+def test_no_room_for_the_number_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    given = {"out": tmp_path / "mine", "holdout": 2, "num_classes": 5}
+    found = error_of(data.from_batches, [(X, 2 * Y)], **given)
+    assert found == "num_classes.npy cannot be written: No space left on device"
+    assert not list(tmp_path.iterdir())

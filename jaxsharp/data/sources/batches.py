@@ -61,10 +61,11 @@ def from_batches(
                         files[name] = opened.enter_context(growing(unfinished / name, array))
                     files[name].append(array)
         if num_classes is not None:
-            np.save(unfinished / f"{CLASSES}.npy", num_classes)
+            write_number(unfinished / f"{CLASSES}.npy", num_classes)
         train, test, _ = mapped_arrays(unfinished)
         return from_arrays(
-            *(train, test),
+            train,
+            test,
             **{"name": as_plain(folder.resolve().name), "source": str(folder)},
             **{"num_classes": num_classes, "holdout": holdout},
         )
@@ -138,6 +139,14 @@ def pair_of(what: str, batch: Mapping, inputs: list[str], target: str) -> tuple[
         return joined(arrays), batch[target]
     except DataError as error:
         raise DataError(f"{what}: {error}") from None
+
+
+def write_number(path: Path, number: int) -> None:
+    """Write a number as an array of no axis; DataError where there is no room."""
+    try:
+        np.save(path, number)
+    except OSError as error:
+        raise DataError(f"{path.name} cannot be written: {error.strerror}") from None
 
 
 class Growing:
