@@ -1,7 +1,8 @@
-"""What do products with a network of the user's own convolutions cost on this device?
+r"""What do products with a network of the user's own convolutions cost on this device?
 
     python experiments/benchmarks/convolutions.py --out DIR
-    python experiments/benchmarks/convolutions.py --model resnet_18 --examples 500 --rounds 1
+    python experiments/benchmarks/convolutions.py --model resnet_18 --examples 500 --rounds 1 \
+        --no-whole
 
 The Hessian product of `curvature.hessian` with its default arguments, of a network of three plain
 nnx.Conv (97,290 parameters, strides, no BatchNorm), or of a network of the package with its
@@ -9,6 +10,7 @@ convolutions by ``lax.conv``, on random images of 32 x 32 x 3, beside the plain 
 of the gradient of all examples at once; and the same product with the convolutions left as XLA has
 them. Medians of rounds in turn, on the CPU of processor time, which other work on the machine
 changes little; errors are against the plain form, in float64 for the three plain convolutions.
+Without the plain form, for which the memory has to hold all examples, against convolutions.
 """
 
 import json
@@ -30,16 +32,18 @@ from jaxsharp.curvature import products
 
 
 class Sizes(NamedTuple):
-    """The network, or "" for the plain one and its channels; examples and rounds."""
+    """The network, or "" for the plain one and its channels; examples, rounds, the plain form."""
 
     smoke: bool = False
     model: str = ""
     examples: int = 250
     rounds: int = 5
+    whole: bool = True
     channels: tuple[int, ...] = (32, 64, 64)
 
 
-SMOKE = Sizes(True, "", 8, 2, (2, 2, 2))
+SMOKE = Sizes(True, "", 8, 2, True, (2, 2, 2))
+AS_IS = "left as convolutions"
 
 
 class Net(nnx.Module):
@@ -65,6 +69,7 @@ def convolutions(
     model: str = "",
     examples: int = 250,
     rounds: int = 5,
+    whole: bool = True,
     smoke: bool = False,
 ) -> None:
     """Time the products.
@@ -74,9 +79,11 @@ def convolutions(
         model: One of the package's networks, such as resnet_18, in the place of the plain one.
         examples: Images.
         rounds: How often each form is timed.
+        whole: With the plain form, of all examples at once.
         smoke: Fewer examples, channels and rounds.
     """
-    sizes = SMOKE if smoke else Sizes(False, model, examples, rounds)
+    whole |= smoke
+    sizes = SMOKE if smoke else Sizes(False, model, examples, rounds, whole)
     rng = np.random.default_rng(0)
     images = rng.normal(size=(sizes.examples, 32, 32, 3)).astype(np.float32)
     labels = np.arange(sizes.examples) % 10
@@ -88,19 +95,23 @@ def convolutions(
     params, stats = network.init(jax.random.key(0))
     batch = images, labels = jnp.asarray(images), jnp.asarray(labels)
     loss, vector = network.frozen_loss(stats), jax.tree.map(jnp.ones_like, params)
-    forms = {
-        "plain": plain(loss, params, batch),
-        "default": curvature.hessian(loss, params, batch),
-        "recomputed": curvature.hessian(loss, params, batch, recompute=True),
-    }
+    forms = {"plain": plain(loss, params, batch)} if whole else {}
+    forms["default"] = curvature.hessian(loss, params, batch)
+    if whole:
+        forms["recomputed"] = curvature.hessian(loss, params, batch, recompute=True)
     fast, products.fast_in_loops = products.fast_in_loops, lambda fn: fn
-    forms["left as convolutions"] = curvature.hessian(loss, params, batch)
+    forms[AS_IS] = curvature.hessian(loss, params, batch)
     products.fast_in_loops = fast
-    with jax.enable_x64(not sizes.model):
-        as_is = np.float32 if sizes.model else np.float64
-        at, along, inputs = jax.tree.map(lambda x: np.asarray(x, as_is), (params, vector, images))
-        want = plain(loss, at, (inputs, labels))(along)
-    errors = {name: error(form(vector), want) for name, form in forms.items()}
+    found, beside = {name: form(vector) for name, form in forms.items()}, AS_IS
+    if whole:
+        beside = "plain"
+        with jax.enable_x64(not sizes.model):
+            as_is = np.float32 if sizes.model else np.float64
+            at, along, inputs = jax.tree.map(
+                lambda x: np.asarray(x, as_is), (params, vector, images)
+            )
+            want = plain(loss, at, (inputs, labels))(along)
+    errors = {name: error(each, want if whole else found[beside]) for name, each in found.items()}
     now = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
     seconds = {name: [] for name in forms}
     for _ in range(sizes.rounds):
@@ -108,7 +119,7 @@ def convolutions(
             start = now()
             jax.block_until_ready(form(vector))
             seconds[name].append(now() - start)
-    ratios = {name: np.array(times) / np.array(seconds["plain"]) for name, times in seconds.items()}
+    ratios = {name: np.array(times) / np.array(seconds[beside]) for name, times in seconds.items()}
     table = pd.DataFrame(
         [
             {
@@ -126,6 +137,7 @@ def convolutions(
     command = f"python experiments/benchmarks/convolutions.py{' --smoke' * smoke}"
     if sizes.model:
         command += f" --model {model} --examples {examples} --rounds {rounds}"
+    command += " --no-whole" * (not whole)
     config = tables.configuration({"command": command, "sizes": sizes._asdict()})
     write(out, table, config)
     print((out / "README.md").read_text())
@@ -161,15 +173,17 @@ def write(out: Path, table: pd.DataFrame, config: dict) -> None:
         ]
         for row in table.itertuples()
     ]
-    columns = ["Hessian product", "how", "seconds", "times the plain form", "error"]
-    model = config["sizes"]["model"]
+    model, whole = config["sizes"]["model"], config["sizes"]["whole"]
+    beside = "the plain form" if whole else AS_IS
+    columns = ["Hessian product", "how", "seconds", f"times {beside}", "error"]
+    reference = beside + " in float64" * (whole and not model)
     page = f"""# Convolutions {f"of {model}" if model else "of the user's own"}
 
     {config["command"]}
 
 JAX {config["versions"]["jax"]} on {config["device"]}; {config["sizes"]["examples"]} images. On the
 CPU convolutions are taken as matrix products (`core.convolutions`), as XLA runs them slowly inside
-of loops. Errors: largest deviation from the plain form{" in float64" * (not model)}, relative
+of loops. Errors: largest deviation from {reference}, relative
 to the largest entry.
 
 {tables.markdown(columns, lines)}"""

@@ -2,8 +2,8 @@
 
     python experiments/benchmarks/mapped.py --out DIR
 
-Epochs of SmallMLP, which computes little for each byte that it reads, on drawn images: held in
-memory; mapped from a file of which the pages are in memory; mapped from one of which none is,
+Epochs of SmallMLP, which computes little for each byte that it reads, or of another network of the
+package (`--model resnet_20 --examples 1280`), on drawn images: held in memory; mapped from a file of which the pages are in memory; mapped from one of which none is,
 dropped before every epoch; and both of these streamed, as for an accelerator that has no room for
 them, in batches that a thread reads ahead. They take turns, the streamed ones with a program of
 their own. Some minutes on two cores; `--smoke` takes few small images.
@@ -37,6 +37,7 @@ def mapped(
     out: Path = Path("runs/benchmarks-mapped"),
     examples: int = 100_000,
     side: int = 32,
+    model: str = "small_mlp",
     repeats: int = 5,
     threads: int = 2,
     smoke: bool = False,
@@ -47,6 +48,7 @@ def mapped(
         out: Folder of the tables.
         examples: Training examples.
         side: Pixels of a side of an image, in three colors.
+        model: Network that is trained.
         repeats: Rounds in which all take turns.
         threads: Cores used.
         smoke: Few small images.
@@ -59,10 +61,11 @@ def mapped(
         examples, side = 1000, 8
     command = f"python experiments/benchmarks/mapped.py --repeats {repeats} --threads {threads}"
     command += f" --examples {examples} --side {side}" * (not smoke) + " --smoke" * smoke
+    command += f" --model {model}" * (model != "small_mlp")
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder), examples, side)
-        times, errors = measured(Path(folder), repeats)
-    work = f"epoch of small_mlp on {examples} images of {side} x {side} x 3"
+        times, errors = measured(Path(folder), model, repeats)
+    work = f"epoch of {model} on {examples} images of {side} x {side} x 3"
     rows = [
         Row(work, name, examples, None, each[0], np.array(each[1:]), float("nan"), errors[name], "")
         for name, each in times.items()
@@ -96,7 +99,7 @@ def write(folder: Path, examples: int, side: int) -> None:
         np.save(folder / f"y_{part}.npy", np.arange(count) % 10)
 
 
-def measured(folder: Path, repeats: int) -> tuple[dict, dict]:
+def measured(folder: Path, model: str, repeats: int) -> tuple[dict, dict]:
     """Seconds of an epoch, the first with the compilation, and differences, by what was read."""
     import jax
 
@@ -109,8 +112,8 @@ def measured(folder: Path, repeats: int) -> tuple[dict, dict]:
     from jaxsharp.training.members import stack
 
     dataset = data.load(str(folder))
-    bench = workbench(dataset, "small_mlp")
-    config = RunConfig("mapped", "small_mlp", "sgd", "none", 0, Settings(epochs=9)).resolved()
+    bench = workbench(dataset, model)
+    config = RunConfig("mapped", model, "sgd", "none", 0, Settings(epochs=9)).resolved()
     recipe, images = make_recipe(config, bench), dataset.train.images
     program = epoch_program(recipe)
     rows = stack([(beginning(recipe, config, bench), hyper_arrays(config, bench.optimizers))])

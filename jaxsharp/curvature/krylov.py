@@ -106,7 +106,7 @@ def wanted_pairs(limits: Limits, state: State) -> tuple[Array, Array]:
 
     First the largest in descending order, then the smallest in ascending order.
     """
-    values, coefficients = _ritz_pairs(state)
+    values, coefficients = ritz_pairs(state.projected, state.filled)
     places = _wanted(limits, state)
     return values[places], coefficients[:, places]
 
@@ -158,7 +158,7 @@ def _extend(key, state: State, image) -> State:
 @partial(jax.jit, static_argnums=0)
 def _assess(limits: Limits, state: State) -> State:
     """Ask whether that is enough, and make room if it is not."""
-    values, coefficients = _ritz_pairs(state)
+    values, coefficients = ritz_pairs(state.projected, state.filled)
     # A loop of at most one turn: a branch that leaves the basis alone would copy it.
     return jax.lax.while_loop(
         lambda state: (state.filled == len(state.projected)) & ~state.stop,
@@ -167,15 +167,17 @@ def _assess(limits: Limits, state: State) -> State:
     )
 
 
-def _ritz_pairs(state: State):
+def ritz_pairs(
+    projected: Float[Array, "m m"], filled: Int[Array, ""]
+) -> tuple[Float[Array, " m"], Float[Array, "m m"]]:
     """Return the Ritz values, largest first, and in columns their vectors in terms of the basis.
 
     Rows that are not filled get values below all others, of a size that keeps B well scaled.
     """
-    size = jnp.max(jnp.abs(state.projected))
+    size = jnp.max(jnp.abs(projected))
     size = jnp.where(size > 0, size, jnp.ones_like(size))
-    scaled = state.projected / size
-    unused = jnp.arange(len(scaled)) >= state.filled
+    scaled = projected / size
+    unused = jnp.arange(len(scaled)) >= filled
     padding = -1 - jnp.linalg.norm(scaled)
     values, vectors = jnp.linalg.eigh(scaled + jnp.diag(jnp.where(unused, padding, 0)))
     return size * values[::-1], vectors[:, ::-1]

@@ -40,7 +40,7 @@ class Options:
     eigenvalue_starts: int = 1
     """Random starts of the top eigenvalue; above 1 the largest, and whether another confirms it."""
     eigenvalue_sample: float = 0.0
-    """Share of the examples whose top eigenvectors are the first start; 0: a random one."""
+    """Share of the examples over which most products of the first start are; 0: over all."""
     eigenvalue_count: int = 5
     """Eigenvalues of the sum of the largest, the last of which is the ratio's."""
     num_probes: int = 30

@@ -1,7 +1,7 @@
 """The spectrum of the Hessian of the training loss.
 
 eigenvalues   at both ends, by Lanczos
-starts        of Lanczos, from a sample of the examples
+samples       the top eigenpair by products over a sample, and few over all examples
 traces        trace, exact or by random probes, and Frobenius norm
 densities     functionals of the density of eigenvalues
 """

@@ -16,7 +16,7 @@ from jaxsharp.core.programs import own_settings
 from jaxsharp.curvature.lanczos import eigenpairs_at
 from jaxsharp.curvature.products import hessian
 from jaxsharp.measures.contract import EVERY, Measure, Options, Record, Trained
-from jaxsharp.measures.spectrum.starts import common_start, sampled
+from jaxsharp.measures.spectrum.samples import sampled, top_by_sample
 from jaxsharp.networks.checks import check_alone
 from jaxsharp.networks.network import Network
 
@@ -81,11 +81,10 @@ def top_eigenvalue(
     of the others from 67 of 1,000 starts, 1e-3 from none. ``starts`` above 1 take the largest value
     of as many, and say whether another start confirms it.
 
-    With ``sample`` above 0 the first start is not random, but the sum of the top few
-    eigenvectors of the Hessian of that share of the examples, drawn at random, to the same ``tol``.
-    The residual is over all examples as before. It saves nothing where a random start needs few
-    products (small_mlp on the digits: 9 against 7 to 9 at 1e-2). Those of the sample are
-    counted as the share that they cost, rounded up. The other starts are random.
+    With ``sample`` above 0 the first start is not random: the top eigenvectors of the Hessian of
+    that share of the examples, drawn at random, are corrected by few products over all
+    (`samples`). The residual is over all examples as before. Products of the sample are counted as
+    the share that they cost, rounded up. The other starts are random.
 
     Raises ValueError for ``starts`` below 1, and a ``sample`` outside of [0, 1).
     """
@@ -140,41 +139,36 @@ def eigenvalues(
     if not sample:
         return largest(matvec, params, key, starts=starts, **options)
     few, share = sampled(batch, sample, stream(key, "sample"))
-    of_few = hessian(network.frozen_loss(stats, few[1]), params, few, memory=memory)
-    start, products = common_start(of_few, params, stream(key, "sample's start"), **options)
-    found = largest(matvec, params, key, starts=starts, start=start, **options)
-    spent = jnp.ceil(share * products).astype(found.num_products.dtype)
-    return found._replace(num_products=found.num_products.at[0].add(spent))
+    near = hessian(network.frozen_loss(stats, few[1]), params, few, memory=memory)
+    pair = top_by_sample(matvec, near, params, stream(key, "by the sample"), **options)
+    spent = jnp.ceil(share * pair.num_near).astype(pair.num_products.dtype)
+    products = pair.num_products + spent
+    first = jax.tree.map(
+        lambda x: x[None], Found(pair.value, pair.residual, pair.converged, products)
+    )
+    if starts == 1:
+        return first
+    others = largest(matvec, params, key, starts=starts - 1, **options)
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), first, others)
 
 
 def largest(
-    matvec: Callable,
-    like: PyTree,
-    key: Array,
-    *,
-    tol: float,
-    max_products: int,
-    starts: int,
-    start: PyTree | None = None,
+    matvec: Callable, like: PyTree, key: Array, *, tol: float, max_products: int, starts: int
 ) -> Found:
     """Top eigenvalue of a symmetric operator from each of some random starts, the first ``key``'s.
 
-    The starts are taken one after the other by one program. With ``start`` that is the first.
+    The starts are taken one after the other by one program.
     """
 
-    def from_start(key, start=None):
-        limits = tol, max_products
-        pairs, _ = eigenpairs_at(matvec, like, (1, 0), key, *limits, start=start)
+    def from_start(key):
+        pairs, _ = eigenpairs_at(matvec, like, (1, 0), key, tol, max_products)
         return Found(*(x[0] for x in (pairs.values, pairs.residuals, pairs.converged)), pairs[-1])
 
+    if starts == 1:
+        return jax.tree.map(lambda x: x[None], from_start(key))
     others = stream(key, "other starts")
     keys = [key, *(jax.random.fold_in(others, i) for i in range(1, starts))]
-    first = []
-    if start is not None or starts == 1:
-        first, keys = [jax.tree.map(lambda x: x[None], from_start(key, start))], keys[1:]
-    if keys:
-        first += [jax.lax.map(from_start, jnp.stack(keys))]
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *first)
+    return jax.lax.map(from_start, jnp.stack(keys))
 
 
 def _top(network, at: Trained, batch, key, options: Options, memory):

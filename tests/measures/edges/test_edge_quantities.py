@@ -154,7 +154,7 @@ def test_a_followed_eigenvalue_starts_where_the_last_one_ended(params, data):
 )
 @pytest.mark.parametrize("sample", [0.0, 0.4])
 def test_the_residual_of_few_products_is_that_of_the_vector(params, data, limits, met, sample):
-    """No product at the end measures it, and a start from a sample has no part in it."""
+    """No product at the end measures it, and what a sample says has no part in it."""
     matrix = dense(params, data)[1]
     options = {"key": jax.random.key(2), "sample": sample, **limits}
     found = edges.followed_eigenvalue(loss, params, data, **options)
@@ -163,7 +163,8 @@ def test_the_residual_of_few_products_is_that_of_the_vector(params, data, limits
     np.testing.assert_allclose(found.residual, left, rtol=1e-6)
     assert found.converged == met == (found.residual <= limits["tol"] * found.value)
     assert np.abs(np.linalg.eigvalsh(matrix) - found.value).min() <= found.residual
-    assert 1 < found.num_products <= 4 + (sample > 0)  # two of 0.4 of the examples cost one
+    most = 4 if not sample else 9 if met else 20  # those of 0.4 of the examples cost 0.4
+    assert 1 < found.num_products <= most
 
 
 @pytest.mark.slow
