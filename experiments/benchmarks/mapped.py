@@ -3,10 +3,11 @@
     python experiments/benchmarks/mapped.py --out DIR
 
 Epochs of SmallMLP, which computes little for each byte that it reads, or of another network of the
-package (`--model resnet_20 --examples 1280`), on drawn images: held in memory; mapped from a file of which the pages are in memory; mapped from one of which none is,
-dropped before every epoch; and both of these streamed, as for an accelerator that has no room for
-them, in batches that a thread reads ahead. They take turns, the streamed ones with a program of
-their own. Some minutes on two cores; `--smoke` takes few small images.
+package (`--model resnet_20 --examples 1280`), on drawn images: held in memory; mapped from a file
+of which the pages are in memory; mapped from one of which none is, dropped before every epoch; and
+both of these streamed, as for an accelerator that has no room for them, in batches that a thread
+reads ahead. They take turns, the streamed ones with a program of their own. Some minutes on two
+cores; `--smoke` takes few small images.
 """
 
 import ctypes
