@@ -19,10 +19,11 @@ from jaxsharp.core.keys import stream
 from jaxsharp.core.memory import Budget
 from jaxsharp.core.programs import own_settings
 from jaxsharp.core.streaming import rows
+from jaxsharp.core.trees import norm
 from jaxsharp.curvature.lanczos import eigenpairs_at
 from jaxsharp.curvature.operators import Loops, preconditioned
 from jaxsharp.curvature.products import hessian
-from jaxsharp.measures.neighbourhood.crossings import ROUNDING, crossing
+from jaxsharp.measures.neighbourhood.crossings import ROUNDING, crossing, with_rounding
 from jaxsharp.measures.spectrum.samples import sampled, top_by_sample
 
 COMPILED = Loops(jax.lax.while_loop, jax.lax.map)
@@ -51,7 +52,7 @@ class BatchSharpness(NamedTuple):
 
 
 class CriticalSharpness(NamedTuple):
-    """2 / eta_c, the width of its bracket, whether there is one, and the losses that it took."""
+    """2 / eta_c, width of its bracket with rounding, whether there is one, and the losses taken."""
 
     value: Float[Array, ""]
     width: Float[Array, ""]
@@ -225,7 +226,8 @@ def critical_sharpness(
     losses alone; a rise between two powers of 2 that ends before the second is not seen. Above 2/lr
     the step raises the loss, whatever the optimizer. On a quadratic it is `directional_sharpness`.
     NaN, and not found, where the loss rises at all steps, or at none, from 2^-40 to 2^40 of s, or
-    falls by no more than its rounding.
+    falls by no more than its rounding. The width of the bracket has with it what the rounding of
+    loss and parameters may move eta_c by, where the loss along s is convex.
 
     Cost: about ten losses. Kalra et al. 2026 (arXiv 2601.16979). Raises ValueError for an rtol
     outside of (0, 1).
@@ -239,6 +241,7 @@ def critical_along(
     """`critical_sharpness` of a function of the parameters."""
     if not 0 < rtol < 1:
         raise ValueError(f"rtol is {rtol}; it must be above 0 and below 1")
+    params, update = jax.tree.map(jnp.asarray, (params, update))
     before = jnp.asarray(loss(params))
 
     def rise(scale):
@@ -248,6 +251,9 @@ def critical_along(
     rounding = ROUNDING * jnp.finfo(before.dtype).eps * jnp.abs(before)
     bisections = max(0, math.ceil(math.log2(math.log(2) / math.log1p(rtol))))
     found = crossing(rise, -rounding, before, bisections=bisections)
+    # From half of the way on the loss rises by as much as it has fallen until there.
+    fall = jnp.maximum(-rise(found.value / 2), 0)
+    found = with_rounding(found, before, 2 * fall, params, norm(update))
     value = jnp.where(found.found, 2 / (learning_rate * found.value), jnp.nan)
     width = value * found.width / found.value
-    return CriticalSharpness(value, width, found.found, found.calls + 1)
+    return CriticalSharpness(value, width, found.found, found.calls + 2)

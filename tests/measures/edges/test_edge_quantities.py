@@ -228,6 +228,30 @@ def test_directional_and_critical_sharpness_of_a_quadratic():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("offset", [0.0, 10.0, 300.0])
+def test_the_width_of_a_critical_sharpness_covers_rounding(offset):
+    """In float32 at the side of an offset beside which the loss falls by little, in float64 not."""
+    rng = np.random.default_rng(3)
+    root = rng.normal(size=(6, 6))
+    matrix, rate = root @ root.T, 0.01
+    for at in rng.normal(size=(5, 6)) / 10:
+        update = -rate * matrix @ at
+
+        def width_and_error(dtype, at=at, update=update):
+            loss = lambda x, batch: dtype(offset) + x @ batch @ x / 2  # noqa: E731
+            given = (dtype(at), dtype(matrix), dtype(update))
+            found = edges.critical_sharpness(loss, *given, learning_rate=rate, rtol=1e-4)
+            exact = (update @ matrix @ update) / (update @ update)
+            assert found.found
+            return found.width / found.value, abs(found.value - exact) / exact
+
+        width, off = width_and_error(lambda x: jnp.asarray(x, jnp.float32))
+        assert off <= width
+        fine, _ = width_and_error(lambda x: jnp.asarray(x, jnp.float64))
+        assert fine <= 1.01e-4 and (width > 1.1 * fine) == (offset > 0)
+
+
+@pytest.mark.slow
 def test_directional_and_critical_sharpness_of_a_network(params, data):
     at, state, _ = trained(optimizers.adam(LR), params, data)
     optimizer = optimizers.adam(LR)
