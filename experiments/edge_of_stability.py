@@ -7,7 +7,8 @@ et al. 2021, arXiv 2103.00065); heavy ball has its edge at (2 + 2 b)/lr, Adam's 
 eigenvalue at (2 + 2 b1)/((1 - b1) lr), 38/lr at b1 = 0.9 (Cohen et al. 2022, arXiv 2207.14484); SAM
 at (|g|/(2 rho)) (sqrt(1 + 8 rho/(lr |g|)) - 1), below 2/lr (Long and Bartlett 2023, arXiv
 2309.12488); with minibatches it is the batch sharpness E[g_B' H_B g_B / |g_B|^2] that comes to
-2/lr, the largest eigenvalue lies below (arXiv 2412.20553).
+2/lr, the largest eigenvalue lies below (arXiv 2412.20553), and with momentum to 2 (1 - b)/lr where
+batches are small, to 2 (1 + b)/lr where they are large (arXiv 2604.14108).
 
 The network is that of Cohen et al., 3072-200-200-10 with tanh, its loss half the squared error to
 one-hot classes, on CIFAR-10's official training files, pixels normalized by channel. Each case
@@ -37,13 +38,14 @@ from jaxsharp.measures import edges
 
 
 class Case(NamedTuple):
-    """Optimizer and learning rate; steps in all and between measurements; examples a step."""
+    """Optimizer and rate; steps in all and between measurements; examples a step and in all."""
 
     optimizer: str
     learning_rate: float
     steps: int
     every: int
     batch_size: int | None = None
+    examples: int = 2000
 
 
 CASES = {
@@ -53,8 +55,13 @@ CASES = {
     "sam-0.02": Case("sam", 0.02, 1000, 20),
     "minibatch-0.02": Case("sgd", 0.02, 20000, 500, batch_size=8),
     "minibatch-0.05": Case("sgd", 0.05, 20000, 250, batch_size=8),
+    "minibatch-8192-0.02": Case("sgd", 0.02, 80000, 2000, 8, 8192),
+    "minibatch-8192-0.05": Case("sgd", 0.05, 80000, 2000, 8, 8192),
+    "momentum-8192-0.005": Case("heavy_ball", 0.005, 80000, 2000, 8, 8192),
+    "momentum-large-8192-0.03": Case("heavy_ball", 0.03, 8000, 200, 512, 8192),
 }
-MOMENTUM, B1, RHO = 0.9, 0.9, 0.1
+SMALL_BATCH = 16  # at most so many examples; what a small batch is the paper leaves open
+MOMENTUM, B1, RHO, HIDDEN = 0.9, 0.9, 0.1, (200, 200)
 DRAWN = 400  # batches from which the batch sharpness is estimated
 
 
@@ -104,6 +111,9 @@ def edge_of(case: Case, gradient_norm: float) -> float:
     if case.optimizer == "adam":
         return edges.adam_edge(rate, b1=B1)
     momentum = MOMENTUM if case.optimizer == "heavy_ball" else 0.0
+    if case.batch_size is not None:
+        small, large = edges.batch_edges(rate, momentum=momentum)
+        return small if case.batch_size <= SMALL_BATCH else large
     return edges.heavy_ball_edge(rate, momentum=momentum)
 
 
@@ -226,7 +236,7 @@ def edge_of_stability(
     *,
     out: Path = Path("runs/edge_of_stability"),
     cases: tuple[str, ...] = tuple(CASES),
-    examples: int = 2000,
+    examples: int | None = None,
     data_dir: Path | None = None,
     seed: int = 0,
     smoke: bool = False,
@@ -236,7 +246,7 @@ def edge_of_stability(
     Args:
         out: Folder for the tables and the figure.
         cases: Cases to run, of those listed in the file.
-        examples: Training examples, a stratified part.
+        examples: Training examples, a stratified part; those of each case if not given.
         data_dir: Directory with the official files of CIFAR-10.
         seed: Seed of initialization and batches.
         smoke: A few digits, narrow layers, few steps.
@@ -244,15 +254,16 @@ def edge_of_stability(
     unknown = sorted(set(cases) - set(CASES))
     if unknown:
         raise SystemExit(f"cases has {unknown[0]}; valid are {', '.join(CASES)}")
-    train = training_data(smoke, examples, data_dir)
-    sizes = (train[0].shape[1], *((8, 8) if smoke else (200, 200)), 10)
     out.mkdir(parents=True, exist_ok=True)
     for name in cases:
         file, case = out / f"{name}.csv", CASES[name]
         if file.exists():
             continue
+        case = case._replace(examples=examples or case.examples)
         if smoke:
-            case = case._replace(steps=20, every=10)
+            case = case._replace(steps=20, every=10, batch_size=case.batch_size and 8)
+        train = training_data(smoke, case.examples, data_dir)
+        sizes = (train[0].shape[1], *((8, 8) if smoke else HIDDEN), 10)
         begun = time.perf_counter()
         table = follow(case, train, sizes, seed)
         file.with_suffix(".tmp").write_text(table.to_csv(index=False))
@@ -264,7 +275,7 @@ def edge_of_stability(
     figure(tables, out / "edges.png")
     versions = {p: importlib.metadata.version(p) for p in ("jax", "optax", "numpy")}
     machine = {"python": platform.python_version(), "machine": platform.machine(), **versions}
-    settings = {"examples": len(train[0]), "sizes": sizes, "seed": seed, "rho": RHO}
+    settings = {"examples": examples, "hidden": HIDDEN, "seed": seed, "rho": RHO}
     settings |= {"momentum": MOMENTUM, "b1": B1, "cases": {n: CASES[n]._asdict() for n in tables}}
     (out / "config.json").write_text(json.dumps(settings | {"made_with": machine}, indent=1))
     print(found.to_string(index=False))
