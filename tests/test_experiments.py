@@ -60,7 +60,7 @@ def test_learning_rate_and_batch_size(tmp_path):
 
 @pytest.mark.slow
 def test_the_edge_of_stability(tmp_path):
-    cases = ["adam-0.0004", "sam-0.02", "minibatch-0.02"]
+    cases = ["adam-0.0004", "sam-0.02", "minibatch-0.02", "momentum-8192-0.005"]
     options = ["--smoke", "--out", tmp_path, "--cases", *cases]
     command = [sys.executable, "experiments/edge_of_stability.py", *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -76,6 +76,7 @@ def test_the_edge_of_stability(tmp_path):
     # At it SAM's step is at the end of stability: lr s (1 + rho s / |g|) = 2.
     np.testing.assert_allclose(rate * sam["edge"] * (1 + rho * sam["edge"] / norm), 2, rtol=1e-6)
     assert (found["minibatch-0.02"]["batch_sharpness_error"] > 0).all()
+    np.testing.assert_allclose(found["momentum-8192-0.005"]["edge"], 2 * (1 - 0.9) / 0.005)
     assert set(pd.read_csv(tmp_path / "verdicts.csv")["case"]) == set(cases)
 
 
