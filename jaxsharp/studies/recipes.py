@@ -66,6 +66,7 @@ def unchecked_recipe(config: RunConfig, bench: Workbench, split_batches: bool = 
     return Recipe(
         *(bench.trained, optimizer, size, stopping, split_batches, regime, averaging),
         compute=settings.compute,
+        cuts=config.sam in CUTTING,
     )
 
 
