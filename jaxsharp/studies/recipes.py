@@ -57,9 +57,10 @@ def unchecked_recipe(config: RunConfig, bench: Workbench, split_batches: bool = 
     regime = regime_of(settings)
     check_regime(regime, bench.network.loss, bench.dataset.train.images.shape)
     check_last_batch(regime, bench.trained, num_examples, settings.batch_size)
-    check_compute(settings.compute, bench.trained, bench.dataset.train.images[:EXAMPLES])
+    few = bench.dataset.train.images[:EXAMPLES]
+    check_compute(settings.compute, bench.trained, few)
     averaging = Averaging(settings.average, settings.average_decay, settings.average_after)
-    check_averaging(averaging, bench.network)
+    check_averaging(averaging, bench.network, few)
     check_arguments(config, bench.optimizers)
     base = bench.optimizers[config.optimizer]
     optimizer = optimizer_factory(base, config.sam, settings.clip_norm)
