@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, ScalarLike
 
 from jaxsharp.core.choices import IGNORED, hashable, known, known_classes
 from jaxsharp.core.entropies import binary_cross_entropies, cross_entropies
@@ -42,7 +42,7 @@ class Loss(NamedTuple):
         """The mean weight of examples; None where each counts alike."""
         return None if self.weights is None else jnp.mean(widen(self.weights(targets)))
 
-    def in_parts(self, mean: Callable, total: Array | None) -> Callable:
+    def in_parts(self, mean: Callable, total: ScalarLike | None) -> Callable:
         """A mean, or accuracy, in the form that chunks of data with this `total` weight add up to.
 
         Its plain averages over chunks, by their numbers of examples, are the weighted mean over all

@@ -150,17 +150,10 @@ class Settings:
 
     def check_tracked(self) -> None:
         """Raise ValueError for what cannot be followed, or where nothing is."""
-        tracked = self.tracked
         for name in ("track_every", "track_size"):
             value = getattr(self, name)
-            if not tracked and value != getattr(Settings(), name):
+            if not self.tracked and value != getattr(Settings(), name):
                 raise ValueError(f"{name} is {value}, and nothing is followed; give track")
-        batched = [name for name in tracked if name in trackers.WITH_BATCHES]
-        if batched and self.track_size is not None and self.track_size < self.batch_size:
-            raise ValueError(
-                f"track_size is {self.track_size}; {batched[0]} is of batches, so that it must be "
-                f"at least batch_size, {self.batch_size}"
-            )
 
     def check_average(self) -> None:
         """Raise ValueError for what an average would take where there is none."""

@@ -20,7 +20,7 @@ from jaxsharp.training.descents import CUTTING, Descent
 from jaxsharp.training.epochs import Recipe, Stopping, TrainState, init_state, streams
 from jaxsharp.training.precision import check_compute
 from jaxsharp.training.regimes import Regime, check_last_batch, check_regime
-from jaxsharp.training.trackers import QUANTITIES, Tracking, first_tracked
+from jaxsharp.training.trackers import QUANTITIES, WITH_BATCHES, Tracking, first_tracked
 
 
 def make_recipe(config: RunConfig, bench: Workbench, *, split_batches: bool = False) -> Recipe:
@@ -43,6 +43,7 @@ def unchecked_recipe(config: RunConfig, bench: Workbench, split_batches: bool = 
                 f"{name} is {size}; "
                 f"it must be from 1 to {num_examples} (the number of training examples)"
             )
+    check_followed(settings)
     check_batches(config, bench.network.loss)
     labels = bench.dataset.train.labels
     if settings.label_noise and (labels.dtype != np.int32 or labels.ndim > 1):
@@ -56,9 +57,10 @@ def unchecked_recipe(config: RunConfig, bench: Workbench, split_batches: bool = 
     regime = regime_of(settings)
     check_regime(regime, bench.network.loss, bench.dataset.train.images.shape)
     check_last_batch(regime, bench.trained, num_examples, settings.batch_size)
-    check_compute(settings.compute, bench.trained, bench.dataset.train.images[:EXAMPLES])
+    few = bench.dataset.train.images[:EXAMPLES]
+    check_compute(settings.compute, bench.trained, few)
     averaging = Averaging(settings.average, settings.average_decay, settings.average_after)
-    check_averaging(averaging, bench.network)
+    check_averaging(averaging, bench.network, few)
     check_arguments(config, bench.optimizers)
     base = bench.optimizers[config.optimizer]
     optimizer = optimizer_factory(base, config.sam, settings.clip_norm)
@@ -66,7 +68,21 @@ def unchecked_recipe(config: RunConfig, bench: Workbench, split_batches: bool = 
     return Recipe(
         *(bench.trained, optimizer, size, stopping, split_batches, regime, averaging),
         compute=settings.compute,
+        cuts=config.sam in CUTTING,
     )
+
+
+def check_followed(settings: Settings) -> None:
+    """Raise ValueError for quantities of batches, of examples that are fewer than a batch has.
+
+    Of a run alone: the batch size of a grid's settings may be one that no run has.
+    """
+    batched = [name for name in settings.tracked if name in WITH_BATCHES]
+    if batched and settings.track_size is not None and settings.track_size < settings.batch_size:
+        raise ValueError(
+            f"track_size is {settings.track_size}; {batched[0]} is of batches, so that it must be "
+            f"at least batch_size, {settings.batch_size}"
+        )
 
 
 def check_batches(config: RunConfig, loss: Loss) -> None:

@@ -3,6 +3,7 @@
 averages  of the parameters, which are measured in their place
 precision  the forward and backward pass in bfloat16
 regimes   schedules, augmentation, smoothed labels, mixed examples
+groups    of the examples of a step, for variants that cut it
 epochs    state, step, epoch, evaluation, and when a run has ended
 members   runs stacked in one program, over the devices of one host or of several
 trackers  what is followed along training, after epochs

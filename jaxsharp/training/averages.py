@@ -75,11 +75,11 @@ def own_statistics(
     return recompute_statistics(network, average, stats, inputs, chunk_size=chunk_size)
 
 
-def check_averaging(averaging: Averaging, network: Network) -> None:
+def check_averaging(averaging: Averaging, network: Network, inputs: PyTree) -> None:
     """Raise ValueError for a network whose statistics cannot be made anew for an average.
 
-    So for one with parameters of 16 bits: a decay of 0.999 is 1 in bfloat16, and what a step adds
-    to an average is lost in its rounding.
+    Seen on a few inputs, before anything is trained. So for one with parameters of 16 bits: a decay
+    of 0.999 is 1 in bfloat16, and what a step adds to an average is lost in its rounding.
     """
     if not averaging.is_on:
         return
@@ -95,3 +95,7 @@ def check_averaging(averaging: Averaging, network: Network) -> None:
             f"average is {averaging.kind}; it must be none for a network that has statistics and "
             "no moments of them, as they cannot be recomputed (networks.Network)"
         )
+    try:
+        jax.eval_shape(network.moments or (lambda *_: ()), params, stats, stats, inputs)
+    except ValueError as reason:
+        raise ValueError(f"average is {averaging.kind}; it must be none: {reason}") from None

@@ -21,8 +21,10 @@ from jaxsharp.core.keys import stream
 from jaxsharp.core.memory import Budget, affordable_chunk, budget
 from jaxsharp.core.streaming import Streamed, following, is_streamed, rows
 from jaxsharp.networks.batches import in_batches, of_batches
+from jaxsharp.networks.losses import Loss
 from jaxsharp.networks.network import Network
 from jaxsharp.training.averages import Averaging, after_epoch, after_step, own_statistics
+from jaxsharp.training.groups import of_groups, summed
 from jaxsharp.training.members import over_members, split_examples
 from jaxsharp.training.precision import forward_in
 from jaxsharp.training.regimes import Regime, changed, objective, rate_factor
@@ -104,7 +106,7 @@ class Recipe(NamedTuple):
     ``grad_fn`` and ``batch`` as `optimizers.sharpness.sharpness_aware` has it. With
     ``split_batches`` the devices of a member share each of its whole batches. A regime with a
     schedule multiplies the ``learning_rate`` that ``hyper`` then must have. ``compute`` is one of
-    `precision.COMPUTE`.
+    `precision.COMPUTE`. A variant that ``cuts`` the batch of a step has `groups.of_groups`.
     """
 
     network: Network
@@ -115,12 +117,11 @@ class Recipe(NamedTuple):
     regime: Regime = Regime()
     averaging: Averaging = Averaging()
     compute: str = "float32"
+    cuts: bool = False
 
-    @property
-    def gradient(self) -> Callable:
-        """`training_gradient` of the network and the loss that the regime makes of its own."""
-        loss = objective(self.network.loss, self.regime)
-        return training_gradient(self.network, loss, self.compute)
+    def gradient(self, loss: Loss) -> Callable:
+        """`training_gradient` of the network and what the regime makes of a loss."""
+        return training_gradient(self.network, objective(loss, self.regime), self.compute)
 
     @property
     def is_random(self) -> bool:
@@ -187,11 +188,12 @@ def train_epoch(
     The permutation is drawn from ``fold_in(key, epoch)``; the n % batch_size examples at its end
     are left out of this epoch, or are one more step (`Regime.last_batch`). BatchNorm statistics
     are those of the clean pass, whatever other gradients a sharpness-aware optimizer takes. What a
-    step draws, of ``stream(key, "step")`` by epoch and step, is the same in all of its gradients.
-    An average is evaluated in the place of the parameters, with statistics of its own over the
-    training inputs, not augmented.
+    step draws, of ``stream(key, "step")`` by epoch and step, is the same in all of its gradients,
+    of groups in those of each. An average is evaluated in the place of the parameters, with
+    statistics of its own over the training inputs, not augmented.
     """
-    regime, averaging, value_and_grad = recipe.regime, recipe.averaging, recipe.gradient
+    regime, averaging, network = recipe.regime, recipe.averaging, recipe.network
+    value_and_grad = recipe.gradient(network.loss)
     num_examples = data.labels.shape[0]
     whole = num_examples // recipe.batch_size
     steps = len(regime.batch_sizes(num_examples, recipe.batch_size))
@@ -217,6 +219,10 @@ def train_epoch(
 
         (_, new_stats), grads = value_and_grad(params, stats, batch, step_key)
         extra = {"grad_fn": grad_fn, "batch": batch}
+        if recipe.cuts:
+            step_args = network.loss, stats, batch, step_key
+            own = recipe.gradient(summed(network.loss))
+            extra = of_groups(own, *step_args, draws=network.is_random)
         updates, opt_state = optimizer.update(grads, opt_state, params, **extra)
         params = optax.apply_updates(params, updates)
         average = after_step(averaging, average, params, count, steps)
@@ -236,8 +242,8 @@ def train_epoch(
     if averaging.is_on:
         iterate = (params, stats)
         params = after_epoch(averaging, average, params, state.epoch + 1)
-        stats = own_statistics(recipe.network, params, stats, data.images, memory)
-    evaluate = evaluation(recipe.network)
+        stats = own_statistics(network, params, stats, data.images, memory)
+    evaluate = evaluation(network)
     metrics = Metrics(
         *evaluate(params, stats, (data.images, data.labels), memory),
         *evaluate(params, stats, (data.test_images, data.test_labels), memory),

@@ -26,6 +26,7 @@ from jaxsharp.measures.edges.quantities import (
     followed_eigenvalue,
     from_slopes,
     over_batches,
+    slope_and_curvature,
 )
 from jaxsharp.measures.registry import MEASURES
 from jaxsharp.networks.batches import in_batches
@@ -216,14 +217,17 @@ def eigenvalue(
 
 
 def training_loss(here: Situation) -> Callable:
-    """The loss of a step, in training mode: f(params, batch, key), a new draw for each key."""
-    recipe, (_, stats) = here.recipe, here.iterate
-    mean = objective(recipe.network.loss, recipe.regime)
+    """The loss of a step, in training mode: f(params, batch, key), a new draw for each key.
+
+    Of the network that is measured: that of the steps is the same in a form for many members.
+    """
+    recipe, network, (_, stats) = here.recipe, here.network, here.iterate
+    mean = objective(network.loss, recipe.regime)
 
     def loss(params, batch, key):
         if recipe.is_random:
             batch = changed(recipe.regime, stream(key, "followed batch"), batch)
-        outputs, _ = recipe.network.forward(params, stats, batch[0], key)
+        outputs, _ = network.forward(params, stats, batch[0], key)
         return mean(outputs, batch[1])
 
     return loss
@@ -275,8 +279,6 @@ def along_update(here: Situation, name: str, key: Array) -> tuple:
         return found.value, found.width, edge
 
     def slopes(batch, key):
-        slope = jax.grad(lambda point: loss(point, batch, key))
-        pair = jax.jvp(slope, (params,), (update,))
-        return tuple(optax.tree.vdot(update, each) for each in pair)
+        return slope_and_curvature(lambda point: loss(point, batch, key), params, update)
 
     return from_slopes(*mean(slopes), here.rate), edge

@@ -49,6 +49,13 @@ def test_a_file_is_read_by_its_path_or_by_its_name(tmp_path, monkeypatch):
     np.testing.assert_array_equal(few.test.images, want.train.images[-3:])
 
 
+def test_the_mark_that_some_editors_begin_a_file_with_is_no_character(tmp_path):
+    (tmp_path / "marked.txt").write_text(TEXT, encoding="utf-8-sig")
+    found = data.from_text(tmp_path / "marked.txt", length=10)
+    assert found.num_classes == 6
+    assert decoded(found.train.images.ravel()) == TEXT[:200]
+
+
 def test_a_character_that_is_in_the_test_part_alone_is_a_class():
     found = data.from_text("ab" * 20 + "zzzz", length=2, test_share=0.1)
     assert found.num_classes == 3 and found.test.labels.max() == 2 > found.train.images.max()

@@ -237,13 +237,25 @@ def test_no_edge_where_steps_descend_on_another_loss(bench):
         ({"track_every": 0}, "track_every is 0; it must be from 1 to epochs"),
         ({"track_every": 6}, "track_every is 6; it must be from 1 to epochs"),
         ({"track_size": 0}, "track_size is 0; it must be at least 1"),
-        ({"track_size": 7}, "track_size is 7; batch_sharpness is of batches"),
         ({"track": None}, "track_every is 2, and nothing is followed; give track"),
     ],
 )
 def test_wrong_settings(changes, says):
     with pytest.raises(ValueError, match=says):
         replace(TRACKED, **changes).check()
+
+
+def test_batches_of_a_grid_are_those_of_its_runs():
+    """And not of the usual size, which none of them has."""
+    settings = replace(TRACKED, batch_size=Settings().batch_size)
+    grid = studies.StudyConfig(
+        settings=settings, optimizers=("sgd",), vary={"batch_size": (8, SIZE)}
+    )
+    grid.check()
+    for run in grid.members():
+        recipes.check_followed(run.settings)
+    with pytest.raises(ValueError, match="it must be at least batch_size, 33"):
+        recipes.check_followed(replace(settings, batch_size=SIZE + 1))
 
 
 def test_what_the_data_and_the_network_refuse(bench):
@@ -255,6 +267,8 @@ def test_what_the_data_and_the_network_refuse(bench):
 
     with pytest.raises(ValueError, match="track_size is 41; it must be from 1 to 40"):
         made(track_size=41)
+    with pytest.raises(ValueError, match="track_size is 7; batch_sharpness is of batches"):
+        made(track_size=7)
     plain = bench.network
 
     def apply(params, stats, inputs, train):

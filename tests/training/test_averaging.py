@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+from jaxsharp import networks
 from jaxsharp.networks import Network
 from jaxsharp.networks.network import recompute_statistics
 from jaxsharp.training import Averaging
@@ -14,6 +16,7 @@ from tests.tinynets import cnn, tiny_dataset
 from tests.training.test_epochs import data_of, member, recipe_of, start
 
 EPOCHS = 4
+IMAGES = tiny_dataset().train.images
 
 
 def trajectory(recipe, epochs=EPOCHS):
@@ -107,9 +110,36 @@ def test_statistics_that_cannot_be_made_anew_are_refused():
     network = cnn()
     bare = Network(network.init, network.apply)
     with pytest.raises(ValueError, match=r"^average is ema; it must be none for"):
-        check_averaging(Averaging("ema"), bare)
-    check_averaging(Averaging(), bare)
-    check_averaging(Averaging("ema"), network)
+        check_averaging(Averaging("ema"), bare, IMAGES)
+    check_averaging(Averaging(), bare, IMAGES)
+    check_averaging(Averaging("ema"), network, IMAGES)
+
+
+class Twice(nnx.Module):
+    def __init__(self, rngs):
+        self.norm = nnx.BatchNorm(2, rngs=rngs)
+
+    def __call__(self, x):
+        return self.norm(self.norm(x)).mean((1, 2))
+
+
+class Spectral(nnx.Module):
+    def __init__(self, rngs):
+        self.norm = nnx.SpectralNorm(nnx.Linear(72, 3, rngs=rngs), rngs=rngs)
+
+    def __call__(self, x):
+        return self.norm(x.reshape(len(x), -1), update_stats=False)
+
+
+@pytest.mark.parametrize(
+    ("module", "says"), [(Twice, "a BatchNorm layer is applied twice"), (Spectral, "SpectralNorm")]
+)
+def test_layers_whose_statistics_cannot_be_made_anew_are_refused_before_training(module, says):
+    """Also those of which a network finds that out when it is called."""
+    network = networks.from_nnx(module)
+    with pytest.raises(ValueError, match=f"^average is swa; it must be none: statistics.*{says}"):
+        check_averaging(Averaging("swa"), network, IMAGES)
+    check_averaging(Averaging(), network, IMAGES)
 
 
 @pytest.mark.parametrize("kind", ["ema", "swa"])
@@ -126,5 +156,5 @@ def test_averages_of_narrow_parameters_are_refused(kind, dtype):
     narrow = cnn()._replace(init=init)
     said = f"^average is {kind}; it must be none for parameters in {jnp.dtype(dtype).name}, which"
     with pytest.raises(ValueError, match=said):
-        check_averaging(Averaging(kind), narrow)
-    check_averaging(Averaging(), narrow)
+        check_averaging(Averaging(kind), narrow, IMAGES)
+    check_averaging(Averaging(), narrow, IMAGES)

@@ -71,7 +71,7 @@ def read(text: str | os.PathLike[str]) -> tuple[str, str]:
     if not path.is_file():
         raise DataError(f"{path} is no file; it must be a text in UTF-8 that exists")
     try:
-        return str(path), path.read_text(encoding="utf-8")
+        return str(path), path.read_text(encoding="utf-8-sig")
     except (UnicodeDecodeError, OSError) as error:
         raise DataError(f"{path} is no text in UTF-8: {error}") from None
 

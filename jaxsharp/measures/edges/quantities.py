@@ -21,6 +21,7 @@ from jaxsharp.core.programs import own_settings
 from jaxsharp.core.streaming import rows
 from jaxsharp.core.trees import norm
 from jaxsharp.curvature.lanczos import eigenpairs_at
+from jaxsharp.curvature.linearization import derivative
 from jaxsharp.curvature.operators import Loops, preconditioned
 from jaxsharp.curvature.products import hessian
 from jaxsharp.measures.neighbourhood.crossings import ROUNDING, crossing, with_rounding
@@ -180,8 +181,16 @@ def along_gradient(loss: Callable, params: PyTree) -> Float[Array, ""]:
     """g^T H g / |g|^2 of a function of the parameters."""
     gradient = jax.grad(loss)
     g = gradient(params)
-    product = jax.jvp(gradient, (params,), (g,))[1]
-    return optax.tree.vdot(g, product) / optax.tree.vdot(g, g)
+    return optax.tree.vdot(g, derivative(gradient, params)(g)) / optax.tree.vdot(g, g)
+
+
+def slope_and_curvature(
+    loss: Callable, params: PyTree, update: PyTree
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """s^T g and s^T H s of a function of the parameters, s the update."""
+    gradient = jax.grad(loss)
+    product = derivative(gradient, params)(optax.tree.cast_like(update, params))
+    return optax.tree.vdot(update, gradient(params)), optax.tree.vdot(update, product)
 
 
 @own_settings()
@@ -197,9 +206,8 @@ def directional_sharpness(
 
     Cost: a gradient and a Hessian product. Kalra et al. 2026 (arXiv 2601.16979).
     """
-    gradient = jax.grad(lambda point: loss(point, batch))
-    g, product = jax.jvp(gradient, (params,), (optax.tree.cast_like(update, params),))
-    return from_slopes(*(optax.tree.vdot(update, x) for x in (g, product)), learning_rate)
+    slopes = slope_and_curvature(lambda point: loss(point, batch), params, update)
+    return from_slopes(*slopes, learning_rate)
 
 
 def from_slopes(slope: Array, curvature: Array, learning_rate: ScalarLike) -> Float[Array, ""]:

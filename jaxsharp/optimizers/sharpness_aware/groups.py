@@ -34,7 +34,8 @@ def m_sam(
 
     update(grads, state, params, grad_fn=grad_fn, batch=batch) with grad_fn(params, batch) ->
     grads; `batch`, arrays with examples along the leading axis, is cut in order. `grads` is not
-    looked at, so inside jit the pass that makes it is dropped, unless its loss is used.
+    looked at, so inside jit the pass that makes it is dropped, unless its loss is used. Groups that
+    draw from one key draw the same numbers: with dropout let the batch hold a key for each example.
 
     `mask` as in `sam`. Two gradients a step. Groups one after the other, or `vmapped`: all at
     once, with weights of their own. Foret et al. 2021 (arXiv 2010.01412), section 4.1.
@@ -59,7 +60,7 @@ def per_group(value_and_grad: Callable, m: int, *, vmapped: bool = False) -> Cal
     (params, batch, *args) -> (value, grads), both means over the groups, integers apart, which
     are those of the last group; the batch is cut in order. Of a plain gradient this is the gradient
     of the batch in less memory; of `sam.sam_gradient` it is m-SAM. The mean of BatchNorm statistics
-    lacks the variance between the groups.
+    lacks the variance between the groups; groups that draw from one key draw the same numbers.
 
     Raises ValueError, before tracing, if m does not divide the number of examples.
     """

@@ -9,6 +9,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxsharp import optimizers
 from jaxsharp.measures import edges
+from tests.cases import guarded_exp
 
 pytestmark = pytest.mark.usefixtures("x64")
 LR, STEPS = 0.05, 14  # more than AdaShift's window
@@ -288,3 +289,28 @@ def test_wrong_batches(params, data, options, says):
 def test_a_wrong_width(params, data):
     with pytest.raises(ValueError, match=r"rtol is 1\.0; it must be above 0"):
         edges.critical_sharpness(loss, params, data, params, learning_rate=LR, rtol=1.0)
+
+
+def through(exp):
+    """A loss of parameters through a function like exp."""
+
+    def loss(params, batch):
+        hidden = exp(batch[0] @ params["first"] + params["bias"])
+        return jnp.square(hidden @ params["last"] - batch[1]).sum(1).mean() / 2
+
+    return loss
+
+
+def test_a_rule_that_calls_its_own_function_has_no_forward_mode(params, data):
+    """Pitfall 6."""
+    update = jax.tree.map(lambda g: -LR * g, jax.grad(through(jnp.exp))(params, data))
+    own = {"batch_size": 8, "key": jax.random.key(0), "rtol": 0.0, "max_batches": 3}
+
+    def both(loss, params, data):
+        batches = edges.batch_sharpness(loss, params, data, **own).mean
+        return batches, edges.directional_sharpness(loss, params, data, update, learning_rate=LR)
+
+    found = [
+        jax.jit(both, static_argnums=0)(through(e), params, data) for e in (jnp.exp, guarded_exp)
+    ]
+    np.testing.assert_allclose(*found, rtol=1e-10)
