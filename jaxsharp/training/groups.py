@@ -1,7 +1,7 @@
 """Gradients of groups of the examples of a step, as m-SAM takes them, that add up to the step's."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ from jaxsharp.networks.losses import Loss
 from jaxsharp.training.regimes import Mixed
 
 
-@cache  # so that one loss is one static argument of compiled programs
+@lru_cache(32)  # so that one loss is one static argument of compiled programs
 def summed(loss: Loss) -> Loss:
     """A loss by weights, times the mean weight of the examples that it is given; others as are."""
     return loss if loss.weights is None else loss._replace(mean=loss.in_parts(loss.mean, 1))
