@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jaxsharp.core import budget
 from jaxsharp.core.keys import stream
 from jaxsharp.measures import MEASURES, Options, Trained, worst_case
+from jaxsharp.measures.neighbourhood.worst import group_sizes
 from jaxsharp.networks import LOSSES, Network
 from tests.tinynets import generic_point, mlp, tiny_dataset
 
@@ -90,7 +91,9 @@ def test_groups_have_worst_cases_of_their_own(setting):
     assert singles.value > whole.value > 0 and len(whole.rises) == 1 and len(singles.rises) == 13
 
 
-@pytest.mark.parametrize(("group", "examples", "error"), [(8, 8, np.nan), (13, 13, 0.0)])
+@pytest.mark.parametrize(
+    ("group", "examples", "error"), [(8, 8, np.nan), (13, 13, 0.0), (128, 5, np.nan)]
+)
 def test_one_group_of_a_part_of_the_examples_states_no_error(setting, group, examples, error):
     network, params, stats, batch = setting
     options = Options(worst_examples=examples, group_size=group)
@@ -98,6 +101,15 @@ def test_one_group_of_a_part_of_the_examples_states_no_error(setting, group, exa
     record = MEASURES["sam_sharpness"].record(*arguments)
     assert (record.value, record.examples) == (0.3, examples)
     np.testing.assert_equal(record.error, error)
+
+
+@pytest.mark.parametrize(
+    ("examples", "group", "size"),
+    [(3, 4, (1, 3)), (8, 4, (2, 4)), (20, 4, (3, 4)), (20, 128, (1, 13)), (5, 128, (1, 5))],
+)
+def test_no_more_examples_are_taken_than_asked_for(examples, group, size):
+    """Of the 13 there are; fewer than a group are one."""
+    assert group_sizes(13, examples, group) == size
 
 
 @pytest.mark.slow
