@@ -125,9 +125,8 @@ def from_rises(rises: Any, whole: bool = False) -> WorstCase:
 
 def group_sizes(available: int, examples: int, group: int) -> tuple[int, int]:
     """Number of groups, and examples in each: whole groups, or all that count in a smaller one."""
-    examples = min(examples, available)
-    group = min(group, examples)
-    return examples // group, group
+    size = min(group, examples, available)
+    return min(examples, available) // size, size
 
 
 class Search(NamedTuple):
