@@ -59,7 +59,7 @@ def loss_plane(
     ``losses`` has a row for every one of ``ys`` and a column for every one of ``xs``, both
     increasing. Levels are logarithmic where all finite losses are positive and spread over more
     than a factor of 10; where the loss is not finite nothing is drawn. Raises ValueError for
-    another shape, and if no loss is finite.
+    another shape, places that do not increase, and if no loss is finite.
     """
     xs, ys, losses = (np.asarray(values, np.float64) for values in (xs, ys, losses))
     if (
@@ -72,6 +72,9 @@ def loss_plane(
             f"losses have shape {losses.shape} for {xs.size} xs and {ys.size} ys; they must have a "
             "row for each of at least 2 ys, and a column for each of at least 2 xs"
         )
+    for name, places in (("xs", xs), ("ys", ys)):
+        if not np.all(np.diff(places) > 0):
+            raise ValueError(f"{name} do not increase; give them, and the losses, in order")
     finite = _finite([losses])
     if not finite.size:
         raise ValueError("losses hold no finite number; at least one must be")
@@ -82,7 +85,7 @@ def loss_plane(
         room = 0.0 if high > low else 0.5 * abs(low) or 0.5
         levels = np.linspace(low - room, high + room, LEVELS)
         norm = mpl.colors.Normalize(levels[0], levels[-1])
-    shown = np.ma.masked_invalid(np.clip(losses, levels[0], levels[-1]))
+    shown = np.ma.array(np.clip(losses, levels[0], levels[-1]), mask=~np.isfinite(losses))
     with canvas.style():
         figure, (panel,) = canvas.panels(1, width=4.6, height=3.6)
         filled = panel.contourf(xs, ys, shown, levels, norm=norm, cmap="viridis")

@@ -58,8 +58,8 @@ def sharpness(
 
     Args:
         run: Runs, studies, or folders that hold some; none for parameters trained elsewhere.
-        measures: Sharpness measures, separated by commas; usual are those of a study, with its
-            settings, and the three defaults of a run by itself.
+        measures: Sharpness measures, separated by commas; usual are those of a study, and the three
+            defaults of a run by itself. Unless settings are given, those of a study are taken.
         epochs: Checkpoints to measure: all, final, losses (of --save-losses), or epochs and final,
             as in 50,100,final.
         out: File (.csv) for a table of all that was asked for, a row a run and checkpoint.
@@ -72,7 +72,6 @@ def sharpness(
         quiet: Print the result alone.
     """
     names = None if measures == USUAL else known_list("measure", measures, MEASURES)
-    usual = names or DEFAULT_MEASURES
     checked(settings)
     choice = parse_epochs(epochs)
     if bool(run) == (params is not None):
@@ -83,20 +82,14 @@ def sharpness(
         if choice.text != "final" or out is not None:
             raise ValueError("params has no --epochs and no --out; these are of runs")
         loaded = datasets.load(dataset, data_dir=data_dir, holdout=holdout)
+        usual = names or DEFAULT_MEASURES
         return measure_elsewhere(network_of(model, dataset)[1], params, loaded, usual, settings)
     if out is not None:
         if out.suffix.lower() != ".csv":
             raise ValueError(f"out is {str(out)!r}; its suffix must be .csv")
         claims.check_outside(out)
 
-    def asked(study: StudyConfig | None) -> tuple[tuple[str, ...], Options]:
-        if study is None or names is not None:
-            return usual, settings
-        for name in study.measures:
-            known("measure", name, MEASURES)
-        return study.measures, study.options if settings == Options() else settings
-
-    found = work.tasks(run, choice, asked)
+    found = work.tasks(run, choice, partial(asked, names, settings))
     groups = work.groups(found, partial(bench_of, dataset, model, data_dir))
     total = sum(len(group.places) * len(group.measures) for group in groups)
     console = make_console()
@@ -115,6 +108,18 @@ def sharpness(
                 for folder in run:
                     written += [folder / name for name in write_joined(folder)]
     tell(console, found, work.joined(found), written, out)
+
+
+def asked(
+    names: tuple[str, ...] | None, settings: Options, study: StudyConfig | None
+) -> tuple[tuple[str, ...], Options]:
+    """Measures and settings of a study, or of a run by itself: those given, or its own."""
+    if study is None:
+        return names or DEFAULT_MEASURES, settings
+    wanted = names or study.measures
+    for name in wanted:
+        known("measure", name, MEASURES)
+    return wanted, study.options if settings == Options() else settings
 
 
 def bench_of(

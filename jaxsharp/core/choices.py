@@ -8,7 +8,7 @@ import difflib
 import math
 import re
 import types
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import jax
@@ -151,9 +151,20 @@ def is_a(found: Any, kind: type) -> bool:
     return kind is type(None) and found is None
 
 
-def known_list(kind: str, names: str, valid: Iterable[str]) -> tuple[str, ...]:
-    """Names separated by commas, each once."""
-    found = tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+def known_list(
+    kind: str, names: str, valid: Iterable[str], read: Callable[[str], str] = str
+) -> tuple[str, ...]:
+    """Names separated by commas, each once, as ``read`` writes them.
+
+    Of valid names that have commas themselves the longest counts.
+    """
+    valid, pieces, found = dict.fromkeys(valid), names.split(","), {}
+    while pieces:
+        longest = (read(",".join(pieces[:n]).strip()) for n in range(len(pieces), 1, -1))
+        name = next((name for name in longest if name in valid), read(pieces[0].strip()))
+        pieces = pieces[name.count(",") + 1 :]
+        if name:
+            found[name] = None
     if not found:
         raise ValueError(f"no {kind} is named; valid are {listed(valid)}")
     return tuple(known(kind, name, valid) for name in found)

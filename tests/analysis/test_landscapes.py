@@ -49,6 +49,24 @@ def test_a_plane_has_its_losses_and_its_points():
     assert not labels_too_near(figure)
 
 
+@pytest.mark.parametrize("value", [NAN, np.inf, -np.inf])
+def test_nothing_is_drawn_where_the_loss_is_not_finite(value):
+    losses = np.add.outer(np.arange(3.0), np.arange(3.0))
+    losses[0, 2] = value
+    filled = analysis.loss_plane([0, 1, 2], [0, 1, 2], losses).axes[0].collections[0]
+    covers = lambda *point: any(path.contains_point(point) for path in filled.get_paths())  # noqa: E731
+    assert covers(0.4, 1.3) and covers(1.4, 1.7) and not covers(1.8, 0.2)
+
+
+@pytest.mark.parametrize("places", [[0, 2, 1], [0, 1, 1], [0, 1, NAN]])
+def test_places_of_a_plane_increase(places):
+    losses = np.ones((3, 3))
+    with pytest.raises(ValueError, match="xs do not increase"):
+        analysis.loss_plane(places, [0, 1, 2], losses)
+    with pytest.raises(ValueError, match="ys do not increase"):
+        analysis.loss_plane([0, 1, 2], places, losses)
+
+
 def test_a_plane_of_one_loss_can_be_drawn():
     filled = drawn(analysis.loss_plane([0, 1], [0, 1], np.ones((2, 2)))).axes[0].collections[0]
     assert filled.levels[0] == 0.5 and filled.levels[-1] == 1.5

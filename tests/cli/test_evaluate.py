@@ -109,6 +109,18 @@ def test_rows_are_chosen_by_the_values_of_columns(own, tmp_path, capsys):
     assert note in chosen and [x for x in chosen if x != note] == alone.splitlines()
     runs["label"], runs["done"] = ["a", "b", np.nan] * 15, runs.index < 15
     assert len(rows_where(runs, ["label=a,nan", "done=False"])) == 20
+    runs["label"] = ["a, b", "b", "c"] * 15
+    assert len(rows_where(runs, ["label=c,a, b", "done=True"])) == 10
+
+
+@pytest.mark.slow
+def test_columns_are_named_with_commas_and_quotes(own, tmp_path, capsys):
+    names = {"norm": "norm, l2", "width": 'width, "w"', "lr": "größe"}
+    runs, odd = pd.read_csv(own), tmp_path / "odd.csv"
+    runs.rename(columns=names).to_csv(odd, index=False)
+    asked = [",".join(names.get(each, each) for each in word.split(",")) for word in NAMED]
+    cli.main(["evaluate", str(odd), *asked])
+    assert "norm, l2" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -7,6 +7,9 @@ import pytest
 import tyro
 
 from jaxsharp.cli.parsing import Beside, bind
+from jaxsharp.cli.sharpness import asked
+from jaxsharp.measures import DEFAULT_MEASURES, Options
+from jaxsharp.studies import StudyConfig
 
 
 @dataclass(frozen=True)
@@ -139,3 +142,15 @@ def test_an_error_of_the_function_is_not_taken_for_one_of_its_arguments():
     with pytest.raises(SystemExit) as stopped:
         call()
     assert stopped.value.code == 3
+
+
+def test_a_study_is_measured_with_its_own_settings_unless_some_are_given():
+    of_study, given = Options(radius=1.0), Options(radius=2.0)
+    study = StudyConfig(measures=("gradient_norm",), options=of_study)
+    named = ("random_perturbation",)
+    assert asked(None, Options(), study) == (study.measures, of_study)
+    assert asked(named, Options(), study) == (named, of_study)
+    assert asked(named, given, study) == (named, given)
+    assert asked(None, given, study) == (study.measures, given)
+    assert asked(None, Options(), None) == (DEFAULT_MEASURES, Options())
+    assert asked(named, given, None) == (named, given)

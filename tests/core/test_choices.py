@@ -107,3 +107,12 @@ def test_of_many_valid_names_the_closest_are_named():
     assert said.count("name_") == 21 and said.endswith(" and 23 more")
     assert refusal(known_list, "measure", ",", valid).endswith(", name_19 and 23 more")
     assert refusal(known, "measure", "x", valid[:20]).count("name_") == 20
+
+
+def test_names_may_have_commas_themselves():
+    valid = ["a", "a, b", "b", "b,c, d", "1.0"]
+    assert known_list("column", "a, b", valid) == ("a, b",)
+    assert known_list("column", "b ,a, b,a", valid) == ("b", "a, b", "a")
+    assert known_list("column", "b,c, d,1.0,b", valid) == ("b,c, d", "1.0", "b")
+    assert known_list("column", "1,1.0", valid, lambda text: text[:1] + ".0") == ("1.0",)
+    assert refusal(known_list, "column", "b, c", valid).startswith("unknown column 'c'")

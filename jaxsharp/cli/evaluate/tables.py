@@ -71,8 +71,8 @@ def rows_where(runs: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
             raise ValueError(f"where is {shown(condition)}; it must be COLUMN=VALUE,VALUE")
         column = runs[known("column", name.strip(), map(str, runs.columns))]
         cells = np.array([as_cell(cell) for cell in column])
-        wanted = ",".join(as_cell(value.strip()) for value in values.split(","))
-        kept &= np.isin(cells, known_list(f"{name} in where", wanted, dict.fromkeys(cells)))
+        wanted = known_list(f"{name} in where", values, dict.fromkeys(cells), as_cell)
+        kept &= np.isin(cells, wanted)
     if not kept.any():
         raise ValueError(f"where is {shown(' '.join(conditions))}; no row has all of that")
     return runs[kept].reset_index(drop=True)

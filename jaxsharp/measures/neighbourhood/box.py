@@ -9,7 +9,8 @@ keskar_subspace_sharpness   A with P rows and p columns of standard normal numbe
 Deviations from the paper (arXiv 1609.04836, section 2.2.2): it maximizes by ten iterations of
 L-BFGS-B, which runs on the host; here Auto-PGD in the coordinates z_i / (|(A^+ theta)_i| + 1), in
 which the box is a cube. The tests hold it to the value of L-BFGS-B from scipy. The paper does not
-say what the columns of A are drawn from.
+say what the columns of A are drawn from. It is of losses from 0 on: of one of -1 or less, as a
+density's may be, the quotient has a sign of its own, and it is refused.
 """
 
 import math
@@ -93,7 +94,8 @@ def sampled_peaks(
 
     def drawn(index):
         found = peak(jax.random.fold_in(key, index))
-        return relative_rise(found.value - found.start, found.start)
+        rise = relative_rise(found.value - found.start, found.start)
+        return jnp.where(found.start > -1, rise, jnp.nan)
 
     with own_settings():
         return sampled_mean(drawn, rtol)
@@ -135,6 +137,8 @@ def relative_rise(rise: ArrayLike, loss: ArrayLike) -> ArrayLike:
 def keskar(peak: Peak) -> tuple[ArrayLike, ArrayLike]:
     """100 (max - L) / (1 + L), and the same of the gap; ValueError if one is not finite."""
     value, start, gap = (np.asarray(x, np.float64) for x in peak)
+    if np.any(start <= -1):
+        raise ValueError(f"the loss is {start.min():.6g} at the parameters; it must be above -1")
     found, left = relative_rise(value - start, start), relative_rise(gap, start)
     if not np.all(np.isfinite(found)):
         raise ValueError(f"the loss is not finite at the parameters, or {IN_BOX}")
@@ -172,7 +176,7 @@ def _of_subspaces(network, at: Trained, batch, options: Options, found) -> Recor
     return Record(float(values.mean()), float(error), True, cost * num, total, num, False)
 
 
-IN_BOX = "at the largest in the box"
+IN_BOX = "at the largest in the box, or -1 or less at the parameters"
 REFERENCE = "Keskar et al. 2017, arXiv 1609.04836, metric 2.1; by Auto-PGD, not L-BFGS-B"
 READ = ("box_eps", "ascent_steps", "ascent_starts")
 BROKEN = {"layer_rescaling", "unit_rescaling", "logit_scale"}

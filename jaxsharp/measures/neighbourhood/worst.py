@@ -124,9 +124,9 @@ def from_rises(rises: Any, whole: bool = False) -> WorstCase:
 
 
 def group_sizes(available: int, examples: int, group: int) -> tuple[int, int]:
-    """Number of groups, and examples in each: whole groups, or all examples in a smaller one."""
-    group = min(group, available)
-    return max(min(examples, available) // group, 1), group
+    """Number of groups, and examples in each: whole groups, or all that count in a smaller one."""
+    size = min(group, examples, available)
+    return min(examples, available) // size, size
 
 
 class Search(NamedTuple):

@@ -48,7 +48,7 @@ def weights_only(params: PyTree) -> PyTree[bool]:
     then a mask has to be given.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
-    roles = [_is_weight(last_name(path), len(jnp.shape(leaf))) for path, leaf in leaves]
+    roles = [is_weight(last_name(path), len(jnp.shape(leaf))) for path, leaf in leaves]
     unknown = [
         f"{jax.tree_util.keystr(path)} of shape {jnp.shape(leaf)}"
         for (path, leaf), role in zip(leaves, roles, strict=True)
@@ -64,7 +64,7 @@ def weights_only(params: PyTree) -> PyTree[bool]:
     return structure.unflatten(roles)
 
 
-def _is_weight(name, num_axes):
+def is_weight(name: str, num_axes: int) -> bool | None:
     """True, False, or None where name and shape do not tell."""
     words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)
     words = {word.lower() for word in words}
@@ -78,7 +78,7 @@ def _is_weight(name, num_axes):
     return True if num_axes >= 2 else None
 
 
-def last_name(path):
+def last_name(path: tuple) -> str:
     """The last name in a path; what follows it are indices, as in a list, or a box of Flax's."""
     names = [jax.tree_util.keystr((key,), simple=True) for key in path]
     boxes = ("value", "raw_value") if len(names) > 1 else ()

@@ -70,6 +70,37 @@ def test_filters_are_those_of_output_units(name, axis):
     assert not np.any(drawn["bias"])
 
 
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("bias", (5, 1, 1)), ("bias", (2, 3)), ("b", (1, 5)), ("scale", (1, 1, 5)), ("beta", (5, 1))],
+)
+def test_a_bias_of_several_axes_is_not_moved(name, shape):
+    """As those of Equinox's convolutions, (channels, 1, 1), and of Flax's attention."""
+    params = {"layer": {name: np.ones(shape), "kernel": np.ones((3, 1))}}
+    drawn = directions.filter_normalized(jax.random.key(1), params)["layer"]
+    assert not np.any(drawn[name]) and np.all(drawn["kernel"])
+
+
+@pytest.mark.parametrize(
+    ("others", "bias", "columns"),
+    [
+        (("key", "value"), (4, 5), 20),
+        (("key", "value"), None, 20),
+        (("key", "value"), (5,), 5),
+        (("key",), None, 5),
+        ((), None, 5),
+    ],
+)
+def test_filters_of_attention_in_flax_are_those_of_a_head_and_a_place(others, bias, columns):
+    """And of no convolution over one axis, which has as many and may have the name of a part."""
+    kernel = np.random.default_rng(0).normal(size=(3, 4, 5))
+    part = {"kernel": kernel} | ({} if bias is None else {"bias": np.ones(bias)})
+    params = {"layer": dict.fromkeys(("query", *others), part)}
+    drawn = directions.filter_normalized(jax.random.key(1), params)["layer"]["query"]["kernel"]
+    norms = [np.linalg.norm(np.reshape(a, (-1, columns)), axis=0) for a in (drawn, kernel)]
+    np.testing.assert_allclose(*norms, rtol=1e-12)
+
+
 @pytest.mark.slow
 def test_a_filter_of_zeros_is_not_moved():
     params = {"kernel": jnp.zeros((3, 2)).at[:, 1].set(2.0)}

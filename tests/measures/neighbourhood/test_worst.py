@@ -11,7 +11,10 @@ from jax.flatten_util import ravel_pytree
 from jaxsharp.core import budget
 from jaxsharp.core.keys import stream
 from jaxsharp.measures import MEASURES, Options, Trained, worst_case
+from jaxsharp.measures.neighbourhood.ascents import Peak
+from jaxsharp.measures.neighbourhood.worst import group_sizes
 from jaxsharp.networks import LOSSES, Network
+from jaxsharp.networks.losses import loss_of
 from tests.tinynets import generic_point, mlp, tiny_dataset
 
 pytestmark = pytest.mark.usefixtures("double_precision")
@@ -90,7 +93,9 @@ def test_groups_have_worst_cases_of_their_own(setting):
     assert singles.value > whole.value > 0 and len(whole.rises) == 1 and len(singles.rises) == 13
 
 
-@pytest.mark.parametrize(("group", "examples", "error"), [(8, 8, np.nan), (13, 13, 0.0)])
+@pytest.mark.parametrize(
+    ("group", "examples", "error"), [(8, 8, np.nan), (13, 13, 0.0), (128, 5, np.nan)]
+)
 def test_one_group_of_a_part_of_the_examples_states_no_error(setting, group, examples, error):
     network, params, stats, batch = setting
     options = Options(worst_examples=examples, group_size=group)
@@ -98,6 +103,15 @@ def test_one_group_of_a_part_of_the_examples_states_no_error(setting, group, exa
     record = MEASURES["sam_sharpness"].record(*arguments)
     assert (record.value, record.examples) == (0.3, examples)
     np.testing.assert_equal(record.error, error)
+
+
+@pytest.mark.parametrize(
+    ("examples", "group", "size"),
+    [(3, 4, (1, 3)), (8, 4, (2, 4)), (20, 4, (3, 4)), (20, 128, (1, 13)), (5, 128, (1, 5))],
+)
+def test_no_more_examples_are_taken_than_asked_for(examples, group, size):
+    """Of the 13 there are; fewer than a group are one."""
+    assert group_sizes(13, examples, group) == size
 
 
 @pytest.mark.slow
@@ -134,6 +148,29 @@ def test_keskars_box_is_searched_as_well_as_by_lbfgsb(setting):
         found = taken("keskar_sharpness", setting, Options(box_eps=eps))
         assert want * (1 - near) < found.value < want * 1.2
         assert 0 <= found.error < 0.1 * found.value
+
+
+@pytest.mark.parametrize("starts", [-1.0, [-3.0, -2.5]])
+def test_no_rise_is_relative_to_a_loss_of_minus_one_or_less(setting, starts):
+    """As a density's may be: the quotient would be infinite, or have the other sign."""
+    values = np.asarray(starts)
+    name = f"keskar_{'subspace_' * values.ndim}sharpness"
+    peak, at = Peak(values + 0.1, values, 0 * values), Trained(*setting[1:3])
+    with pytest.raises(ValueError, match=r"the loss is -\d at the parameters; it must be above"):
+        MEASURES[name].record(setting[0], at, setting[3], Options(subspaces=2), peak)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rtol", [None, 0.5])
+def test_a_loss_far_below_zero_has_no_relative_rise(setting, rtol):
+    network = setting[0]._replace(loss=loss_of(far_below))
+    with pytest.raises(ValueError, match="-1"):
+        options = Options(measure_rtol=rtol, subspace_size=2, subspaces=2, ascent_steps=2)
+        taken("keskar_subspace_sharpness", setting, options, network)
+
+
+def far_below(outputs, targets):
+    return jnp.sum(outputs**2, 1) - 50
 
 
 @pytest.mark.slow
