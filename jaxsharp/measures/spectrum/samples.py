@@ -86,18 +86,17 @@ def top_by_sample(
     *,
     tol: float,
     max_products: int | None = None,
-    start: PyTree | None = None,
     rivals: int = RIVALS,
 ) -> Found:
     """Return the top eigenpair of H = ``matvec`` with residual at most tol |value|, C = ``near``.
 
     The first vectors are the top eigenvectors of C, of ``rivals`` of them those whose values could
     be the largest of H: within `WARY` times the largest change |v^T (H - C) v| that was seen. One
-    that C knows nothing of is not looked for. ``start`` is one for Lanczos with C. After `STEPS`
-    products with H that were not enough Lanczos goes on from there, to ``max_products`` in all.
+    that C knows nothing of is not looked for. After `STEPS` products with H that were not enough
+    Lanczos goes on from there, to ``max_products`` in all.
     """
     static = {"tol": tol, "max_products": max_products, "rivals": rivals}
-    return compiled_around(_top, matvec, like, near, key, start, **static)
+    return compiled_around(_top, matvec, like, near, key, **static)
 
 
 class Problem(NamedTuple):
@@ -115,12 +114,12 @@ class Problem(NamedTuple):
     vectors: PyTree
 
 
-def _top(matvec, like, near, key, start, *, tol, max_products, rivals) -> Found:
+def _top(matvec, like, near, key, *, tol, max_products, rivals) -> Found:
     product, zeros, pack, unpack = packed(matvec, like)
     size, while_loop = optax.tree.size(zeros), loops_around(matvec).while_loop
     steps = min(STEPS, size, STEPS if max_products is None else max_products)
     own, count, loose = stream(key, "of the sample"), min(rivals, size), max(tol, FIRST_TOL)
-    first, _ = eigenpairs_at(near, like, (count, 0), own, loose, start=start, verify=False)
+    first, _ = eigenpairs_at(near, like, (count, 0), own, loose, verify=False)
     problem = Problem(
         *(product, packed(near, like)[0], near, like, while_loop, key, tol, steps),
         *(first.values, jax.vmap(pack)(first.vectors)),
