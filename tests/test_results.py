@@ -63,25 +63,6 @@ def test_minimum_sharpness_by_the_level_of_noise():
     assert means[1][1.0] == pytest.approx(13.9, abs=0.05)
 
 
-def test_the_edge_of_stability():
-    folder = RESULTS / "edge_of_stability"
-    text = (folder / "README.md").read_text()
-    for case in ("gradient-descent-0.02", "heavy-ball-0.03", "adam-0.0004", "sam-0.02"):
-        table = pd.read_csv(folder / f"{case}.csv")
-        ratio = table["eigenvalue"] / table["edge"]
-        at = ratio[ratio.gt(0.9).idxmax() :]
-        low, middle, high = at.quantile([0.05, 0.5, 0.95])
-        step = table["step"][at.index[0]]
-        assert f"| {step} | {len(at)} | {middle:.2f} [{low:.2f}, {high:.2f}] |" in text
-        assert (table["residual"] < 0.01 * table["eigenvalue"]).all()
-    for case in ("minibatch-0.02", "minibatch-0.05"):
-        table = pd.read_csv(folder / f"{case}.csv")
-        most = (table["batch_sharpness"] / table["edge"]).max()
-        assert f"batch sharpness at most {most:.2f}" in text
-        last = table.iloc[-1]
-        assert f"{last['eigenvalue']:.1f} and {last['batch_sharpness']:.1f}" in text
-
-
 def test_sam_lowers_the_largest_eigenvalue_at_equal_loss():
     ledger = (RESULTS / "README.md").read_text()
     runs = pd.read_csv(RESULTS / "digits" / "runs.csv")
