@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import lru_cache
 
 import jax
 
@@ -22,7 +22,7 @@ def over_batches(measure: Measure) -> Measure:
     return measure._replace(arrays=arrays, record=of_record(measure.record, measure.per_example))
 
 
-@cache  # so that measures which share what is computed go on to do so
+@lru_cache(maxsize=128)  # so that measures which share what is computed go on to do so
 def of_arrays(arrays: Callable, per_example: bool, in_groups: bool) -> Callable:
     """`Measure.arrays` of the fixed batches."""
 
@@ -40,7 +40,7 @@ def of_arrays(arrays: Callable, per_example: bool, in_groups: bool) -> Callable:
     return taken
 
 
-@cache
+@lru_cache(maxsize=128)
 def of_record(record: Callable, per_example: bool) -> Callable:
     """`Measure.record` of the fixed batches."""
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import lru_cache
 
 import jax.numpy as jnp
 
@@ -45,7 +45,7 @@ def guide_table() -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in escaped)
 
 
-@cache  # so that one function is one static argument of compiled programs
+@lru_cache(maxsize=32)  # so that one function is one static argument of compiled programs
 def own_measure(fn: Callable) -> Measure:
     """The user's own measure: ``fn(network, params, stats, batch, key)``, a function of arrays.
 

@@ -8,7 +8,7 @@ the place of examples, and all that streams means over examples streams it, a ba
 """
 
 from collections.abc import Callable
-from functools import cache, lru_cache
+from functools import lru_cache
 from numbers import Integral
 from typing import Any
 
@@ -25,7 +25,7 @@ from jaxsharp.networks.losses import Loss, name_of, shown_shapes
 from jaxsharp.networks.network import Network
 
 
-@cache  # so that one function is one static argument of compiled programs
+@lru_cache(maxsize=32)  # so that one function is one static argument of compiled programs
 def whole_batch(loss: Callable, batch_size: Any, accuracy: Callable | None = None) -> Loss:
     """The loss of a batch that is no mean over its examples: NT-Xent, CLIP's, VICReg's.
 
@@ -117,7 +117,7 @@ def of_batches(network: Network) -> Network:
     )
 
 
-@cache
+@lru_cache(maxsize=32)
 def stacked(loss: Loss) -> Loss:
     """The mean of a loss over batches along a leading axis."""
 

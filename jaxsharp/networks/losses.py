@@ -1,7 +1,7 @@
 """What the outputs of a network are trained for: losses and accuracy, means over examples."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -121,7 +121,7 @@ def weighted_mean(values: Array, weights: ArrayLike) -> Float[Array, ""]:
     return jnp.where(total == 0, 0, (weights * values).sum() / jnp.where(total == 0, 1, total))
 
 
-@cache  # so that one function is one static argument of compiled programs
+@lru_cache(maxsize=32)  # so that one function is one static argument of compiled programs
 def by_weights(losses: Callable, weights: Callable, accuracies: Callable | None = None) -> Loss:
     """The loss whose examples count by their weights, in a batch and over a data set.
 
@@ -220,7 +220,7 @@ def loss_of(loss: str | Callable | Loss) -> Loss:
     )
 
 
-@cache  # so that one function is one static argument of compiled programs
+@lru_cache(maxsize=32)  # so that one function is one static argument of compiled programs
 def own_loss(fn: Callable) -> Loss:
     """The user's own loss as a mean over examples."""
 

@@ -14,7 +14,7 @@ from jaxsharp.networks.losses import Loss
 from jaxsharp.training.regimes import Mixed
 
 
-@lru_cache(32)  # so that one loss is one static argument of compiled programs
+@lru_cache(maxsize=32)  # so that one loss is one static argument of compiled programs
 def summed(loss: Loss) -> Loss:
     """A loss by weights, times the mean weight of the examples that it is given; others as are."""
     return loss if loss.weights is None else loss._replace(mean=loss.in_parts(loss.mean, 1))

@@ -1,7 +1,7 @@
 """How a step departs from the plain one: schedules of the rate, smoothed labels, mixed examples."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import lru_cache
 from typing import NamedTuple
 
 import jax
@@ -95,7 +95,7 @@ class Mixed(NamedTuple):
     share: Float[Array, " n"]
 
 
-@cache
+@lru_cache(maxsize=32)
 def objective(loss: Loss, regime: Regime) -> Callable:
     """The mean of outputs and targets that training descends."""
     mean = smoothed(regime.label_smoothing) if regime.label_smoothing else loss.mean

@@ -1,7 +1,7 @@
 """The loss over all examples, and its gradient, as functions of the parameters alone."""
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +68,7 @@ def value_and_grad_around(
     return lambda params: mean_over_chunks(partial(of_chunk, params), batch, chunk_size)
 
 
-@cache  # so that one loss is one static argument of compiled programs
+@lru_cache(maxsize=32)  # so that one loss is one static argument of compiled programs
 def of_normalized(loss: Loss) -> Loss:
     """Cross-entropy of logits with mean 0 and norm 1; ValueError for another loss."""
     if loss != CROSS_ENTROPY:
