@@ -74,6 +74,11 @@ def random_direction(key: Key[Array, ""] | UInt32[Array, "2"], tree: Vector) -> 
     return optax.tree.cast_like(direction, tree)
 
 
+def path_names(path: tuple) -> tuple[str, ...]:
+    """The names and indices of the steps of a path of `jax.tree_util`, as texts."""
+    return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
+
+
 def select(tree: PyTree, mask: PyTree | None) -> PyTree:
     """Return the tree with None, which holds no numbers, in place of the leaves `mask` leaves out.
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, PyTree, PyTreeDef
 
+from jaxsharp.core.trees import path_names
 from jaxsharp.networks.losses import CROSS_ENTROPY, Loss, loss_of
 from jaxsharp.networks.modules import as_inputs
 from jaxsharp.networks.network import Network
@@ -119,4 +120,4 @@ def from_numbered(structure: PyTreeDef, leaves: dict[str, Array]) -> PyTree:
 def paths(params: PyTree) -> list[tuple[str, ...]]:
     """Names of the leaves: fields and places on the way to them."""
     found = jax.tree_util.tree_flatten_with_path(params)[0]
-    return [tuple(jax.tree_util.keystr((key,), simple=True) for key in path) for path, _ in found]
+    return [path_names(path) for path, _ in found]

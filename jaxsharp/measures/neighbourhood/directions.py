@@ -16,7 +16,7 @@ import optax
 from jax.tree_util import tree_leaves_with_path, tree_map_with_path
 from jaxtyping import Array, PyTree
 
-from jaxsharp.core.trees import random_direction, scaled_to_norm, widen
+from jaxsharp.core.trees import path_names, random_direction, scaled_to_norm, widen
 from jaxsharp.optimizers.sharpness_aware.ascent import WEIGHTS_ALONE, is_weight, last_name
 
 sphere = random_direction
@@ -50,12 +50,12 @@ def filter_normalized(key: Array, params: PyTree) -> PyTree:
     1, as biases of Equinox's convolutions.
     """
 
-    shapes = {_names(path): leaf.shape for path, leaf in tree_leaves_with_path(params)}
+    shapes = {path_names(path): leaf.shape for path, leaf in tree_leaves_with_path(params)}
 
     def scaled(path, drawn, leaf):
         if not _has_filters(last_name(path), leaf.shape):
             return jnp.zeros_like(leaf)
-        shape = (len(leaf), -1) if _to_heads(_names(path), shapes) else leaf.shape
+        shape = (len(leaf), -1) if _to_heads(path_names(path), shapes) else leaf.shape
         drawn, by_units = drawn.reshape(shape), leaf.reshape(shape)
         axis = 0 if last_name(path) in FIRST_AXIS else len(shape) - 1
         others = tuple(i for i in range(len(shape)) if i != axis)
@@ -93,7 +93,3 @@ def _to_heads(names, shapes):
     kernels, biases = ([of(each, name) for each in TO_HEADS] for name in ("kernel", "bias"))
     of_heads = all(len(shape) == 3 and shape[1] == kernels[0][1] for shape in kernels)
     return of_heads and all(len(shape) != 1 for shape in biases)
-
-
-def _names(path):
-    return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)

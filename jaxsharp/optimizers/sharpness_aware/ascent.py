@@ -11,7 +11,15 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree, ScalarLike
 
-from jaxsharp.core.trees import Vector, check_real, mask_of, scaled_to_norm, select, widen
+from jaxsharp.core.trees import (
+    Vector,
+    check_real,
+    mask_of,
+    path_names,
+    scaled_to_norm,
+    select,
+    widen,
+)
 
 # Names of weights and of what is added to them in Flax, Equinox, Haiku and PyTorch. Those of the
 # first lines also count as a word of a longer name, as in hidden_kernel, W_q or bias_hh.
@@ -80,7 +88,7 @@ def is_weight(name: str, num_axes: int) -> bool | None:
 
 def last_name(path: tuple) -> str:
     """The last name in a path; what follows it are indices, as in a list, or a box of Flax's."""
-    names = [jax.tree_util.keystr((key,), simple=True) for key in path]
+    names = path_names(path)
     boxes = ("value", "raw_value") if len(names) > 1 else ()
     return next((n for n in reversed(names) if not n.isdigit() and n not in boxes), "")
 
